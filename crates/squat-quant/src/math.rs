@@ -1,0 +1,163 @@
+//! Float functions that give the same bits on every CPU.
+//!
+//! Only IEEE additions, multiplications and bit operations are used, in a fixed order and without fused
+//! multiply-add, so scalar code, AVX2, AVX-512, NEON and wasm agree exactly, and compilers may vectorise freely.
+
+/// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer, ties to even, for |x| < 2^22.
+const ROUND_MAGIC: f32 = 12_582_912.0;
+
+/// Rounds to the nearest integer, ties to even. Exact for |x| < 2^22, which every clamped code satisfies.
+#[inline(always)]
+pub fn round_ties_even(x: f32) -> f32 {
+    (x + ROUND_MAGIC) - ROUND_MAGIC
+}
+
+/// e^x to about 1 unit in the last place, the same bits everywhere.
+///
+/// Inputs are clamped to [-87.3, 88.7]; NaN gives the value at the lower clamp, so callers check inputs themselves.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    // ln 2 in two parts: the first has few enough bits that n * LN2_HI is exact.
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    let x = x.max(-87.3).min(88.7);
+    let n = round_ties_even(x * core::f32::consts::LOG2_E);
+    let r = (x - n * LN2_HI) - n * LN2_LO;
+    // Taylor to the 7th power: the remainder on |r| <= ln(2)/2 is below 6e-9.
+    let mut p = 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+    let y = (p * r) * r + r + 1.0;
+    // Scale by 2^n in two steps, so that n = 128 does not overflow on the way.
+    let n = n as i32;
+    let half = n >> 1;
+    y * pow2(half) * pow2(n - half)
+}
+
+/// 2^n for -126 <= n <= 127, from the bits.
+#[inline(always)]
+fn pow2(n: i32) -> f32 {
+    f32::from_bits(((n + 127) << 23) as u32)
+}
+
+/// Square root, correctly rounded on every CPU.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_mm_cvtss_f32, _mm_set_ss, _mm_sqrt_ss};
+        // SAFETY: SSE2 is part of x86_64, and the intrinsics touch registers only.
+        #[allow(unused_unsafe)]
+        unsafe {
+            _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)))
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        use core::arch::aarch64::{vdup_n_f32, vget_lane_f32, vsqrt_f32};
+        // SAFETY: NEON is part of aarch64, and the intrinsics touch registers only.
+        #[allow(unused_unsafe)]
+        unsafe {
+            vget_lane_f32::<0>(vsqrt_f32(vdup_n_f32(x)))
+        }
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        sqrt_portable(x)
+    }
+}
+
+/// Square root by integer digits: correctly rounded, for CPUs without an instruction in `core::arch`, and for tests.
+pub fn sqrt_portable(x: f32) -> f32 {
+    if x.is_nan() || x < 0.0 {
+        return f32::NAN;
+    }
+    if x == 0.0 || x == f32::INFINITY {
+        return x;
+    }
+    // Normalise to m * 2^e with 2^23 <= m < 2^24.
+    let bits = x.to_bits();
+    let (mut m, mut e) = ((bits & 0x7f_ffff) as u64, (bits >> 23) as i32);
+    if e == 0 {
+        let shift = m.leading_zeros() as i32 - 40;
+        m <<= shift;
+        e = 1 - shift;
+    } else {
+        m |= 0x80_0000;
+    }
+    e -= 150;
+    // sqrt(m * 2^e) with an even exponent and 26 more bits of mantissa: 25 or 26 result bits, enough to round.
+    let extra = if (e & 1) == 0 { 26 } else { 27 };
+    m <<= extra;
+    e -= extra;
+    let (mut root, mut rest) = (0u64, m);
+    let mut bit = 1u64 << 50;
+    while bit != 0 {
+        if rest >= root + bit {
+            rest -= root + bit;
+            root = (root >> 1) + bit;
+        } else {
+            root >>= 1;
+        }
+        bit >>= 2;
+    }
+    // root has a known number of bits; keep 24 and round to nearest. An exact tie cannot happen for a square root.
+    let len = 64 - root.leading_zeros() as i32;
+    let drop = len - 24;
+    let half = 1u64 << (drop - 1);
+    let mut kept = root >> drop;
+    if root & half != 0 && (rest != 0 || root & (half - 1) != 0 || kept & 1 == 1) {
+        kept += 1;
+    }
+    let mut exponent = e / 2 + drop;
+    if kept == 1 << 24 {
+        kept >>= 1;
+        exponent += 1;
+    }
+    f32::from_bits((((exponent + 150) as u32) << 23) + (kept as u32 - 0x80_0000))
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn exp_is_close_to_the_real_one() {
+        let mut worst = 0f64;
+        let mut x = -87.0f32;
+        while x < 88.0 {
+            let want = std::f64::consts::E.powf(f64::from(x));
+            worst = worst.max(((f64::from(exp(x)) - want) / want).abs());
+            x += 0.00137;
+        }
+        assert!(worst < 2.0e-7, "relative error {worst:e}");
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e30) >= 0.0 && exp(-1e30) < 1.3e-38);
+        assert!(exp(1e30).is_finite());
+    }
+
+    proptest! {
+        #[test]
+        fn rounding_matches_std(x in -4.0e6f32..4.0e6) {
+            prop_assert_eq!(round_ties_even(x), x.round_ties_even());
+        }
+
+        #[test]
+        fn ties_go_to_even(n in -100_000i32..100_000) {
+            let x = n as f32 + 0.5;
+            prop_assert_eq!(round_ties_even(x), x.round_ties_even());
+        }
+
+        #[test]
+        fn square_roots_are_correctly_rounded(bits in 0u32..0x7f80_0000) {
+            let x = f32::from_bits(bits);
+            prop_assert_eq!(sqrt_portable(x).to_bits(), x.sqrt().to_bits());
+            prop_assert_eq!(sqrt(x).to_bits(), x.sqrt().to_bits());
+        }
+    }
+}

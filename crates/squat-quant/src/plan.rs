@@ -1,0 +1,78 @@
+//! The points of a transformer where activations are quantized (METHOD.md section 3).
+
+/// A named activation point. Every layer has all of them but [`ActPoint::HeadIn`], which stands once after the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ActPoint {
+    /// Input of the query, key and value projections.
+    AttnIn,
+    /// Queries after RoPE, for each head.
+    Query,
+    /// Keys after RoPE, for each head; cached as integers.
+    Key,
+    /// Values, for each head; cached as integers.
+    Value,
+    /// Attention probabilities after the softmax: unsigned, 8 bits.
+    AttnProbs,
+    /// Input of the output projection.
+    AttnOut,
+    /// Input of the gate and up projections.
+    MlpIn,
+    /// Input of the down projection.
+    MlpMid,
+    /// Input of the language-model head: always 8 bits.
+    HeadIn,
+}
+
+impl ActPoint {
+    /// Every point, in the order of the forward pass.
+    pub const ALL: [Self; 9] = [
+        Self::AttnIn,
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::AttnProbs,
+        Self::AttnOut,
+        Self::MlpIn,
+        Self::MlpMid,
+        Self::HeadIn,
+    ];
+
+    /// Name in recipes and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AttnIn => "attn_in",
+            Self::Query => "query",
+            Self::Key => "key",
+            Self::Value => "value",
+            Self::AttnProbs => "attn_probs",
+            Self::AttnOut => "attn_out",
+            Self::MlpIn => "mlp_in",
+            Self::MlpMid => "mlp_mid",
+            Self::HeadIn => "head_in",
+        }
+    }
+
+    /// The point of that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|point| point.name() == name)
+    }
+
+    /// Position in [`ActPoint::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_indices() {
+        for (index, point) in ActPoint::ALL.into_iter().enumerate() {
+            assert_eq!(ActPoint::from_name(point.name()), Some(point));
+            assert_eq!(point.index(), index);
+        }
+        assert_eq!(ActPoint::from_name("attn"), None);
+    }
+}
