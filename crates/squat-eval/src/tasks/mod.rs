@@ -1,0 +1,14 @@
+//! Tasks made of minimal pairs: what belongs to one, where its files are, how it is scored.
+//!
+//! A task is data: `tasks/NAME.toml`, registered in [`definition`].
+
+mod definition;
+mod pairs;
+mod result;
+mod source;
+
+pub use definition::{TaskDefinition, TaskKind, task, task_names};
+pub use pairs::{MinimalPair, PairSet, Paradigm};
+pub use result::{
+    Outcome, PairScore, ParadigmResult, TaskResult, average_of_groups, evaluate, score_pairs, summarise,
+};

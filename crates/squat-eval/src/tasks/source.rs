@@ -1,0 +1,141 @@
+//! JSON-lines files wherever they lie: a file, a folder, an archive, gzipped or not. Nothing is unpacked to disk.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+
+use crate::error::EvalError;
+
+/// One JSON-lines file as text.
+#[derive(Debug)]
+pub(super) struct SourceFile {
+    /// Path inside the folder or archive, `/` between its parts.
+    pub name: String,
+    pub text: String,
+}
+
+impl SourceFile {
+    /// File name without folder and extension: BLiMP's and the supplement's name of the paradigm.
+    pub fn stem(&self) -> &str {
+        let file = self.name.rsplit('/').next().unwrap_or(&self.name);
+        jsonl_stem(file).unwrap_or(file)
+    }
+}
+
+/// `passive_1.jsonl`, `passive_1.jsonl.gz` -> `passive_1`; none where the name says something else.
+fn jsonl_stem(file: &str) -> Option<&str> {
+    // macOS leaves "._x.jsonl" companions in archives.
+    let file = file.strip_suffix(".gz").unwrap_or(file);
+    file.strip_suffix(".jsonl").filter(|stem| !stem.starts_with("._"))
+}
+
+fn is_archive(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    [".tar.gz", ".tgz", ".tar"].iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// Every JSON-lines file at `path`, sorted by name: `path` is a `.jsonl` file, a `.tar`, `.tar.gz` or `.tgz`
+/// archive, or a folder of `.jsonl` files at any depth or, where there is none, of archives.
+pub(super) fn read_jsonl_files(path: &Path) -> Result<Vec<SourceFile>, EvalError> {
+    let metadata = std::fs::metadata(path).map_err(|source| EvalError::io("read", path, source))?;
+    let mut files = Vec::new();
+    if metadata.is_dir() {
+        let mut found = Vec::new();
+        walk(path, &mut found)?;
+        let (archives, plain): (Vec<_>, Vec<_>) = found.into_iter().partition(|file| is_archive(file));
+        for file in &plain {
+            files.push(SourceFile { name: relative(path, file), text: read_text_file(file)? });
+        }
+        if files.is_empty() {
+            for archive in &archives {
+                read_archive(archive, &format!("{}/", relative(path, archive)), &mut files)?;
+            }
+        }
+    } else if is_archive(path) {
+        read_archive(path, "", &mut files)?;
+    } else {
+        let name = path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
+        files.push(SourceFile { name: name.into_owned(), text: read_text_file(path)? });
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}
+
+fn relative(folder: &Path, file: &Path) -> String {
+    let inner = file.strip_prefix(folder).unwrap_or(file);
+    inner.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), EvalError> {
+    let entries = std::fs::read_dir(folder).map_err(|source| EvalError::io("read", folder, source))?;
+    for entry in entries {
+        let entry = entry.map_err(|source| EvalError::io("read", folder, source))?;
+        let (path, name) = (entry.path(), entry.file_name());
+        // Not following links to folders keeps the walk finite.
+        let kind = entry.file_type().map_err(|source| EvalError::io("read", &path, source))?;
+        if kind.is_dir() {
+            walk(&path, found)?;
+        } else if is_archive(&path) || jsonl_stem(&name.to_string_lossy()).is_some() {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The text of a plain or gzipped UTF-8 file. Gzip is told by its first two bytes, not by the name.
+///
+/// # Errors
+/// [`EvalError::Io`] and [`EvalError::NotUtf8`].
+pub(crate) fn read_text_file(path: &Path) -> Result<String, EvalError> {
+    let mut bytes = Vec::new();
+    open(path)
+        .and_then(|mut reader| reader.read_to_end(&mut bytes))
+        .map_err(|e| EvalError::io("read", path, e))?;
+    into_text(bytes, &path.to_string_lossy())
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn Read>> {
+    let mut file = File::open(path)?;
+    let mut magic = Vec::with_capacity(2);
+    (&mut file).take(2).read_to_end(&mut magic)?;
+    file.seek(SeekFrom::Start(0))?;
+    let reader = BufReader::new(file);
+    Ok(if magic == [0x1f, 0x8b] { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) })
+}
+
+fn into_text(bytes: Vec<u8>, file: &str) -> Result<String, EvalError> {
+    let mut text = String::from_utf8(bytes).map_err(|error| EvalError::NotUtf8 {
+        file: file.to_owned(),
+        offset: error.utf8_error().valid_up_to(),
+    })?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
+}
+
+fn read_archive(path: &Path, prefix: &str, files: &mut Vec<SourceFile>) -> Result<(), EvalError> {
+    let damaged = |source| EvalError::io("read the archive", path, source);
+    let mut archive = tar::Archive::new(open(path).map_err(damaged)?);
+    for entry in archive.entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = entry.path().map_err(damaged)?.to_string_lossy().replace('\\', "/");
+        if jsonl_stem(name.rsplit('/').next().unwrap_or(&name)).is_none() {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).map_err(damaged)?;
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            let mut unpacked = Vec::new();
+            MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked).map_err(damaged)?;
+            bytes = unpacked;
+        }
+        files.push(SourceFile { text: into_text(bytes, &name)?, name: format!("{prefix}{name}") });
+    }
+    Ok(())
+}
