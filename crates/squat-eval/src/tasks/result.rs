@@ -95,7 +95,11 @@ pub fn score_pairs(
 ) -> Result<Vec<PairScore>, EvalError> {
     let sentence = |i: usize| {
         let pair = &set.pairs[i / 2];
-        if i.is_multiple_of(2) { (pair, "sentence_good", &pair.good) } else { (pair, "sentence_bad", &pair.bad) }
+        if i.is_multiple_of(2) {
+            (pair, "sentence_good", &pair.good)
+        } else {
+            (pair, "sentence_bad", &pair.bad)
+        }
     };
     let location = |i: usize| {
         let (pair, field, text) = sentence(i);

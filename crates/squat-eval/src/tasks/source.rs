@@ -1,12 +1,12 @@
 //! JSON-lines files wherever they lie: a file, a folder, an archive, gzipped or not. Nothing is unpacked to disk.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
 use crate::error::EvalError;
+use crate::file::{GZIP_MAGIC, into_text, open, read_text};
 
 /// One JSON-lines file as text.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub(super) fn read_jsonl_files(path: &Path) -> Result<Vec<SourceFile>, EvalError
         walk(path, &mut found)?;
         let (archives, plain): (Vec<_>, Vec<_>) = found.into_iter().partition(|file| is_archive(file));
         for file in &plain {
-            files.push(SourceFile { name: relative(path, file), text: read_text_file(file)? });
+            files.push(SourceFile { name: relative(path, file), text: read_text(file)? });
         }
         if files.is_empty() {
             for archive in &archives {
@@ -57,7 +57,7 @@ pub(super) fn read_jsonl_files(path: &Path) -> Result<Vec<SourceFile>, EvalError
         read_archive(path, "", &mut files)?;
     } else {
         let name = path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
-        files.push(SourceFile { name: name.into_owned(), text: read_text_file(path)? });
+        files.push(SourceFile { name: name.into_owned(), text: read_text(path)? });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
@@ -84,38 +84,6 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), EvalError> {
     Ok(())
 }
 
-/// The text of a plain or gzipped UTF-8 file. Gzip is told by its first two bytes, not by the name.
-///
-/// # Errors
-/// [`EvalError::Io`] and [`EvalError::NotUtf8`].
-pub(crate) fn read_text_file(path: &Path) -> Result<String, EvalError> {
-    let mut bytes = Vec::new();
-    open(path)
-        .and_then(|mut reader| reader.read_to_end(&mut bytes))
-        .map_err(|e| EvalError::io("read", path, e))?;
-    into_text(bytes, &path.to_string_lossy())
-}
-
-fn open(path: &Path) -> io::Result<Box<dyn Read>> {
-    let mut file = File::open(path)?;
-    let mut magic = Vec::with_capacity(2);
-    (&mut file).take(2).read_to_end(&mut magic)?;
-    file.seek(SeekFrom::Start(0))?;
-    let reader = BufReader::new(file);
-    Ok(if magic == [0x1f, 0x8b] { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) })
-}
-
-fn into_text(bytes: Vec<u8>, file: &str) -> Result<String, EvalError> {
-    let mut text = String::from_utf8(bytes).map_err(|error| EvalError::NotUtf8 {
-        file: file.to_owned(),
-        offset: error.utf8_error().valid_up_to(),
-    })?;
-    if text.starts_with('\u{feff}') {
-        text.drain(..'\u{feff}'.len_utf8());
-    }
-    Ok(text)
-}
-
 fn read_archive(path: &Path, prefix: &str, files: &mut Vec<SourceFile>) -> Result<(), EvalError> {
     let damaged = |source| EvalError::io("read the archive", path, source);
     let mut archive = tar::Archive::new(open(path).map_err(damaged)?);
@@ -130,7 +98,7 @@ fn read_archive(path: &Path, prefix: &str, files: &mut Vec<SourceFile>) -> Resul
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(damaged)?;
-        if bytes.starts_with(&[0x1f, 0x8b]) {
+        if bytes.starts_with(&GZIP_MAGIC) {
             let mut unpacked = Vec::new();
             MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked).map_err(damaged)?;
             bytes = unpacked;

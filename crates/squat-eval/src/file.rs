@@ -1,0 +1,61 @@
+//! Reading plain or gzipped text, and writing a file whole or not at all.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+
+use crate::error::EvalError;
+
+/// First bytes of every gzip stream.
+pub(crate) const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// A reader of the file's content, unzipped where its first two bytes are gzip's, whatever its name.
+pub(crate) fn open(path: &Path) -> io::Result<Box<dyn Read>> {
+    let mut file = File::open(path)?;
+    let mut magic = Vec::with_capacity(GZIP_MAGIC.len());
+    (&mut file).take(GZIP_MAGIC.len() as u64).read_to_end(&mut magic)?;
+    file.seek(SeekFrom::Start(0))?;
+    let reader = BufReader::new(file);
+    Ok(if magic == GZIP_MAGIC { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) })
+}
+
+/// The text of a plain or gzipped UTF-8 file, without a byte order mark.
+pub(crate) fn read_text(path: &Path) -> Result<String, EvalError> {
+    let mut bytes = Vec::new();
+    open(path)
+        .and_then(|mut reader| reader.read_to_end(&mut bytes))
+        .map_err(|source| EvalError::io("read", path, source))?;
+    into_text(bytes, &path.to_string_lossy())
+}
+
+/// `bytes` as text, without a byte order mark; `file` is for the message.
+pub(crate) fn into_text(bytes: Vec<u8>, file: &str) -> Result<String, EvalError> {
+    let mut text = String::from_utf8(bytes).map_err(|error| EvalError::NotUtf8 {
+        file: file.to_owned(),
+        offset: error.utf8_error().valid_up_to(),
+    })?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
+}
+
+/// Writes `text` beside `path` and renames it: a full disk leaves no half-written file behind.
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), EvalError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = Path::new(&name);
+    let written = File::create(temporary)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(temporary, path));
+    written.map_err(|source| {
+        // The first error is the one to tell; there may be nothing to remove.
+        let _ = std::fs::remove_file(temporary);
+        EvalError::io("write", path, source)
+    })
+}
