@@ -1,0 +1,324 @@
+//! The quantization plan of a model: which tensors and points are quantized, how, and which tokens get which bits
+//! (METHOD.md sections 3 and 5).
+
+use squat_quant::token_policy::TokenPolicy;
+use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
+
+use crate::error::ModelError;
+use crate::spec::{ModelSpec, ParamInfo, ParamKind};
+
+/// Everything about a model's quantizers that is no tensor.
+///
+/// Its JSON form stands in `config.json` under the key `squat`; see [`QuantPlan::to_json`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantPlan {
+    /// Scheme of every linear of every layer; none leaves them in full precision.
+    pub weight: Option<WeightScheme>,
+    /// Scheme of the token table.
+    pub embedding: Option<WeightScheme>,
+    /// Scheme of the output projection; equal to `embedding` in a tied model.
+    pub head: Option<WeightScheme>,
+    /// Scheme of each activation point, by [`ActPoint::index`]; none is not quantized. The range of
+    /// [`ActPoint::AttnProbs`] is known, so it is `Some(Dynamic)` or none: there is nothing to learn.
+    pub points: [Option<ActScheme>; 9],
+    /// Bits of the attention probabilities: 8 or 4.
+    pub attn_probs_bits: u32,
+    /// Which tokens get 8-bit activations.
+    pub policy: TokenPolicy,
+    /// Share of 8-bit tokens aimed at, 0 to 1.
+    pub rho: f32,
+    /// Frozen threshold of each layer; empty until frozen, and for policies that have none.
+    pub thresholds: Vec<f32>,
+}
+
+impl Default for QuantPlan {
+    /// W4 per channel, embedding and head in 8 bits per row, every point in 8 bits with dynamic scales.
+    fn default() -> Self {
+        Self::weights_only(WeightBits::W4).with_uniform_points(ActBits::A8)
+    }
+}
+
+impl QuantPlan {
+    /// Names [`QuantPlan::named`] is asked for most, shown in messages; others follow the same grammar.
+    pub const NAMES: [&'static str; 8] = ["fp", "w8a8", "w4a8", "w4a4", "w2a8", "ternary-a8", "w4", "rho50"];
+
+    /// Nothing quantized.
+    pub fn full_precision() -> Self {
+        Self {
+            weight: None,
+            embedding: None,
+            head: None,
+            points: [None; 9],
+            attn_probs_bits: 8,
+            policy: TokenPolicy::Uniform(ActBits::A8),
+            rho: 1.0,
+            thresholds: Vec::new(),
+        }
+    }
+
+    /// Linears of `bits` per channel, embedding and head of 8 bits per row, activations in full precision.
+    pub fn weights_only(bits: WeightBits) -> Self {
+        let table = Some(WeightScheme::per_channel(WeightBits::W8));
+        Self {
+            weight: Some(WeightScheme::per_channel(bits)),
+            embedding: table,
+            head: table,
+            ..Self::full_precision()
+        }
+    }
+
+    /// 4-bit weights, 8-bit activations.
+    pub fn w4a8() -> Self {
+        Self::default()
+    }
+
+    /// 4-bit weights, 4-bit activations (attention probabilities and the head's input stay at 8 bits).
+    pub fn w4a4() -> Self {
+        Self::weights_only(WeightBits::W4).with_uniform_points(ActBits::A4)
+    }
+
+    /// 4-bit weights, activations of 8 bits for the share `rho` of tokens that attend most to the initial token, of 4
+    /// bits for the others. Thresholds are not frozen yet.
+    pub fn with_rho(rho: f32) -> Self {
+        Self { policy: TokenPolicy::SinkAttention, rho, ..Self::default() }
+    }
+
+    /// The plan of a name.
+    ///
+    /// `fp`; `wW` (weights only) or `wWaA` with W in 8, 4, 3, 2 and A in 8, 4; `ternary` or `ternary-aA`; `rhoN` or
+    /// `wW-rhoN` with N the percentage of 8-bit tokens.
+    ///
+    /// # Errors
+    /// A name outside this grammar, with the nearest usual name.
+    pub fn named(name: &str) -> Result<Self, ModelError> {
+        Self::parse_name(name)
+            .ok_or_else(|| ModelError::unknown_name("quantization plan", name, &Self::NAMES))
+    }
+
+    fn parse_name(name: &str) -> Option<Self> {
+        if name == "fp" {
+            return Some(Self::full_precision());
+        }
+        let (bits, rest) = if let Some(rest) = name.strip_prefix("ternary") {
+            (WeightBits::Ternary, rest)
+        } else if let Some(rest) = name.strip_prefix('w') {
+            let bits = WeightBits::from_name(rest.get(..1)?)?;
+            (bits, &rest[1..])
+        } else {
+            (WeightBits::W4, name)
+        };
+        let rest = rest.strip_prefix('-').unwrap_or(rest);
+        let plan = Self::weights_only(bits);
+        match rest {
+            "" => Some(plan),
+            "a8" => Some(plan.with_uniform_points(ActBits::A8)),
+            "a4" => Some(plan.with_uniform_points(ActBits::A4)),
+            _ => {
+                let digits = rest.strip_prefix("rho")?;
+                let percent: u32 = if digits.len() <= 3 { digits.parse().ok()? } else { return None };
+                let plan = plan.with_uniform_points(ActBits::A8);
+                let rho = percent as f32 / 100.0;
+                (percent <= 100).then_some(Self { policy: TokenPolicy::SinkAttention, rho, ..plan })
+            }
+        }
+    }
+
+    /// The same plan with every point quantized dynamically, every token at `bits`.
+    pub fn with_uniform_points(mut self, bits: ActBits) -> Self {
+        self.points = [Some(ActScheme::Dynamic); 9];
+        self.policy = TokenPolicy::Uniform(bits);
+        self.rho = if bits == ActBits::A8 { 1.0 } else { 0.0 };
+        self
+    }
+
+    /// Scheme of a point.
+    pub const fn point(&self, point: ActPoint) -> Option<ActScheme> {
+        self.points[point.index()]
+    }
+
+    /// Sets the scheme of a point; `Static` at [`ActPoint::AttnProbs`] is taken as `Dynamic`.
+    pub fn set_point(&mut self, point: ActPoint, scheme: Option<ActScheme>) {
+        let fixed = point == ActPoint::AttnProbs && scheme.is_some();
+        self.points[point.index()] = if fixed { Some(ActScheme::Dynamic) } else { scheme };
+    }
+
+    /// Whether no activation point is quantized.
+    pub fn is_weight_only(&self) -> bool {
+        self.points.iter().all(Option::is_none)
+    }
+
+    /// Whether nothing at all is quantized.
+    pub fn is_full_precision(&self) -> bool {
+        self.is_weight_only() && self.weight.is_none() && self.embedding.is_none() && self.head.is_none()
+    }
+
+    /// Whether the token policy compares a score with a threshold for each layer.
+    pub fn needs_thresholds(&self) -> bool {
+        !self.is_weight_only()
+            && matches!(self.policy, TokenPolicy::SinkAttention | TokenPolicy::ActivationNorm)
+    }
+
+    /// Threshold of a layer; 0 where there is none, which no policy without thresholds looks at.
+    pub fn threshold(&self, layer: usize) -> f32 {
+        self.thresholds.get(layer).copied().unwrap_or(0.0)
+    }
+
+    /// Scheme of a parameter; none for norms and for what the plan leaves in full precision.
+    pub fn scheme_of(&self, param: &ParamInfo) -> Option<WeightScheme> {
+        match param.kind {
+            ParamKind::Embedding => self.embedding,
+            ParamKind::Head => self.head,
+            ParamKind::Linear(_) => self.weight,
+            ParamKind::Norm => None,
+        }
+    }
+
+    /// Activation widths that occur at a point: one under a uniform policy, else both; 8 alone at the head's input,
+    /// and the fixed width at the probabilities.
+    pub fn widths(&self, point: ActPoint) -> &'static [ActBits] {
+        let uniform = match point {
+            ActPoint::HeadIn => Some(ActBits::A8),
+            ActPoint::AttnProbs => ActBits::from_bits(self.attn_probs_bits),
+            _ => self.policy.uniform(),
+        };
+        match uniform {
+            Some(ActBits::A4) => &[ActBits::A4],
+            Some(ActBits::A8) => &[ActBits::A8],
+            None => &ActBits::ALL,
+        }
+    }
+
+    /// Every static quantizer the plan asks for: point, layer (none for the head's input), width.
+    pub fn static_quantizers(&self, spec: &ModelSpec) -> Vec<(ActPoint, Option<usize>, ActBits)> {
+        let mut list = Vec::new();
+        for layer in (0..spec.num_hidden_layers).map(Some).chain([None]) {
+            for point in ActPoint::ALL {
+                let here = (point == ActPoint::HeadIn) == layer.is_none();
+                if here && point != ActPoint::AttnProbs && self.point(point) == Some(ActScheme::Static) {
+                    list.extend(self.widths(point).iter().map(|&bits| (point, layer, bits)));
+                }
+            }
+        }
+        list
+    }
+
+    /// Checks the plan by itself and against a model.
+    ///
+    /// Thresholds that are still empty are accepted here; [`QuantPlan::validate_frozen`] demands them.
+    ///
+    /// # Errors
+    /// The first field with a wrong value, what was expected and what to do.
+    pub fn validate(&self, spec: &ModelSpec) -> Result<(), ModelError> {
+        for (key, scheme) in [("weight", self.weight), ("embedding", self.embedding), ("head", self.head)] {
+            if let Some(WeightScheme { granularity: Granularity::PerGroup(0), .. }) = scheme {
+                let key = format!("plan.{key}.group_size");
+                return Err(ModelError::config(key, "a positive number", "0", ""));
+            }
+        }
+        if spec.tie_word_embeddings && self.embedding != self.head {
+            return Err(ModelError::config(
+                "plan.head",
+                "the scheme of plan.embedding, because the model ties them into one tensor",
+                describe(self.head),
+                format!("; set both to {}", describe(self.embedding)),
+            ));
+        }
+        if ActBits::from_bits(self.attn_probs_bits).is_none() {
+            let got = self.attn_probs_bits.to_string();
+            return Err(ModelError::config("plan.attn_probs_bits", "8 or 4", got, ""));
+        }
+        if self.point(ActPoint::AttnProbs) == Some(ActScheme::Static) {
+            let expected = "\"dynamic\" or none, because the range of probabilities is known";
+            return Err(ModelError::config("plan.points.attn_probs", expected, "\"static\"", ""));
+        }
+        if !(0.0..=1.0).contains(&self.rho) {
+            return Err(ModelError::config(
+                "plan.rho",
+                "a share of 8-bit tokens between 0 and 1",
+                self.rho.to_string(),
+                "",
+            ));
+        }
+        if let TokenPolicy::Random { rho, .. } = self.policy
+            && rho != self.rho
+        {
+            return Err(ModelError::config("plan.policy", "the same rho as plan.rho", rho.to_string(), ""));
+        }
+        let wrong_length = !self.thresholds.is_empty() && self.thresholds.len() != spec.num_hidden_layers;
+        if wrong_length {
+            return Err(ModelError::config(
+                "plan.thresholds",
+                format!("one for each of {} layers", spec.num_hidden_layers),
+                self.thresholds.len().to_string(),
+                "",
+            ));
+        }
+        if let Some(layer) = self.thresholds.iter().position(|theta| !theta.is_finite()) {
+            return Err(ModelError::config(
+                format!("plan.thresholds[{layer}]"),
+                "a finite number",
+                self.thresholds[layer].to_string(),
+                "",
+            ));
+        }
+        Ok(())
+    }
+
+    /// [`QuantPlan::validate`], and thresholds must be there if the policy needs them: what a model that is run must
+    /// satisfy.
+    ///
+    /// # Errors
+    /// As [`QuantPlan::validate`], or missing thresholds.
+    pub fn validate_frozen(&self, spec: &ModelSpec) -> Result<(), ModelError> {
+        self.validate(spec)?;
+        if self.needs_thresholds() && self.thresholds.is_empty() {
+            return Err(ModelError::config(
+                "plan.thresholds",
+                format!("one for each of {} layers", spec.num_hidden_layers),
+                "none",
+                format!(
+                    "; the policy {} needs thresholds, which quantization-aware training freezes",
+                    self.policy.name()
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A weight scheme in words: `4 bits per channel`, `ternary per group of 64`, `full precision`.
+pub fn describe(scheme: Option<WeightScheme>) -> String {
+    let Some(scheme) = scheme else { return "full precision".to_owned() };
+    let bits = match scheme.bits {
+        WeightBits::Ternary => "ternary".to_owned(),
+        bits => format!("{} bits", bits.name()),
+    };
+    match scheme.granularity {
+        Granularity::PerTensor => format!("{bits} per tensor"),
+        Granularity::PerChannel => format!("{bits} per channel"),
+        Granularity::PerGroup(group) => format!("{bits} per group of {group}"),
+    }
+}
+
+/// Name of the tensor with the logarithms of a weight's scales, `[num_scales]` f32; the scale is
+/// `squat_quant::math::exp` of it.
+pub fn log_scale_name(param: &ParamInfo) -> String {
+    format!("{}.weight_log_scale", param.module())
+}
+
+/// Name of a static activation quantizer's scale, `[1]` f32.
+pub fn static_scale_name(point: ActPoint, layer: Option<usize>, bits: ActBits) -> String {
+    format!("{}.a{}_scale", static_stem(point, layer), bits.bits())
+}
+
+/// Name of a static activation quantizer's zero point, `[1]` i32.
+pub fn static_zero_point_name(point: ActPoint, layer: Option<usize>, bits: ActBits) -> String {
+    format!("{}.a{}_zero_point", static_stem(point, layer), bits.bits())
+}
+
+fn static_stem(point: ActPoint, layer: Option<usize>) -> String {
+    match layer {
+        Some(layer) => format!("model.layers.{layer}.{}", point.name()),
+        None => format!("model.{}", point.name()),
+    }
+}

@@ -1,0 +1,282 @@
+//! An architecture as data: sizes, and the parameters that follow from them.
+
+use serde_json::{Map, Value};
+use squat_quant::ActPoint;
+
+use crate::arch::{self, Architecture};
+use crate::error::ModelError;
+
+/// Sizes and constants of a decoder-only transformer, as `config.json` states them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// Which forward pass these sizes belong to.
+    pub architecture: Architecture,
+    /// Rows of the embedding; token ids are `0..vocab_size`.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; divides `num_attention_heads`.
+    pub num_key_value_heads: usize,
+    /// Width of a head; even, because RoPE turns pairs.
+    pub head_dim: usize,
+    /// Longest sequence, in tokens.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Base of the RoPE frequencies.
+    pub rope_theta: f64,
+    /// Whether the output projection is the embedding itself.
+    pub tie_word_embeddings: bool,
+    /// Token that begins every sequence.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a text; may be empty.
+    pub eos_token_ids: Vec<u32>,
+    /// Token that fills batches.
+    pub pad_token_id: Option<u32>,
+}
+
+/// One of the linear layers of a transformer layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LinearKind {
+    /// Query projection, `[heads * head_dim, hidden]`.
+    Q,
+    /// Key projection, `[kv_heads * head_dim, hidden]`.
+    K,
+    /// Value projection, `[kv_heads * head_dim, hidden]`.
+    V,
+    /// Output projection, `[hidden, heads * head_dim]`.
+    O,
+    /// Gate of the MLP, `[intermediate, hidden]`.
+    Gate,
+    /// Up projection of the MLP, `[intermediate, hidden]`.
+    Up,
+    /// Down projection of the MLP, `[hidden, intermediate]`.
+    Down,
+}
+
+impl LinearKind {
+    /// Every linear of a layer, in the order of the forward pass.
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// Name of the Hugging Face module: `q_proj`, ..., `down_proj`.
+    pub const fn module(self) -> &'static str {
+        match self {
+            Self::Q => "q_proj",
+            Self::K => "k_proj",
+            Self::V => "v_proj",
+            Self::O => "o_proj",
+            Self::Gate => "gate_proj",
+            Self::Up => "up_proj",
+            Self::Down => "down_proj",
+        }
+    }
+
+    /// The activation point that is this linear's input.
+    pub const fn input_point(self) -> ActPoint {
+        match self {
+            Self::Q | Self::K | Self::V => ActPoint::AttnIn,
+            Self::O => ActPoint::AttnOut,
+            Self::Gate | Self::Up => ActPoint::MlpIn,
+            Self::Down => ActPoint::MlpMid,
+        }
+    }
+}
+
+/// What a parameter does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParamKind {
+    /// Token table, `[vocab, hidden]`.
+    Embedding,
+    /// Scale of an RMSNorm, `[hidden]`.
+    Norm,
+    /// Weight of a linear layer, `[out, in]`.
+    Linear(LinearKind),
+    /// Output projection of an untied model, `[vocab, hidden]`.
+    Head,
+}
+
+/// A parameter of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamInfo {
+    /// Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
+    /// `[out, in]` for matrices, `[hidden]` for norms.
+    pub shape: Vec<usize>,
+    /// What it does.
+    pub kind: ParamKind,
+    /// Layer it belongs to; none for the embedding, the last norm and the head.
+    pub layer: Option<usize>,
+}
+
+impl ParamInfo {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has no element; never the case in a validated spec.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name without the trailing `.weight`: the stem of packed and learned-scale tensors.
+    pub fn module(&self) -> &str {
+        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+    }
+}
+
+impl ModelSpec {
+    /// Name of the token table.
+    pub const EMBEDDING: &'static str = "model.embed_tokens.weight";
+    /// Name of the scale of the last RMSNorm.
+    pub const FINAL_NORM: &'static str = "model.norm.weight";
+    /// Name of the output projection of an untied model.
+    pub const HEAD: &'static str = "lm_head.weight";
+
+    /// Largest number of parameters accepted: a configuration beyond it is a mistake, and sizes could overflow.
+    pub const MAX_PARAMETERS: u64 = 1 << 40;
+
+    /// Reads a Hugging Face `config.json` object.
+    ///
+    /// Keys that do not change the forward pass are ignored.
+    ///
+    /// # Errors
+    /// An unknown architecture, a missing or mistyped key, a feature that is not implemented, sizes that do not fit
+    /// together: each names the key, what was expected and what was found.
+    pub fn from_config(config: &Map<String, Value>) -> Result<Self, ModelError> {
+        let spec = arch::of_config(config)?.read_config(config)?;
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// The Hugging Face `config.json` object; [`ModelSpec::from_config`] reads it back to an equal spec.
+    pub fn to_config(&self) -> Map<String, Value> {
+        self.architecture.to_config(self)
+    }
+
+    /// Checks that the sizes describe a model.
+    ///
+    /// # Errors
+    /// The first key with a wrong value.
+    pub fn validate(&self) -> Result<(), ModelError> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (key, size) in sizes {
+            if size == 0 {
+                return Err(ModelError::config(key, "a positive number", "0", ""));
+            }
+            let limit = if key == "num_hidden_layers" { 10_000 } else { 1 << 31 };
+            if size > limit {
+                return Err(ModelError::config(key, format!("at most {limit}"), size.to_string(), ""));
+            }
+        }
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+            return Err(ModelError::config(
+                "num_key_value_heads",
+                format!("a divisor of num_attention_heads = {}", self.num_attention_heads),
+                self.num_key_value_heads.to_string(),
+                "",
+            ));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            let got = self.head_dim.to_string();
+            return Err(ModelError::config("head_dim", "an even number, for rotary pairs", got, ""));
+        }
+        for (key, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(ModelError::config(key, "a positive finite number", value.to_string(), ""));
+            }
+        }
+        let ids = [("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id)];
+        let ids = ids.into_iter().filter_map(|(key, id)| id.map(|id| (key, id)));
+        for (key, id) in ids.chain(self.eos_token_ids.iter().map(|&id| ("eos_token_id", id))) {
+            if id as usize >= self.vocab_size {
+                let expected = format!("a token id below vocab_size = {}", self.vocab_size);
+                return Err(ModelError::config(key, expected, id.to_string(), ""));
+            }
+        }
+        match self.checked_num_parameters() {
+            Some(n) if n <= Self::MAX_PARAMETERS => Ok(()),
+            n => Err(ModelError::config(
+                "sizes",
+                format!("at most {} parameters in all", Self::MAX_PARAMETERS),
+                n.map_or("more than can be counted".to_owned(), |n| n.to_string()),
+                "; check hidden_size, intermediate_size, num_hidden_layers and vocab_size",
+            )),
+        }
+    }
+
+    /// Number of parameters, `None` on overflow.
+    fn checked_num_parameters(&self) -> Option<u64> {
+        let mul = |a: usize, b: usize| (a as u64).checked_mul(b as u64);
+        let table = mul(self.vocab_size, self.hidden_size)?;
+        let q = mul(self.num_attention_heads, self.head_dim)?;
+        let kv = mul(self.num_key_value_heads, self.head_dim)?;
+        let hidden = self.hidden_size as u64;
+        let attention = q.checked_add(kv)?.checked_mul(2)?.checked_mul(hidden)?;
+        let mlp = mul(self.intermediate_size, 3)?.checked_mul(hidden)?;
+        let layer = attention.checked_add(mlp)?.checked_add(hidden.checked_mul(2)?)?;
+        let tables = table.checked_mul(if self.tie_word_embeddings { 1 } else { 2 })?;
+        layer.checked_mul(self.num_hidden_layers as u64)?.checked_add(tables)?.checked_add(hidden)
+    }
+
+    /// Every parameter, in the order of the forward pass; a tied head is not listed.
+    pub fn parameters(&self) -> Vec<ParamInfo> {
+        self.architecture.parameters(self)
+    }
+
+    /// Number of parameters; a tied table counts once.
+    pub fn num_parameters(&self) -> usize {
+        self.parameters().iter().map(ParamInfo::len).sum()
+    }
+
+    /// `[out, in]` of a linear.
+    pub fn linear_shape(&self, kind: LinearKind) -> [usize; 2] {
+        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        match kind {
+            LinearKind::Q => [q, self.hidden_size],
+            LinearKind::K | LinearKind::V => [kv, self.hidden_size],
+            LinearKind::O => [self.hidden_size, q],
+            LinearKind::Gate | LinearKind::Up => [self.intermediate_size, self.hidden_size],
+            LinearKind::Down => [self.hidden_size, self.intermediate_size],
+        }
+    }
+
+    /// Hugging Face name of a linear's weight.
+    pub fn linear_name(&self, layer: usize, kind: LinearKind) -> String {
+        let block = match kind {
+            LinearKind::Q | LinearKind::K | LinearKind::V | LinearKind::O => "self_attn",
+            LinearKind::Gate | LinearKind::Up | LinearKind::Down => "mlp",
+        };
+        format!("model.layers.{layer}.{block}.{}.weight", kind.module())
+    }
+
+    /// Name of the scale of the RMSNorm before attention.
+    pub fn attn_norm_name(&self, layer: usize) -> String {
+        format!("model.layers.{layer}.input_layernorm.weight")
+    }
+
+    /// Name of the scale of the RMSNorm before the MLP.
+    pub fn mlp_norm_name(&self, layer: usize) -> String {
+        format!("model.layers.{layer}.post_attention_layernorm.weight")
+    }
+
+    /// Name of the table the logits come from: the head, or the embedding of a tied model.
+    pub fn head_name(&self) -> &'static str {
+        if self.tie_word_embeddings { Self::EMBEDDING } else { Self::HEAD }
+    }
+}
