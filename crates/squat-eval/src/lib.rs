@@ -8,13 +8,14 @@
 //! * [`mod@perplexity`]: running text, per token, word and byte, with standard error.
 //! * [`scoring`]: what both stand on: ordering, batching, and the checks of a model's answers.
 //! * [`parity`]: how far two forms of one model are apart.
-//! * [`table`]: results in Markdown.
+//! * [`table`]: results in Markdown. [`report`]: the page of a run.
 
 pub mod error;
 mod file;
 pub mod model;
 pub mod parity;
 pub mod perplexity;
+pub mod report;
 pub mod scoring;
 pub mod table;
 pub mod tasks;

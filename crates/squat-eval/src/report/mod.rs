@@ -1,0 +1,16 @@
+//! The page of a run: one HTML file without any outside resource.
+//!
+//! * `data`: what goes in. `page`: what is said about it, and the template. `curves`, `dots`, `bars`, `heatmap`: the
+//!   plots, on the few elements of `svg` and the ticks of `scale`.
+
+mod bars;
+mod curves;
+mod data;
+mod dots;
+mod heatmap;
+mod page;
+mod scale;
+mod svg;
+
+pub use data::{FormValue, LossPoint, Parity, QuickstartReport, RunInfo, Sample, Setting, TokenBits};
+pub use page::{render_html, write_html};
