@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Corpora for Squat: read, clean, tokenize, shard, batch; and a small generated English that needs no download.
+//!
+//! The way of a text: [`source`] finds the files, [`clean`] turns raw lines into sentences worth learning from,
+//! [`tokenizer`] trains byte-level BPE on them, [`shards`] writes token ids into memory-mapped files with a
+//! manifest that makes a stale cache impossible, [`batch`] cuts reproducible random chunks out of those.
+//! [`english`] yields a corpus and held-out minimal pairs from nothing but a seed.
+
+pub mod batch;
+pub mod clean;
+#[doc(hidden)]
+pub mod english;
+mod error;
+mod files;
+mod hash;
+pub mod rng;
+pub mod shards;
+pub mod source;
+pub mod tokenizer;
+
+pub use batch::{Chunks, Sequential};
+pub use clean::{CLEANING_VERSION, CleanOptions, Cleaner, Domain};
+pub use error::{DataError, Result};
+pub use shards::{Manifest, PrepareOptions, Prepared, TokenShards, prepare};
+pub use source::{Corpus, Split};
+pub use tokenizer::{SpecialTokens, TokenizerOptions, train_tokenizer};

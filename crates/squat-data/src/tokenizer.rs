@@ -1,0 +1,329 @@
+//! Byte-level BPE: trained with the `tokenizers` crate, saved as Hugging Face loads it.
+//!
+//! The pipeline that `tokenizer.json` describes: NFKC; a space in front of every line (so that a word has one token
+//! wherever it stands, which matters to a small vocabulary); byte-level splitting; BPE; `<s>` in front. Decoding
+//! takes those spaces away again.
+
+use crate::clean::{CleanOptions, Event};
+use crate::files::{create_folder, write_atomic};
+use crate::{Corpus, DataError, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use tokenizers::decoders::{DecoderWrapper, sequence::Sequence as DecoderSequence, strip::Strip};
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::normalizers::{NFKC, NormalizerWrapper, replace::Replace, utils::Sequence};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer, TokenizerBuilder};
+
+/// Fills batches up; id 0.
+pub const PAD: &str = "<pad>";
+/// Begins every sequence; id 1.
+pub const BOS: &str = "<s>";
+/// Ends a document; id 2.
+pub const EOS: &str = "</s>";
+
+/// Smallest vocabulary: the special tokens and the 256 bytes.
+const SMALLEST: usize = 3 + 256;
+
+/// How to train a tokenizer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenizerOptions {
+    /// Number of ids, special tokens and bytes included. A small corpus may give fewer.
+    pub vocab_size: usize,
+    /// Pairs seen less often are not merged.
+    pub min_frequency: u64,
+    /// `model_max_length` in tokenizer_config.json, in tokens.
+    pub max_length: usize,
+    /// Rules that clean the text first.
+    pub clean: CleanOptions,
+}
+
+impl Default for TokenizerOptions {
+    /// 16,000 ids, as METHOD.md section 7.
+    fn default() -> Self {
+        Self { vocab_size: 16_000, min_frequency: 2, max_length: 1024, clean: CleanOptions::default() }
+    }
+}
+
+/// Trains on the cleaned text of `corpus`. The same text gives the same tokenizer, byte for byte.
+///
+/// # Errors
+/// A vocabulary smaller than the byte alphabet, an empty corpus, or whatever reading met.
+pub fn train_tokenizer(corpus: &Corpus, options: &TokenizerOptions) -> Result<Tokenizer> {
+    // The trainer pulls lines, the corpus pushes them: a bounded channel between two threads joins them.
+    let (sender, receiver) = sync_channel::<String>(4096);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            corpus.for_each(&options.clean, |_, event| {
+                if let Event::Line(line) = event {
+                    // The trainer hangs up only when it failed; its error is the one to report.
+                    let _ = sender.send(line);
+                }
+                Ok(())
+            })
+        });
+        let trained = train_on_lines(receiver.into_iter(), options);
+        match reader.join() {
+            Ok(read) => read?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        trained.map_err(|e| match e {
+            DataError::EmptyCorpus { .. } => DataError::EmptyCorpus { searched: corpus.describe() },
+            e => e,
+        })
+    })
+}
+
+/// [`train_tokenizer`] on lines at hand.
+///
+/// # Errors
+/// A vocabulary smaller than the byte alphabet, or no text at all.
+pub fn train_on_lines<S: AsRef<str> + Send>(
+    lines: impl Iterator<Item = S> + Send,
+    options: &TokenizerOptions,
+) -> Result<Tokenizer> {
+    if options.vocab_size < SMALLEST {
+        return Err(DataError::BadOption {
+            what: "vocab_size",
+            got: options.vocab_size.to_string(),
+            expected: format!("at least {SMALLEST} (3 special tokens and 256 bytes)"),
+        });
+    }
+    let special = |name: &str| AddedToken::from(name.to_owned(), true);
+    let mut trainer = BpeTrainerBuilder::new()
+        .vocab_size(options.vocab_size)
+        .min_frequency(options.min_frequency)
+        .show_progress(false)
+        .special_tokens(vec![special(PAD), special(BOS), special(EOS)])
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let byte_level = ByteLevel::new(true, true, true);
+    let normalizer = Sequence::new(vec![
+        NormalizerWrapper::NFKC(NFKC),
+        Replace::new("\n", "\n ").map_err(refused)?.into(),
+    ]);
+    let decoder = DecoderSequence::new(vec![
+        DecoderWrapper::ByteLevel(byte_level),
+        Replace::new("\n ", "\n").map_err(refused)?.into(),
+        Strip::new(' ', 1, 0).into(),
+    ]);
+    let mut tokenizer =
+        TokenizerBuilder::<BPE, Sequence, ByteLevel, PostProcessorWrapper, DecoderSequence>::new()
+            .with_model(BPE::default())
+            .with_normalizer(Some(normalizer))
+            .with_pre_tokenizer(Some(byte_level))
+            .with_decoder(Some(decoder))
+            .build()
+            .map_err(refused)?;
+    let mut any = false;
+    tokenizer.train(&mut trainer, lines.inspect(|_| any = true)).map_err(refused)?;
+    if !any {
+        return Err(DataError::EmptyCorpus { searched: "the given lines".to_owned() });
+    }
+    let post = TemplateProcessing::builder()
+        .try_single(format!("{BOS} $A"))
+        .and_then(|b| b.try_pair(format!("{BOS} $A {BOS}:1 $B:1")))
+        .map_err(|e| refused(e.into()))?
+        .special_tokens(vec![(BOS, 1)])
+        .build()
+        .map_err(|e| refused(e.to_string().into()))?;
+    tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(post)));
+    // Through the file format: what is used here is what anybody loads.
+    let json = tokenizer.to_string(false).map_err(refused)?;
+    json.parse().map_err(refused)
+}
+
+fn refused(e: tokenizers::Error) -> DataError {
+    DataError::Tokenizer { path: None, reason: e.to_string() }
+}
+
+/// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` into `folder`, each atomically.
+///
+/// # Errors
+/// Writing.
+pub fn save(tokenizer: &Tokenizer, folder: &Path, max_length: usize) -> Result<()> {
+    create_folder(folder)?;
+    let mut json = tokenizer.to_string(true).map_err(refused)?;
+    json.push('\n');
+    let added: serde_json::Map<String, serde_json::Value> = [PAD, BOS, EOS]
+        .iter()
+        .filter_map(|name| Some((name, tokenizer.token_to_id(name)?)))
+        .map(|(name, id)| {
+            let token = serde_json::json!({"content": name, "lstrip": false, "normalized": false, "rstrip": false,
+                "single_word": false, "special": true});
+            (id.to_string(), token)
+        })
+        .collect();
+    let config = serde_json::json!({
+        "add_bos_token": true,
+        "add_eos_token": false,
+        "add_prefix_space": true,
+        "added_tokens_decoder": added,
+        "bos_token": BOS,
+        "clean_up_tokenization_spaces": false,
+        "eos_token": EOS,
+        "model_max_length": max_length,
+        "pad_token": PAD,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    });
+    let map = serde_json::json!({"bos_token": BOS, "eos_token": EOS, "pad_token": PAD});
+    write_atomic(&folder.join("tokenizer.json"), json.as_bytes())?;
+    write_atomic(&folder.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())?;
+    write_atomic(&folder.join("special_tokens_map.json"), format!("{map:#}\n").as_bytes())
+}
+
+/// The file `tokenizer.json` for a path that is it or the folder around it.
+///
+/// # Errors
+/// Neither exists.
+pub fn locate(path: &Path) -> Result<PathBuf> {
+    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+    match file.is_file() {
+        true => Ok(file),
+        false => Err(DataError::missing(&file)),
+    }
+}
+
+/// Loads a `tokenizer.json`, or that of a folder.
+///
+/// # Errors
+/// A missing or unreadable file.
+pub fn load(path: &Path) -> Result<Tokenizer> {
+    let file = locate(path)?;
+    Tokenizer::from_file(&file)
+        .map_err(|e| DataError::Tokenizer { path: Some(file.clone()), reason: e.to_string() })
+}
+
+/// Ids that sequences are built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialTokens {
+    /// Begins every sequence.
+    pub bos: u32,
+    /// Ends a document.
+    pub eos: u32,
+    /// Fills batches up, where there is such a token.
+    pub pad: Option<u32>,
+    /// Stands between the lines of a document, where the vocabulary can say it in one token.
+    pub newline: Option<u32>,
+}
+
+impl SpecialTokens {
+    /// Finds them by the names in `tokenizer_config.json` beside the tokenizer, or else by the usual names.
+    ///
+    /// # Errors
+    /// No token for the beginning or the end.
+    pub fn find(tokenizer: &Tokenizer, file: &Path) -> Result<Self> {
+        let config: serde_json::Value = std::fs::read(file.with_file_name("tokenizer_config.json"))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        // A token is written as its text, or as an object with `content`.
+        let named = |key: &str| {
+            let entry = config.get(key)?;
+            let text = entry.as_str().or_else(|| entry.get("content")?.as_str())?;
+            tokenizer.token_to_id(text)
+        };
+        let usual = |names: &[&str]| names.iter().find_map(|n| tokenizer.token_to_id(n));
+        const BOS_NAMES: &[&str] = &[BOS, "<bos>", "<|begin_of_text|>", "<|endoftext|>", "[CLS]"];
+        const EOS_NAMES: &[&str] = &[EOS, "<eos>", "<|end_of_text|>", "<|endoftext|>", "[SEP]"];
+        let absent = |role, expected: &[&str]| DataError::NoSpecialToken {
+            path: file.to_path_buf(),
+            role,
+            expected: expected.join(", "),
+        };
+        Ok(Self {
+            bos: named("bos_token")
+                .or_else(|| usual(BOS_NAMES))
+                .ok_or_else(|| absent("beginning-of-sequence", BOS_NAMES))?,
+            eos: named("eos_token")
+                .or_else(|| usual(EOS_NAMES))
+                .ok_or_else(|| absent("end-of-sequence", EOS_NAMES))?,
+            pad: named("pad_token").or_else(|| usual(&[PAD, "[PAD]"])),
+            newline: usual(&["\u{10A}", "<0x0A>", "\n"]),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &[&str] = &[
+        "The cat sat on the mat.",
+        "The dog sat on the log, and the cat can't see it.",
+        "Dogs and cats: caf\u{e9} \u{fb01}ne \u{1F600}",
+    ];
+
+    fn options(vocab_size: usize) -> TokenizerOptions {
+        TokenizerOptions { vocab_size, ..TokenizerOptions::default() }
+    }
+
+    fn tokenizer() -> Tokenizer {
+        train_on_lines(TEXT.iter().cycle().take(300), &options(300)).unwrap()
+    }
+
+    fn ids(t: &Tokenizer, text: &str, special: bool) -> Vec<u32> {
+        t.encode(text, special).unwrap().get_ids().to_vec()
+    }
+
+    #[test]
+    fn special_ids_and_round_trip() {
+        let t = tokenizer();
+        assert_eq!([PAD, BOS, EOS].map(|n| t.token_to_id(n)), [Some(0), Some(1), Some(2)]);
+        assert_eq!(t.get_vocab_size(true), 300);
+        assert_eq!(ids(&t, "The cat", true)[0], 1);
+        assert_eq!(ids(&t, "The cat", true)[1..], ids(&t, "The cat", false));
+        for text in [
+            "The cat sat.",
+            "Who?\nThe dog.\nIt sat.",
+            "caf\u{e9} \u{1F600}  two  spaces",
+            "\u{4F60}\u{597D}",
+            "",
+        ] {
+            assert_eq!(t.decode(&ids(&t, text, true), true).unwrap(), text);
+        }
+        // NFKC: the ligature is two letters.
+        assert_eq!(t.decode(&ids(&t, "\u{fb01}ne", false), true).unwrap(), "fine");
+    }
+
+    #[test]
+    fn a_word_is_the_same_token_at_the_start_of_a_line() {
+        let t = tokenizer();
+        let inside = ids(&t, "on the mat", false);
+        let first = ids(&t, "the mat", false);
+        assert_eq!(inside[inside.len() - first.len()..], first);
+        let lines = ids(&t, "on\nthe mat", false);
+        assert_eq!(lines[lines.len() - first.len()..], first);
+        let newline = SpecialTokens::find(&t, Path::new("tokenizer.json")).unwrap().newline;
+        assert_eq!(newline, Some(lines[lines.len() - first.len() - 1]));
+    }
+
+    #[test]
+    fn deterministic_and_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        save(&tokenizer(), &dir.path().join("a"), 128).unwrap();
+        save(&tokenizer(), &dir.path().join("b"), 128).unwrap();
+        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            let read = |d: &str| std::fs::read(dir.path().join(d).join(name)).unwrap();
+            assert_eq!(read("a"), read("b"), "{name}");
+        }
+        let loaded = load(&dir.path().join("a")).unwrap();
+        assert_eq!(ids(&loaded, TEXT[1], true), ids(&tokenizer(), TEXT[1], true));
+        assert!(matches!(load(&dir.path().join("c.json")), Err(DataError::Missing { .. })));
+        std::fs::write(dir.path().join("d.json"), "{}").unwrap();
+        assert!(load(&dir.path().join("d.json")).unwrap_err().to_string().contains("d.json"));
+    }
+
+    #[test]
+    fn bad_options() {
+        let error = train_on_lines(TEXT.iter(), &options(100)).unwrap_err().to_string();
+        assert!(error.contains("259"), "{error}");
+        assert!(matches!(
+            train_on_lines(std::iter::empty::<&str>(), &options(300)),
+            Err(DataError::EmptyCorpus { .. })
+        ));
+    }
+}
