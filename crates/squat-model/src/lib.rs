@@ -6,18 +6,33 @@
 //! | [`arch`] | the registry of architectures |
 //! | [`plan`] | [`QuantPlan`]: what is quantized and how |
 //! | [`rope`] | tables of the rotary position embedding |
+//! | [`tensors`] | [`TensorSource`]: whatever has tensors by name; [`Tensors`] in memory |
+//! | [`hf`] | Hugging Face folders in full precision, and training checkpoints |
+//! | [`generation`] | `generation_config.json` |
+//! | [`atomic`] | folders that appear whole or not at all |
+//! | [`format`](mod@format) | file formats |
 //! | [`error`] | [`ModelError`] |
 #![warn(missing_docs)]
 
 pub mod arch;
+pub mod atomic;
 pub mod error;
+pub mod format;
+pub mod generation;
+pub mod hf;
 mod json;
 pub mod plan;
 mod plan_json;
 pub mod rope;
+mod section;
 pub mod spec;
+pub mod tensors;
 
 pub use arch::Architecture;
+pub use atomic::write_folder_atomically;
 pub use error::ModelError;
+pub use generation::GenerationConfig;
+pub use hf::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_folder};
 pub use plan::QuantPlan;
 pub use spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
+pub use tensors::{Dtype, TensorSource, Tensors};

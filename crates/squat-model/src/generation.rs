@@ -1,0 +1,89 @@
+//! `generation_config.json`: defaults of text generation.
+
+use serde_json::{Map, Value, json};
+
+use crate::error::ModelError;
+use crate::json::{optional_bool, optional_number, optional_size, token_ids};
+use crate::spec::ModelSpec;
+
+/// Defaults of text generation; keys this project does not use are ignored on reading.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// Token that begins every sequence.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// Token that fills batches.
+    pub pad_token_id: Option<u32>,
+    /// Whether to sample; greedy otherwise.
+    pub do_sample: bool,
+    /// Divides the logits.
+    pub temperature: Option<f64>,
+    /// Sample among this many most probable tokens.
+    pub top_k: Option<usize>,
+    /// Sample among the most probable tokens that reach this probability together.
+    pub top_p: Option<f64>,
+    /// Longest text, prompt included.
+    pub max_length: Option<usize>,
+    /// Longest continuation.
+    pub max_new_tokens: Option<usize>,
+}
+
+impl GenerationConfig {
+    /// Greedy generation with the model's special tokens.
+    pub fn of_spec(spec: &ModelSpec) -> Self {
+        Self {
+            bos_token_id: spec.bos_token_id,
+            eos_token_ids: spec.eos_token_ids.clone(),
+            pad_token_id: spec.pad_token_id,
+            ..Self::default()
+        }
+    }
+
+    /// Reads the JSON object of `generation_config.json`.
+    ///
+    /// # Errors
+    /// A key of the wrong type or out of range.
+    pub fn from_json(map: &Map<String, Value>) -> Result<Self, ModelError> {
+        let config = Self {
+            bos_token_id: token_ids(map, "bos_token_id")?.first().copied(),
+            eos_token_ids: token_ids(map, "eos_token_id")?,
+            pad_token_id: token_ids(map, "pad_token_id")?.first().copied(),
+            do_sample: optional_bool(map, "do_sample")?.unwrap_or(false),
+            temperature: optional_number(map, "temperature")?,
+            top_k: optional_size(map, "top_k")?,
+            top_p: optional_number(map, "top_p")?,
+            max_length: optional_size(map, "max_length")?,
+            max_new_tokens: optional_size(map, "max_new_tokens")?,
+        };
+        if let Some(t) = config.temperature.filter(|t| !(t.is_finite() && *t >= 0.0)) {
+            return Err(ModelError::config("temperature", "a number from 0 up", t.to_string(), ""));
+        }
+        if let Some(p) = config.top_p.filter(|p| !(0.0..=1.0).contains(p)) {
+            return Err(ModelError::config("top_p", "a number between 0 and 1", p.to_string(), ""));
+        }
+        Ok(config)
+    }
+
+    /// The JSON object; keys without value are left out.
+    pub fn to_json(&self) -> Value {
+        let eos = match self.eos_token_ids.as_slice() {
+            [] => Value::Null,
+            [id] => json!(id),
+            ids => json!(ids),
+        };
+        let entries = [
+            ("bos_token_id", json!(self.bos_token_id)),
+            ("eos_token_id", eos),
+            ("pad_token_id", json!(self.pad_token_id)),
+            ("do_sample", json!(self.do_sample)),
+            ("temperature", json!(self.temperature)),
+            ("top_k", json!(self.top_k)),
+            ("top_p", json!(self.top_p)),
+            ("max_length", json!(self.max_length)),
+            ("max_new_tokens", json!(self.max_new_tokens)),
+        ];
+        let kept = entries.into_iter().filter(|(_, value)| !value.is_null());
+        Value::Object(kept.map(|(key, value)| (key.to_owned(), value)).collect())
+    }
+}

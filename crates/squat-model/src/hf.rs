@@ -1,0 +1,528 @@
+//! Hugging Face folders in full precision: plain models and quantization-aware training checkpoints.
+//!
+//! A checkpoint is a plain folder with the plan in `config.json` (key `squat`) and extra tensors: the learned scales
+//! of weights ([`crate::plan::log_scale_name`]) and the static activation quantizers
+//! ([`crate::plan::static_scale_name`], [`crate::plan::static_zero_point_name`]).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::atomic::write_folder_atomically;
+use crate::error::{ModelError, did_you_mean};
+use crate::format::safetensors::{Declaration, SafetensorsFile, Writer};
+use crate::generation::GenerationConfig;
+use crate::json::{read_object, shown};
+use crate::plan::{QuantPlan, log_scale_name, static_scale_name, static_zero_point_name};
+use crate::section;
+use crate::spec::{ModelSpec, ParamInfo};
+use crate::tensors::{Dtype, TensorSource, check_shape, missing, read_finite, read_shaped, wrong};
+
+/// Name of the weights in one file.
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// Name of the list of shards.
+const INDEX: &str = "model.safetensors.index.json";
+/// Name of the configuration.
+pub(crate) const CONFIG: &str = "config.json";
+/// Name of the generation defaults.
+const GENERATION: &str = "generation_config.json";
+
+/// A model folder in full precision, opened: configuration read, weights mapped, shapes checked.
+#[derive(Debug)]
+pub struct ModelFolder {
+    path: PathBuf,
+    config: Map<String, Value>,
+    spec: ModelSpec,
+    plan: Option<QuantPlan>,
+    generation: GenerationConfig,
+    weights: Weights,
+}
+
+/// Mapped weight files, and which holds which tensor.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    folder: PathBuf,
+    files: Vec<SafetensorsFile>,
+    index: BTreeMap<String, usize>,
+}
+
+impl Weights {
+    /// Opens `model.safetensors`, or the shards of its index.
+    pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
+        let mut weights = Self { folder: folder.to_path_buf(), files: Vec::new(), index: BTreeMap::new() };
+        let single = folder.join(WEIGHTS);
+        if single.exists() {
+            let file = SafetensorsFile::open(&single)?;
+            weights.index = file.names().map(|name| (name.to_owned(), 0)).collect();
+            weights.files.push(file);
+            return Ok(weights);
+        }
+        let path = folder.join(INDEX);
+        if !path.exists() {
+            return Err(ModelError::folder(
+                folder,
+                format!("the weights are missing: expected {WEIGHTS} or {INDEX}; copy them here"),
+            ));
+        }
+        let index = read_object(&path)?;
+        let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| {
+            ModelError::file(&path, "expected an object under the key weight_map; copy the file again")
+        })?;
+        let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+        for (tensor, file) in map {
+            // A shard is a plain file name: a path could lead out of the folder.
+            let name = file.as_str().filter(|name| !name.contains(['/', '\\']) && *name != "..").ok_or_else(
+                || {
+                    ModelError::file(
+                        &path,
+                        format!("weight_map of \"{tensor}\": expected a file name, got {}", shown(file)),
+                    )
+                },
+            )?;
+            let number = match numbers.get(name) {
+                Some(&number) => number,
+                None => {
+                    weights.files.push(SafetensorsFile::open(&folder.join(name))?);
+                    numbers.insert(name, weights.files.len() - 1);
+                    weights.files.len() - 1
+                }
+            };
+            if !weights.files[number].contains(tensor) {
+                let message = format!("the index promises tensor \"{tensor}\" in {name}, which lacks it");
+                return Err(ModelError::file(&path, message + "; copy the shards again"));
+            }
+            weights.index.insert(tensor.clone(), number);
+        }
+        Ok(weights)
+    }
+
+    /// The file that holds a tensor.
+    pub(crate) fn file(&self, name: &str) -> Result<&SafetensorsFile, ModelError> {
+        self.index.get(name).map(|&number| &self.files[number]).ok_or_else(|| missing(self, name))
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
+    /// Shape of a tensor, whatever its type.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.files[*self.index.get(name)?].shape(name)
+    }
+
+    /// Bytes of all weight files together.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.files.iter().filter_map(|file| fs::metadata(file.path()).ok()).map(|meta| meta.len()).sum()
+    }
+}
+
+impl TensorSource for Weights {
+    fn place(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.index.keys().cloned().collect()
+    }
+
+    fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
+        let (dtype, shape) = self.files[*self.index.get(name)?].info(name)?;
+        Some((dtype, shape.to_vec()))
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        self.file(name)?.read_f32(name)
+    }
+
+    fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
+        self.file(name)?.read_i32(name)
+    }
+}
+
+/// Path and `config.json` of a model folder, whatever its kind.
+pub(crate) fn open_config(path: &Path) -> Result<Map<String, Value>, ModelError> {
+    if !path.exists() {
+        return Err(ModelError::not_found(path));
+    }
+    if !path.is_dir() {
+        return Err(ModelError::folder(
+            path,
+            "expected a model folder with config.json and model.safetensors, got a file",
+        ));
+    }
+    let config = path.join(CONFIG);
+    if !config.exists() {
+        let names: Vec<String> = fs::read_dir(path)
+            .map_err(ModelError::io("read", path))?
+            .filter_map(|entry| entry.ok().map(|entry| entry.file_name().to_string_lossy().into_owned()))
+            .collect();
+        let hint = did_you_mean(CONFIG, names.iter().map(String::as_str));
+        return Err(ModelError::folder(path, format!("no model folder: {CONFIG} is missing{hint}")));
+    }
+    read_object(&config)
+}
+
+/// Reads `generation_config.json`, or takes the model's special tokens where there is none.
+pub(crate) fn open_generation(path: &Path, spec: &ModelSpec) -> Result<GenerationConfig, ModelError> {
+    let file = path.join(GENERATION);
+    if file.exists() {
+        GenerationConfig::from_json(&read_object(&file)?)
+    } else {
+        Ok(GenerationConfig::of_spec(spec))
+    }
+}
+
+impl ModelFolder {
+    /// Opens a folder: reads `config.json`, maps the weights, checks that every parameter is there with its shape.
+    ///
+    /// Elements are not read; see [`ModelFolder::check_finite`].
+    ///
+    /// # Errors
+    /// A path that is no model folder (nearest sibling named), a configuration this project cannot run, truncated or
+    /// corrupt weights, missing tensors (nearest names listed), shapes other than the configuration's, a folder that
+    /// is packed.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
+        let path = path.as_ref();
+        let config = open_config(path)?;
+        let spec = ModelSpec::from_config(&config)?;
+        if config.contains_key("quantization_config") {
+            return Err(ModelError::folder(
+                path,
+                "expected weights in full precision, got a packed model (quantization_config in config.json); \
+                 open it as a packed model, or give the folder it was packed from",
+            ));
+        }
+        let plan = section::plan_of(&config, &spec)?;
+        let generation = open_generation(path, &spec)?;
+        let weights = Weights::open(path)?;
+        let folder = Self { path: path.to_path_buf(), config, spec, plan, generation, weights };
+        for param in folder.spec.parameters() {
+            check_shape(&folder, &param.name, &param.shape)?;
+        }
+        Ok(folder)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `config.json` as it stands.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// Sizes.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The plan of a quantization-aware training checkpoint; none for a plain model.
+    pub fn plan(&self) -> Option<&QuantPlan> {
+        self.plan.as_ref()
+    }
+
+    /// Defaults of text generation.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// Bytes of the weight files.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.file_bytes()
+    }
+
+    /// A parameter of the model, widened to f32, its shape checked against the configuration.
+    ///
+    /// # Errors
+    /// No such parameter (nearest names listed).
+    pub fn tensor_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        match self.spec.parameters().iter().find(|param| param.name == name) {
+            Some(param) => read_shaped(self, name, &param.shape),
+            // Learned scales and other extra tensors have no shape in the configuration.
+            None => self.read_f32(name),
+        }
+    }
+
+    /// Reads every parameter and extra float tensor and looks for NaN and infinities; one tensor in memory at a time.
+    ///
+    /// # Errors
+    /// The first such element, with tensor and index.
+    pub fn check_finite(&self) -> Result<(), ModelError> {
+        for name in self.names() {
+            if let Some((dtype, shape)) = self.info(&name)
+                && dtype.is_float()
+            {
+                read_finite(self, &name, &shape)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tokenizer files of the folder, to be written beside another form of the model.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn tokenizer_files(&self) -> Result<TokenizerFiles, ModelError> {
+        TokenizerFiles::read(&self.path)
+    }
+}
+
+impl TensorSource for ModelFolder {
+    fn place(&self) -> String {
+        self.weights.place()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.weights.names()
+    }
+
+    fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
+        self.weights.info(name)
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        self.weights.read_f32(name)
+    }
+
+    fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
+        self.weights.read_i32(name)
+    }
+}
+
+/// Files of a tokenizer, as bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenizerFiles {
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl TokenizerFiles {
+    /// Names that belong to a tokenizer.
+    pub const NAMES: [&'static str; 4] =
+        ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+
+    /// No tokenizer.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// A `tokenizer.json` in memory.
+    pub fn from_tokenizer_json(text: impl Into<Vec<u8>>) -> Self {
+        Self { files: vec![(Self::NAMES[0].to_owned(), text.into())] }
+    }
+
+    /// The tokenizer files of a folder (those that are there), or one `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A path that does not exist, a file that cannot be read.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        let read = |path: &Path| fs::read(path).map_err(ModelError::io("read", path));
+        if path.is_dir() {
+            let mut files = Vec::new();
+            for name in Self::NAMES {
+                let file = path.join(name);
+                if file.is_file() {
+                    files.push((name.to_owned(), read(&file)?));
+                }
+            }
+            return Ok(Self { files });
+        }
+        if !path.exists() {
+            return Err(ModelError::not_found(path));
+        }
+        Ok(Self::from_tokenizer_json(read(path)?))
+    }
+
+    /// Name and content of each file.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+    }
+}
+
+/// Type of the weights on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightDtype {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Half precision; learned scales and quantizer parameters stay F32.
+    F16,
+}
+
+/// Everything that goes into a folder in full precision.
+pub struct FolderContents<'a> {
+    /// Sizes.
+    pub spec: &'a ModelSpec,
+    /// Plan of a quantization-aware training checkpoint.
+    pub plan: Option<&'a QuantPlan>,
+    /// Parameters, and the extra tensors of a checkpoint.
+    pub tensors: &'a dyn TensorSource,
+    /// Type of the parameters on disk.
+    pub dtype: WeightDtype,
+    /// Tokenizer to put beside the weights.
+    pub tokenizer: &'a TokenizerFiles,
+    /// Generation defaults; the model's special tokens where none are given.
+    pub generation: Option<&'a GenerationConfig>,
+    /// Further files by plain name, such as the state of an optimizer.
+    pub extra_files: &'a [(String, Vec<u8>)],
+}
+
+/// Writes a folder atomically: whatever goes wrong, nothing half-written stays and an existing folder is kept.
+///
+/// # Errors
+/// A spec or plan that does not hold together, missing, foreign or non-finite tensors, a `path` that may not be
+/// replaced (see [`write_folder_atomically`]), and the file system's.
+pub fn write_folder(path: impl AsRef<Path>, contents: &FolderContents<'_>) -> Result<(), ModelError> {
+    let declarations = declare(contents)?;
+    let mut config = contents.spec.to_config();
+    let dtype = match contents.dtype {
+        WeightDtype::F32 => "float32",
+        WeightDtype::F16 => "float16",
+    };
+    config.insert("torch_dtype".to_owned(), Value::from(dtype));
+    if let Some(plan) = contents.plan {
+        config.insert(section::KEY.to_owned(), section::to_json(plan));
+    }
+    write_folder_atomically(path.as_ref(), |folder| {
+        write_side_files(folder, &config, contents.spec, contents.tokenizer, contents.generation)?;
+        for (name, bytes) in contents.extra_files {
+            write_new(folder, name, bytes)?;
+        }
+        let mut writer = Writer::create(&folder.join(WEIGHTS), declarations)?;
+        for declaration in writer.order().to_vec() {
+            let Declaration { name, dtype, shape } = &declaration;
+            if *dtype == Dtype::I32 {
+                writer.write_i32(name, &contents.tensors.read_i32(name)?)?;
+            } else {
+                writer.write_f32(name, &read_finite(contents.tensors, name, shape)?)?;
+            }
+        }
+        writer.finish()
+    })
+}
+
+/// `config.json`, `generation_config.json` and the tokenizer.
+pub(crate) fn write_side_files(
+    folder: &Path,
+    config: &Map<String, Value>,
+    spec: &ModelSpec,
+    tokenizer: &TokenizerFiles,
+    generation: Option<&GenerationConfig>,
+) -> Result<(), ModelError> {
+    let pretty = |value: &dyn Fn() -> Result<String, serde_json::Error>, name: &str| {
+        value().map_err(|error| ModelError::file(folder.join(name), error.to_string()))
+    };
+    let text = pretty(&|| serde_json::to_string_pretty(config), CONFIG)?;
+    write_new(folder, CONFIG, (text + "\n").as_bytes())?;
+    let generation = generation.cloned().unwrap_or_else(|| GenerationConfig::of_spec(spec)).to_json();
+    let text = pretty(&|| serde_json::to_string_pretty(&generation), GENERATION)?;
+    write_new(folder, GENERATION, (text + "\n").as_bytes())?;
+    tokenizer.iter().try_for_each(|(name, bytes)| write_new(folder, name, bytes))
+}
+
+fn write_new(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), ModelError> {
+    let path = folder.join(name);
+    if name.contains(['/', '\\']) || path.exists() {
+        return Err(ModelError::file(
+            &path,
+            "expected a plain file name that is not in use by the model itself",
+        ));
+    }
+    fs::write(&path, bytes).map_err(ModelError::io("write", &path))
+}
+
+/// Checks the contents and lists the tensors of the file.
+fn declare(contents: &FolderContents<'_>) -> Result<Vec<Declaration>, ModelError> {
+    let FolderContents { spec, plan, tensors, .. } = contents;
+    spec.validate()?;
+    let mut declarations = Vec::new();
+    let dtype = match contents.dtype {
+        WeightDtype::F32 => Dtype::F32,
+        WeightDtype::F16 => Dtype::F16,
+    };
+    for param in spec.parameters() {
+        check_shape(*tensors, &param.name, &param.shape)?;
+        declarations.push(Declaration { name: param.name, dtype, shape: param.shape });
+    }
+    if let Some(plan) = plan {
+        plan.validate(spec)?;
+        declarations.extend(declare_quantizers(*tensors, spec, plan)?);
+    }
+    for name in tensors.names() {
+        // Some exporters store the tied head or the RoPE frequencies, which follow from the rest.
+        let derived = name.ends_with("rotary_emb.inv_freq")
+            || (spec.tie_word_embeddings && name == ModelSpec::HEAD)
+            || (plan.is_none() && name.ends_with(".weight_log_scale"));
+        if !derived && !declarations.iter().any(|declaration| declaration.name == name) {
+            let hint = did_you_mean(&name, declarations.iter().map(|d| d.name.as_str()));
+            let expected = "only tensors of the model and its plan";
+            return Err(wrong(*tensors, &name, expected, "one that belongs to neither", &hint));
+        }
+    }
+    Ok(declarations)
+}
+
+/// Learned weight scales that are there (all or none), and the static quantizers of the plan.
+fn declare_quantizers(
+    tensors: &dyn TensorSource,
+    spec: &ModelSpec,
+    plan: &QuantPlan,
+) -> Result<Vec<Declaration>, ModelError> {
+    let mut declarations = Vec::new();
+    if has_learned_scales(tensors, spec, plan)? {
+        for param in spec.parameters() {
+            if let Some(shape) = log_scale_shape(&param, plan) {
+                let name = log_scale_name(&param);
+                declarations.push(Declaration { name, dtype: Dtype::F32, shape });
+            }
+        }
+    }
+    declarations.extend(declare_static(tensors, spec, plan)?);
+    Ok(declarations)
+}
+
+/// `[num_scales]` of a parameter the plan quantizes.
+pub(crate) fn log_scale_shape(param: &ParamInfo, plan: &QuantPlan) -> Option<Vec<usize>> {
+    let scheme = plan.scheme_of(param)?;
+    match param.shape.as_slice() {
+        &[rows, cols] => Some(vec![scheme.num_scales(rows, cols)]),
+        _ => None,
+    }
+}
+
+/// Whether a source has learned scales: of every quantized parameter, or of none.
+pub(crate) fn has_learned_scales(
+    tensors: &(impl TensorSource + ?Sized),
+    spec: &ModelSpec,
+    plan: &QuantPlan,
+) -> Result<bool, ModelError> {
+    let targets: Vec<(String, Vec<usize>)> = spec
+        .parameters()
+        .iter()
+        .filter_map(|param| log_scale_shape(param, plan).map(|shape| (log_scale_name(param), shape)))
+        .collect();
+    if !targets.iter().any(|(name, _)| tensors.info(name).is_some()) {
+        return Ok(false);
+    }
+    targets.iter().try_for_each(|(name, shape)| check_shape(tensors, name, shape))?;
+    Ok(true)
+}
+
+/// Declarations of the static quantizers of a plan, checked to be there.
+pub(crate) fn declare_static(
+    tensors: &(impl TensorSource + ?Sized),
+    spec: &ModelSpec,
+    plan: &QuantPlan,
+) -> Result<Vec<Declaration>, ModelError> {
+    let mut declarations = Vec::new();
+    for (point, layer, bits) in plan.static_quantizers(spec) {
+        crate::tensors::read_static_affine(tensors, point, layer, bits)?;
+        let name = static_scale_name(point, layer, bits);
+        declarations.push(Declaration { name, dtype: Dtype::F32, shape: vec![1] });
+        let name = static_zero_point_name(point, layer, bits);
+        declarations.push(Declaration { name, dtype: Dtype::I32, shape: vec![1] });
+    }
+    Ok(declarations)
+}
