@@ -1,0 +1,59 @@
+//! The portable table: plain Rust, for every CPU.
+
+use super::table::kernel_table;
+use crate::attention::primitives;
+use crate::matrix::PANEL;
+use crate::product::IntSimd;
+
+/// Token of the portable implementations: needs no instructions beyond the compiler's baseline.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+impl IntSimd for Portable {
+    type V = [i32; PANEL];
+
+    #[inline(always)]
+    fn zero(self) -> Self::V {
+        [0; PANEL]
+    }
+
+    #[inline(always)]
+    fn load(self, block: &[u8; 64]) -> Self::V {
+        let (quads, _) = block.as_chunks::<4>();
+        core::array::from_fn(|c| i32::from_le_bytes(quads[c]))
+    }
+
+    #[inline(always)]
+    fn nibbles(self, v: Self::V) -> [Self::V; 2] {
+        [0, 4].map(|shift| v.map(|word| (word >> shift) & 0x0f0f_0f0f))
+    }
+
+    #[inline(always)]
+    fn crumbs(self, v: Self::V) -> [Self::V; 4] {
+        [0, 2, 4, 6].map(|shift| v.map(|word| (word >> shift) & 0x0303_0303))
+    }
+
+    #[inline(always)]
+    fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]) {
+        for (acc, w) in acc.iter_mut().zip(w) {
+            for (i, &a) in a.iter().enumerate() {
+                for c in 0..PANEL {
+                    acc[c] += ((w[c] >> (8 * i)) & 0xff) * i32::from(a);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, v: Self::V) -> [i32; PANEL] {
+        v
+    }
+}
+
+kernel_table! {
+    /// Kernels for every CPU.
+    pub(crate) static SCALAR = [], token: Portable, float: (2, 2), int: (2, 1, 1), attention: crate::attention::Primitives {
+        dots: [primitives::dots_narrow, primitives::dots_wide],
+        weigh: [primitives::weigh_narrow, primitives::weigh_wide],
+    }
+}

@@ -1,0 +1,171 @@
+//! The table of functions of an instruction set, and the macro that compiles it.
+
+use crate::attention::{AttentionScratch, FloatKvHead, KvHead};
+use crate::matrix::PackedMatrix;
+use crate::output::ColumnsMut;
+use crate::rows::{CodeRow, RowsView};
+use squat_quant::{Affine, CodeRange};
+
+/// Plain function pointers. A table is only handed out once the CPU is known to have its instructions.
+pub(crate) struct Table {
+    pub dot: fn(&[f32], &[f32]) -> f32,
+    pub sum_squares: fn(&[f32]) -> f32,
+    pub max_abs: fn(&[f32]) -> f32,
+    pub argmax: fn(&[f32]) -> Option<usize>,
+    pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    pub softmax: fn(&mut [f32]),
+    pub exp: fn(&mut [f32]),
+    pub silu_mul: fn(&[f32], &[f32], &mut [f32]),
+    pub rope: fn(&mut [f32], &[f32], &[f32]),
+    pub add: fn(&mut [f32], &[f32]),
+    pub log_softmax_at: fn(&[f32], usize) -> f64,
+    pub matmul_f32: fn(&[f32], &[f32], Option<&[f32]>, usize, &mut ColumnsMut<'_>),
+    pub matmul_f16: fn(&[f32], &[u16], Option<&[f32]>, usize, &mut ColumnsMut<'_>),
+    pub quantize_dynamic: fn(&[f32], CodeRange, &mut [i8]) -> f32,
+    pub quantize: fn(&[f32], Affine, &mut [i8]),
+    pub code_sum: fn(&[i8]) -> i32,
+    /// By storage: bytes, nibbles, crumbs.
+    pub linear: [fn(&PackedMatrix, RowsView<'_>, &mut ColumnsMut<'_>); 3],
+    pub attend: fn(&KvHead, usize, CodeRow<'_>, &mut AttentionScratch, &mut [f32]) -> f32,
+    pub attend_float: fn(&FloatKvHead, usize, &[f32], &mut AttentionScratch, &mut [f32]) -> f32,
+}
+
+/// Compiles every function for one instruction set.
+///
+/// `features` are the target features (none for the portable table), `token` an expression of the token type, `float`
+/// the tile of float products (rows of x, rows of w), `int` the tile of integer products (rows, panels, panels of a
+/// single row), `attention` the integer sums of attention.
+macro_rules! kernel_table {
+    ($(#[$doc:meta])* $vis:vis static $table:ident = [$($features:literal)?], token: $token:expr, float: ($fm:literal, $fn:literal),
+     int: ($im:literal, $in:literal, $gemv:literal), attention: $primitives:expr) => {
+        mod instances {
+            #[allow(unused_imports)]
+            use super::*;
+            use crate::attention::{attend as attend_impl, attend_float as attend_float_impl};
+            use crate::attention::{AttentionScratch, FloatKvHead, KvHead};
+            use crate::float;
+            use crate::matrix::PackedMatrix;
+            use crate::output::ColumnsMut;
+            use crate::product;
+            use crate::rows::{CodeRow, RowsView};
+            use squat_quant::{Affine, CodeRange, affine};
+
+            $(#[target_feature(enable = $features)])?
+            pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+                float::dot(a, b)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn sum_squares(x: &[f32]) -> f32 {
+                float::sum_squares(x)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn max_abs(x: &[f32]) -> f32 {
+                float::max_abs(x)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn argmax(x: &[f32]) -> Option<usize> {
+                float::argmax(x)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+                float::rms_norm(x, gain, eps, out)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn softmax(row: &mut [f32]) {
+                float::softmax(row)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn exp(x: &mut [f32]) {
+                float::exp(x)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                float::silu_mul(gate, up, out)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn rope(row: &mut [f32], cos: &[f32], sin: &[f32]) {
+                float::rope(row, cos, sin)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn add(x: &mut [f32], y: &[f32]) {
+                float::add(x, y)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn log_softmax_at(logits: &[f32], index: usize) -> f64 {
+                float::log_softmax_at(logits, index)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn matmul_f32(x: &[f32], w: &[f32], bias: Option<&[f32]>, k: usize, out: &mut ColumnsMut<'_>) {
+                float::matmul::<_, f32, $fm, $fn>($token, x, w, bias, k, out)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn matmul_f16(x: &[f32], w: &[u16], bias: Option<&[f32]>, k: usize, out: &mut ColumnsMut<'_>) {
+                float::matmul::<_, u16, $fm, $fn>($token, x, w, bias, k, out)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn quantize_dynamic(row: &[f32], range: CodeRange, codes: &mut [i8]) -> f32 {
+                affine::quantize_row_dynamic(row, range, codes)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn quantize(row: &[f32], quantizer: Affine, codes: &mut [i8]) {
+                affine::quantize_row(row, quantizer, codes)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn code_sum(codes: &[i8]) -> i32 {
+                codes.iter().map(|&c| i32::from(c)).sum()
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn linear_bytes(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
+                product::linear::<_, product::Bytes, $im, $in, $gemv>($token, matrix, rows, out)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn linear_nibbles(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
+                product::linear::<_, product::Nibbles, $im, $in, $gemv>($token, matrix, rows, out)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn linear_crumbs(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
+                product::linear::<_, product::Crumbs, $im, $in, $gemv>($token, matrix, rows, out)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn attend(head: &KvHead, len: usize, q: CodeRow<'_>, scratch: &mut AttentionScratch, out: &mut [f32]) -> f32 {
+                attend_impl(&$primitives, head, len, q, scratch, out)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn attend_float(head: &FloatKvHead, len: usize, q: &[f32], scratch: &mut AttentionScratch, out: &mut [f32]) -> f32 {
+                attend_float_impl(head, len, q, scratch, out)
+            }
+        }
+
+        $(#[$doc])*
+        // SAFETY (of every entry): the table is reached only through `dispatch`, which hands it out when the CPU has
+        // the target features; the functions have no other condition.
+        #[allow(unused_unsafe, clippy::undocumented_unsafe_blocks)]
+        $vis static $table: crate::arch::Table = crate::arch::Table {
+            dot: |a, b| unsafe { instances::dot(a, b) },
+            sum_squares: |x| unsafe { instances::sum_squares(x) },
+            max_abs: |x| unsafe { instances::max_abs(x) },
+            argmax: |x| unsafe { instances::argmax(x) },
+            rms_norm: |x, gain, eps, out| unsafe { instances::rms_norm(x, gain, eps, out) },
+            softmax: |row| unsafe { instances::softmax(row) },
+            exp: |x| unsafe { instances::exp(x) },
+            silu_mul: |gate, up, out| unsafe { instances::silu_mul(gate, up, out) },
+            rope: |row, cos, sin| unsafe { instances::rope(row, cos, sin) },
+            add: |x, y| unsafe { instances::add(x, y) },
+            log_softmax_at: |logits, index| unsafe { instances::log_softmax_at(logits, index) },
+            matmul_f32: |x, w, bias, k, out| unsafe { instances::matmul_f32(x, w, bias, k, out) },
+            matmul_f16: |x, w, bias, k, out| unsafe { instances::matmul_f16(x, w, bias, k, out) },
+            quantize_dynamic: |row, range, codes| unsafe { instances::quantize_dynamic(row, range, codes) },
+            quantize: |row, quantizer, codes| unsafe { instances::quantize(row, quantizer, codes) },
+            code_sum: |codes| unsafe { instances::code_sum(codes) },
+            linear: [
+                |matrix, rows, out| unsafe { instances::linear_bytes(matrix, rows, out) },
+                |matrix, rows, out| unsafe { instances::linear_nibbles(matrix, rows, out) },
+                |matrix, rows, out| unsafe { instances::linear_crumbs(matrix, rows, out) },
+            ],
+            attend: |head, len, q, scratch, out| unsafe { instances::attend(head, len, q, scratch, out) },
+            attend_float: |head, len, q, scratch, out| unsafe { instances::attend_float(head, len, q, scratch, out) },
+        };
+    };
+}
+
+pub(crate) use kernel_table;

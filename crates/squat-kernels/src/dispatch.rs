@@ -1,0 +1,296 @@
+//! Which kernels there are, which this CPU can run, and the functions they offer.
+
+use crate::arch::{self, Table};
+use crate::attention::{AttentionScratch, FloatKvHead, KvHead};
+use crate::error::UnknownIsa;
+use crate::matrix::{PackedMatrix, Storage};
+use crate::output::ColumnsMut;
+use crate::rows::{CodeRow, QuantizedRows, RowQuantizer, RowsMut, RowsView};
+use alloc::string::ToString;
+use squat_quant::{ActBits, WeightBits};
+
+/// The functions of one instruction set.
+///
+/// Every function gives the same bits in every set. Get one with [`Kernels::detect`], and hand the reference around.
+pub struct Kernels {
+    name: &'static str,
+    supported: fn() -> bool,
+    table: &'static Table,
+}
+
+static SCALAR: Kernels = Kernels { name: "scalar", supported: || true, table: &arch::SCALAR };
+
+/// Every set of this build, plainest first; the last one that the CPU can run is the one to use.
+static ALL: &[&Kernels] = &[&SCALAR];
+
+impl core::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Kernels({})", self.name)
+    }
+}
+
+/// Name of a product kernel such as `avx512vnni-w4a8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProductName {
+    isa: &'static str,
+    weights: WeightBits,
+    activations: ActBits,
+}
+
+impl core::fmt::Display for ProductName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}-w{}a{}", self.isa, self.weights.name(), self.activations.bits())
+    }
+}
+
+impl Kernels {
+    /// The portable kernels.
+    pub fn scalar() -> &'static Self {
+        &SCALAR
+    }
+
+    /// The sets this CPU can run, plainest first. Without the feature `std` only what the compiler was told the CPU has.
+    pub fn available() -> impl DoubleEndedIterator<Item = &'static Self> {
+        ALL.iter().copied().filter(|kernels| (kernels.supported)())
+    }
+
+    /// The best set of this CPU, or the one that the environment variable `SQUAT_ISA` names.
+    ///
+    /// With the feature `std` the choice is made once; a name in `SQUAT_ISA` that cannot be used is ignored here, so
+    /// programs that want to report it call [`Self::from_environment`] first.
+    pub fn detect() -> &'static Self {
+        #[cfg(feature = "std")]
+        {
+            static CHOICE: std::sync::OnceLock<&'static Kernels> = std::sync::OnceLock::new();
+            CHOICE.get_or_init(|| match Self::from_environment() {
+                Ok(Some(kernels)) => kernels,
+                _ => Self::best(),
+            })
+        }
+        #[cfg(not(feature = "std"))]
+        Self::best()
+    }
+
+    /// The set that `SQUAT_ISA` names, if it is set and not empty.
+    ///
+    /// # Errors
+    /// [`UnknownIsa`] when no such set exists or this CPU cannot run it.
+    #[cfg(feature = "std")]
+    pub fn from_environment() -> Result<Option<&'static Self>, UnknownIsa> {
+        match std::env::var("SQUAT_ISA") {
+            Ok(name) if !name.is_empty() => Self::by_name(&name).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn best() -> &'static Self {
+        Self::available().next_back().unwrap_or(&SCALAR)
+    }
+
+    /// The set of that name.
+    ///
+    /// # Errors
+    /// [`UnknownIsa`] when no such set exists or this CPU cannot run it.
+    pub fn by_name(name: &str) -> Result<&'static Self, UnknownIsa> {
+        Self::available().find(|kernels| kernels.name == name).ok_or_else(|| UnknownIsa {
+            name: name.to_string(),
+            available: Self::available().map(|kernels| kernels.name).collect(),
+            exists: ALL.iter().any(|kernels| kernels.name == name),
+        })
+    }
+
+    /// Name of the set: `scalar`, `avx2`, `avx512vnni`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Name of the product kernel of these widths, such as `avx512vnni-w4a8`.
+    pub fn product_name(&self, weights: WeightBits, activations: ActBits) -> ProductName {
+        ProductName { isa: self.name, weights, activations }
+    }
+
+    /// See [`crate::float::dot`].
+    pub fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
+        (self.table.dot)(a, b)
+    }
+
+    /// See [`crate::float::sum_squares`].
+    pub fn sum_squares(&self, x: &[f32]) -> f32 {
+        (self.table.sum_squares)(x)
+    }
+
+    /// See [`crate::float::max_abs`].
+    pub fn max_abs(&self, x: &[f32]) -> f32 {
+        (self.table.max_abs)(x)
+    }
+
+    /// See [`crate::float::argmax`].
+    pub fn argmax(&self, x: &[f32]) -> Option<usize> {
+        (self.table.argmax)(x)
+    }
+
+    /// See [`crate::float::rms_norm`].
+    pub fn rms_norm(&self, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+        (self.table.rms_norm)(x, gain, eps, out);
+    }
+
+    /// See [`crate::float::softmax`].
+    pub fn softmax(&self, row: &mut [f32]) {
+        (self.table.softmax)(row);
+    }
+
+    /// See [`crate::float::exp`].
+    pub fn exp(&self, x: &mut [f32]) {
+        (self.table.exp)(x);
+    }
+
+    /// See [`crate::float::silu_mul`].
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        (self.table.silu_mul)(gate, up, out);
+    }
+
+    /// See [`crate::float::rope`].
+    pub fn rope(&self, row: &mut [f32], cos: &[f32], sin: &[f32]) {
+        (self.table.rope)(row, cos, sin);
+    }
+
+    /// See [`crate::float::add`].
+    pub fn add(&self, x: &mut [f32], y: &[f32]) {
+        (self.table.add)(x, y);
+    }
+
+    /// See [`crate::float::log_softmax_at`].
+    pub fn log_softmax_at(&self, logits: &[f32], index: usize) -> f64 {
+        (self.table.log_softmax_at)(logits, index)
+    }
+
+    /// `y[m, n] = dot(x[m], w[n]) (+ bias[n])` for the columns of `out`: x `[m, k]`, w `[n, k]` row major.
+    ///
+    /// Each element has the order of [`crate::float::dot`], whatever `m` is, so that one prefill equals decoding
+    /// token by token.
+    ///
+    /// # Panics
+    /// When shapes do not fit.
+    pub fn matmul_f32(&self, x: &[f32], w: &[f32], bias: Option<&[f32]>, k: usize, mut out: ColumnsMut<'_>) {
+        (self.table.matmul_f32)(x, w, bias, k, &mut out);
+    }
+
+    /// [`Self::matmul_f32`] with weights given by the bits of half-precision numbers.
+    ///
+    /// # Panics
+    /// When shapes do not fit.
+    pub fn matmul_f16(&self, x: &[f32], w: &[u16], bias: Option<&[f32]>, k: usize, mut out: ColumnsMut<'_>) {
+        (self.table.matmul_f16)(x, w, bias, k, &mut out);
+    }
+
+    /// Quantizes rows x `[m, k]` into `rows`, row `i` at `bits[i]`, with the codes of
+    /// [`squat_quant::affine::quantize_row_dynamic`] or [`squat_quant::affine::quantize_row`].
+    ///
+    /// `bits` may also hold a single width for all rows.
+    ///
+    /// # Panics
+    /// When `x` is no whole number of rows, or `bits` has neither one entry nor one for each row.
+    pub fn quantize_rows(
+        &self,
+        rows: &mut QuantizedRows,
+        x: &[f32],
+        k: usize,
+        bits: &[ActBits],
+        quantizer: &RowQuantizer,
+    ) {
+        let m = x.len().checked_div(k).unwrap_or(bits.len());
+        rows.reset(m, k);
+        self.quantize_into(rows.as_mut(), x, bits, quantizer);
+    }
+
+    /// [`Self::quantize_rows`] into rows that were made ready by [`QuantizedRows::reset`] and perhaps split over threads.
+    ///
+    /// # Panics
+    /// When shapes do not fit.
+    pub fn quantize_into(
+        &self,
+        mut rows: RowsMut<'_>,
+        x: &[f32],
+        bits: &[ActBits],
+        quantizer: &RowQuantizer,
+    ) {
+        let (m, k) = (rows.rows(), rows.cols());
+        assert_eq!(x.len(), m * k, "{m} rows of {k} values");
+        assert!(bits.len() == 1 || bits.len() == m, "{m} rows need one width each, got {}", bits.len());
+        for i in 0..m {
+            let bits = bits[if bits.len() == 1 { 0 } else { i }];
+            let row = &x[i * k..(i + 1) * k];
+            rows.write(i, bits, |codes| {
+                let (scale, zero) = match quantizer {
+                    RowQuantizer::Dynamic => ((self.table.quantize_dynamic)(row, bits.range(), codes), 0),
+                    RowQuantizer::Static(affines) => {
+                        let affine = affines.get(bits);
+                        (self.table.quantize)(row, affine, codes);
+                        (affine.scale, affine.zero_point)
+                    }
+                };
+                (scale, zero, (self.table.code_sum)(codes))
+            });
+        }
+    }
+
+    /// The exact integer product of all `rows` with the output channels that `out` covers; see [`crate::product`] for
+    /// the definition. `out` is `[rows, channels]`: a thread gets its share of the channels as a part of the columns.
+    ///
+    /// # Panics
+    /// When shapes do not fit.
+    pub fn linear(&self, matrix: &PackedMatrix, rows: RowsView<'_>, mut out: ColumnsMut<'_>) {
+        let index = match matrix.storage() {
+            Storage::Byte => 0,
+            Storage::Nibble => 1,
+            Storage::Crumb => 2,
+        };
+        (self.table.linear[index])(matrix, rows, &mut out);
+    }
+
+    /// Attention of query `q` (the codes of one head) over the first `len` cached positions: writes `out`
+    /// `[head_dim]` and returns the probability of position 0. See [`crate::attention`] for the definition.
+    ///
+    /// # Panics
+    /// When `len` is 0 or more than the cache holds, or lengths differ from `head_dim`.
+    pub fn attend(
+        &self,
+        head: &KvHead,
+        len: usize,
+        q: CodeRow<'_>,
+        scratch: &mut AttentionScratch,
+        out: &mut [f32],
+    ) -> f32 {
+        (self.table.attend)(head, len, q, scratch, out)
+    }
+
+    /// [`Self::attend`] of the unquantized model.
+    ///
+    /// # Panics
+    /// When `len` is 0 or more than the cache holds, or lengths differ from `head_dim`.
+    pub fn attend_float(
+        &self,
+        head: &FloatKvHead,
+        len: usize,
+        q: &[f32],
+        scratch: &mut AttentionScratch,
+        out: &mut [f32],
+    ) -> f32 {
+        (self.table.attend_float)(head, len, q, scratch, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(Kernels::by_name("scalar").unwrap().name(), "scalar");
+        assert!(!Kernels::by_name("scaler").unwrap_err().exists);
+        let name = Kernels::scalar().product_name(WeightBits::W4, ActBits::A8).to_string();
+        assert_eq!(name, "scalar-w4a8");
+        assert!(Kernels::available().any(|kernels| core::ptr::eq(kernels, Kernels::detect())));
+    }
+}

@@ -1,0 +1,160 @@
+//! Why a matrix, a cache row or a kernel set was refused.
+
+use alloc::string::String;
+use squat_quant::WeightBits;
+
+/// Why weights could not be packed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MatrixError {
+    /// The number of codes is not `rows * cols`: expected, got.
+    Codes(usize, usize),
+    /// The number of scales does not follow from the scheme: expected, got.
+    Scales(usize, usize),
+    /// The bias has not one value for each row: expected, got.
+    Bias(usize, usize),
+    /// More columns than exact 32-bit sums allow: limit, got.
+    Columns(usize, usize),
+    /// A code outside its width: row, column, code, width.
+    Code(usize, usize, i8, WeightBits),
+    /// A scale that is negative, infinite or NaN: index, value.
+    Scale(usize, f32),
+}
+
+impl core::fmt::Display for MatrixError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Codes(expected, got) => {
+                write!(
+                    f,
+                    "expected {expected} weight codes (rows * columns), got {got}: check the tensor's shape"
+                )
+            }
+            Self::Scales(expected, got) => {
+                write!(f, "expected {expected} weight scales, got {got}: check the granularity of the scheme")
+            }
+            Self::Bias(expected, got) => write!(f, "expected {expected} bias values (one a row), got {got}"),
+            Self::Columns(limit, got) => write!(
+                f,
+                "expected at most {limit} inputs (the limit of exact 32-bit sums), got {got}: split the matrix"
+            ),
+            Self::Code(row, col, code, bits) => write!(
+                f,
+                "weight code {code} at [{row}, {col}] is outside {}..={} of {}-bit weights: the file and its scheme disagree",
+                bits.range().min,
+                bits.range().max,
+                bits.name()
+            ),
+            Self::Scale(index, value) => {
+                write!(f, "weight scale {index} is {value}: expected a finite value that is not negative")
+            }
+        }
+    }
+}
+
+impl core::error::Error for MatrixError {}
+
+/// Why a row could not be appended to a key-value cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheError {
+    /// A row of another length than the head: expected, got.
+    Dim(usize, usize),
+    /// The cache is full: the limit of exact 32-bit sums over positions.
+    Full(usize),
+    /// A code outside its width: index in the row, code, bits.
+    Code(usize, i8, u32),
+    /// An activation range that a signed byte cannot hold: smallest and largest code, zero point.
+    Range(i32, i32, i32),
+}
+
+impl core::fmt::Display for CacheError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Dim(expected, got) => {
+                write!(f, "expected a row of {expected} values (head_dim), got {got}")
+            }
+            Self::Full(limit) => write!(
+                f,
+                "the cache holds {limit} positions, the most that exact sums allow: shorten the context"
+            ),
+            Self::Code(index, code, bits) => {
+                write!(
+                    f,
+                    "code {code} at {index} does not fit {bits} bits: quantize the row at the width it is stored in"
+                )
+            }
+            Self::Range(min, max, zero) => write!(
+                f,
+                "codes {min}..={max} with zero point {zero} do not fit a signed byte: expected a range and a zero point in -128..=127"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for CacheError {}
+
+/// A kernel set that does not exist, or that this CPU cannot run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownIsa {
+    /// The name asked for.
+    pub name: String,
+    /// Names that work on this CPU.
+    pub available: alloc::vec::Vec<&'static str>,
+    /// Whether the name exists but this CPU (or this build) lacks its instructions.
+    pub exists: bool,
+}
+
+impl core::fmt::Display for UnknownIsa {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        if self.exists {
+            write!(f, "this CPU cannot run the kernels `{}`; it can run: ", self.name)?;
+        } else {
+            write!(f, "no kernels are called `{}`; this CPU can run: ", self.name)?;
+        }
+        for (i, name) in self.available.iter().enumerate() {
+            write!(f, "{}{name}", if i == 0 { "" } else { ", " })?;
+        }
+        let near = self.available.iter().copied().min_by_key(|candidate| distance(&self.name, candidate));
+        match near {
+            Some(near) if !self.exists && distance(&self.name, near) <= 3 => {
+                write!(f, " (did you mean `{near}`?)")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl core::error::Error for UnknownIsa {}
+
+/// Edit distance of two short names (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: alloc::vec::Vec<char> = b.chars().collect();
+    let mut row: alloc::vec::Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+    use std::vec;
+
+    #[test]
+    fn names_are_suggested() {
+        let error = UnknownIsa { name: "avx3".into(), available: vec!["scalar", "avx2"], exists: false };
+        assert_eq!(
+            error.to_string(),
+            "no kernels are called `avx3`; this CPU can run: scalar, avx2 (did you mean `avx2`?)"
+        );
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

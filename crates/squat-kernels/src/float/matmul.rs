@@ -1,0 +1,176 @@
+//! Products of the unquantized model: `y[m, n] = dot(x[m], w[n])`, each element in the order of [`super::dot`].
+
+use super::convert::f16_to_f32;
+use super::reduce::{LANES, fold};
+use crate::output::ColumnsMut;
+
+/// 16 float lanes in registers. A value of an implementing type proves that the CPU has its instructions.
+pub(crate) trait FloatSimd: Copy {
+    /// 16 lanes.
+    type V: Copy;
+    fn zero(self) -> Self::V;
+    fn load(self, x: &[f32; LANES]) -> Self::V;
+    fn load_f16(self, x: &[u16; LANES]) -> Self::V;
+    /// `acc + a * b`, rounded twice.
+    fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    fn store(self, v: Self::V) -> [f32; LANES];
+}
+
+/// A type weights may have: f32, or the bits of a half-precision number.
+pub(crate) trait Weight: Copy + Default {
+    fn load<S: FloatSimd>(s: S, x: &[Self; LANES]) -> S::V;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    fn load<S: FloatSimd>(s: S, x: &[f32; LANES]) -> S::V {
+        s.load(x)
+    }
+}
+
+impl Weight for u16 {
+    #[inline(always)]
+    fn load<S: FloatSimd>(s: S, x: &[u16; LANES]) -> S::V {
+        s.load_f16(x)
+    }
+}
+
+/// The portable implementation of [`FloatSimd`].
+impl FloatSimd for crate::arch::Portable {
+    type V = [f32; LANES];
+    #[inline(always)]
+    fn zero(self) -> Self::V {
+        [0.0; LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::V {
+        *x
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+        x.map(f16_to_f32)
+    }
+    #[inline(always)]
+    fn multiply_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        for l in 0..LANES {
+            acc[l] += a[l] * b[l];
+        }
+        acc
+    }
+    #[inline(always)]
+    fn store(self, v: Self::V) -> [f32; LANES] {
+        v
+    }
+}
+
+/// The first `tail.len()` lanes from `tail`, zeros after: adding 0 * 0 to a lane that started at +0 changes nothing.
+#[inline(always)]
+fn padded<T: Copy + Default>(tail: &[T]) -> [T; LANES] {
+    let mut lanes = [T::default(); LANES];
+    lanes[..tail.len()].copy_from_slice(tail);
+    lanes
+}
+
+/// `MR` rows of x against `NR` rows of w.
+#[inline(always)]
+fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
+    s: S,
+    x: &[f32],
+    w: &[W],
+    k: usize,
+) -> [[f32; NR]; MR] {
+    let mut acc = [[s.zero(); NR]; MR];
+    let x_rows: [&[f32]; MR] = core::array::from_fn(|m| &x[m * k..(m + 1) * k]);
+    let w_rows: [&[W]; NR] = core::array::from_fn(|n| &w[n * k..(n + 1) * k]);
+    let x_chunks = x_rows.map(|row| row.as_chunks::<LANES>().0);
+    let w_chunks = w_rows.map(|row| row.as_chunks::<LANES>().0);
+    for i in 0..k / LANES {
+        let w: [S::V; NR] = core::array::from_fn(|n| W::load(s, &w_chunks[n][i]));
+        for m in 0..MR {
+            let x = s.load(&x_chunks[m][i]);
+            for n in 0..NR {
+                acc[m][n] = s.multiply_add(acc[m][n], x, w[n]);
+            }
+        }
+    }
+    let done = k - k % LANES;
+    if done < k {
+        let w: [S::V; NR] = core::array::from_fn(|n| W::load(s, &padded(&w_rows[n][done..])));
+        for m in 0..MR {
+            let x = s.load(&padded(&x_rows[m][done..]));
+            for n in 0..NR {
+                acc[m][n] = s.multiply_add(acc[m][n], x, w[n]);
+            }
+        }
+    }
+    core::array::from_fn(|m| core::array::from_fn(|n| fold(s.store(acc[m][n]))))
+}
+
+/// Rows of x in tiles of `MR` and single ones, against `NR` rows of w from `column`.
+#[inline(always)]
+fn strip<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
+    s: S,
+    x: &[f32],
+    w: &[W],
+    bias: Option<&[f32]>,
+    k: usize,
+    column: usize,
+    out: &mut ColumnsMut<'_>,
+) {
+    let at = column - out.range().start;
+    let w = &w[column * k..(column + NR) * k];
+    let mut put = |row: usize, y: [f32; NR]| {
+        let to = &mut out.row(row)[at..at + NR];
+        for n in 0..NR {
+            to[n] = match bias {
+                Some(bias) => y[n] + bias[column + n],
+                None => y[n],
+            };
+        }
+    };
+    let rows = x.len() / k;
+    let mut row = 0;
+    while row + MR <= rows {
+        for (m, y) in tile::<S, W, MR, NR>(s, &x[row * k..], w, k).into_iter().enumerate() {
+            put(row + m, y);
+        }
+        row += MR;
+    }
+    while row < rows {
+        put(row, tile::<S, W, 1, NR>(s, &x[row * k..], w, k)[0]);
+        row += 1;
+    }
+}
+
+/// `y[m, n] = dot(x[m], w[n]) (+ bias[n])` for the columns of `out`; x `[m, k]`, w `[n, k]`.
+#[inline(always)]
+pub(crate) fn matmul<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
+    s: S,
+    x: &[f32],
+    w: &[W],
+    bias: Option<&[f32]>,
+    k: usize,
+    out: &mut ColumnsMut<'_>,
+) {
+    let range = out.range();
+    assert_eq!(x.len(), out.rows() * k, "length of the rows of a product");
+    assert!(w.len() >= range.end * k, "length of the weights of a product");
+    assert!(bias.is_none_or(|b| b.len() >= range.end), "length of the bias of a product");
+    if k == 0 {
+        for row in 0..out.rows() {
+            for (i, y) in out.row(row).iter_mut().enumerate() {
+                *y = bias.map_or(0.0, |b| 0.0 + b[range.start + i]);
+            }
+        }
+        return;
+    }
+    let mut column = range.start;
+    while column + NR <= range.end {
+        strip::<S, W, MR, NR>(s, x, w, bias, k, column, out);
+        column += NR;
+    }
+    while column < range.end {
+        strip::<S, W, MR, 1>(s, x, w, bias, k, column, out);
+        column += 1;
+    }
+}

@@ -1,0 +1,449 @@
+//! Packed weights: the right side of every integer product.
+//!
+//! # Layout
+//!
+//! Codes are stored unsigned, `code + offset`, in blocks of 64 bytes: 16 output channels times 4 inputs times as many
+//! inputs as fit a byte. A 32-bit lane of a block belongs to one channel, and its four bytes to four consecutive
+//! inputs, which is what the dot-product instructions of all CPUs (`vpdpbusd`, `sdot`, and `vpmaddubsw` + `vpmaddwd`)
+//! consume:
+//!
+//! | width | stored in | offset | inputs in a block | bit field `f` of a byte holds |
+//! |---|---|---|---|---|
+//! | 8 | 8 bits | 128 | 4 | inputs 0..4 |
+//! | 4, 3 | 4 bits | 8 | 8 | inputs 4f..4f+4 |
+//! | 2, ternary | 2 bits | 2 | 16 | inputs 4f..4f+4 |
+//!
+//! A panel is 16 channels over all inputs; panels follow each other. Missing channels and inputs hold code 0.
+
+use crate::error::MatrixError;
+use alloc::vec;
+use alloc::vec::Vec;
+use squat_quant::{Granularity, WeightBits, WeightScheme};
+
+/// Output channels of a panel.
+pub const PANEL: usize = 16;
+
+/// Most inputs a product may have: |code - zero point| <= 255 times |weight| <= 128 times this stays below 2^31.
+pub const MAX_COLS: usize = 65536;
+
+/// 64 bytes on a cache line of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub(crate) struct Block(pub [u8; 64]);
+
+/// How codes are laid out in a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// One code in a byte.
+    Byte,
+    /// Two codes in a byte.
+    Nibble,
+    /// Four codes in a byte.
+    Crumb,
+}
+
+impl Storage {
+    /// The storage of weights of that width.
+    pub const fn of(bits: WeightBits) -> Self {
+        match bits {
+            WeightBits::W8 => Self::Byte,
+            WeightBits::W4 | WeightBits::W3 => Self::Nibble,
+            WeightBits::W2 | WeightBits::Ternary => Self::Crumb,
+        }
+    }
+
+    /// Codes in a byte: 1, 2, 4.
+    pub const fn parts(self) -> usize {
+        match self {
+            Self::Byte => 1,
+            Self::Nibble => 2,
+            Self::Crumb => 4,
+        }
+    }
+
+    /// What is added to a code to store it.
+    pub const fn offset(self) -> i32 {
+        match self {
+            Self::Byte => 128,
+            Self::Nibble => 8,
+            Self::Crumb => 2,
+        }
+    }
+
+    /// Bits of a stored code.
+    const fn width(self) -> usize {
+        8 / self.parts()
+    }
+
+    /// Inputs in a block.
+    pub(crate) const fn depth(self) -> usize {
+        4 * self.parts()
+    }
+}
+
+/// Integer weights `[rows, cols]` (`[out, in]`) with scales, sums and an optional bias, laid out for the kernels.
+#[derive(Clone, Debug)]
+pub struct PackedMatrix {
+    rows: usize,
+    cols: usize,
+    scheme: WeightScheme,
+    storage: Storage,
+    /// Blocks of one panel.
+    pub(crate) blocks_per_panel: usize,
+    /// Groups of a row that have a scale of their own (1 for per-tensor and per-channel).
+    groups: usize,
+    /// `[panels, blocks_per_panel]`
+    blocks: Vec<Block>,
+    /// `[panels, groups, 16]`
+    scales: Vec<[f32; PANEL]>,
+    /// Sums of codes, `[panels, groups, 16]`
+    sums: Vec<[i32; PANEL]>,
+    /// `[panels, 16]`, or empty
+    bias: Vec<[f32; PANEL]>,
+}
+
+impl PackedMatrix {
+    /// Packs row-major codes `[rows, cols]`; `scales` as [`WeightScheme::scale_index`] orders them.
+    ///
+    /// # Errors
+    /// Lengths that do not follow from the shape, codes outside the width, scales that are no scales, too many columns.
+    pub fn from_codes(
+        rows: usize,
+        cols: usize,
+        scheme: WeightScheme,
+        codes: &[i8],
+        scales: &[f32],
+    ) -> Result<Self, MatrixError> {
+        if codes.len() != rows * cols {
+            return Err(MatrixError::Codes(rows * cols, codes.len()));
+        }
+        Self::from_rows(rows, cols, scheme, scales, |row, out: &mut [i8]| {
+            out.copy_from_slice(&codes[row * cols..(row + 1) * cols]);
+            Ok(())
+        })
+    }
+
+    /// Packs rows that `fill(row, codes)` writes one at a time, so that packed files need no second copy in memory.
+    ///
+    /// # Errors
+    /// What [`Self::from_codes`] refuses, and whatever `fill` returns.
+    pub fn from_rows<E: From<MatrixError>>(
+        rows: usize,
+        cols: usize,
+        scheme: WeightScheme,
+        scales: &[f32],
+        mut fill: impl FnMut(usize, &mut [i8]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut matrix = Self::empty(rows, cols, scheme, scales)?;
+        let mut row_codes = vec![0i8; cols];
+        for row in 0..rows {
+            fill(row, &mut row_codes)?;
+            matrix.set_row(row, &row_codes)?;
+        }
+        Ok(matrix)
+    }
+
+    /// Quantizes row-major weights `[rows, cols]` with given scales and packs them.
+    ///
+    /// # Errors
+    /// What [`Self::from_codes`] refuses.
+    pub fn quantize(
+        rows: usize,
+        cols: usize,
+        scheme: WeightScheme,
+        weight: &[f32],
+        scales: &[f32],
+    ) -> Result<Self, MatrixError> {
+        if weight.len() != rows * cols {
+            return Err(MatrixError::Codes(rows * cols, weight.len()));
+        }
+        let range = scheme.bits.range();
+        Self::from_rows(rows, cols, scheme, scales, |row, codes: &mut [i8]| {
+            let group = scheme.group_len(cols).max(1);
+            let values = &weight[row * cols..(row + 1) * cols];
+            for (index, (values, codes)) in values.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
+                let scale = scales[scheme.scale_index(row, index * group, cols)];
+                squat_quant::affine::quantize_row(
+                    values,
+                    squat_quant::Affine::symmetric(scale, range),
+                    codes,
+                );
+            }
+            Ok(())
+        })
+    }
+
+    fn empty(rows: usize, cols: usize, scheme: WeightScheme, scales: &[f32]) -> Result<Self, MatrixError> {
+        if cols > MAX_COLS {
+            return Err(MatrixError::Columns(MAX_COLS, cols));
+        }
+        let expected = scheme.num_scales(rows, cols);
+        if scales.len() != expected {
+            return Err(MatrixError::Scales(expected, scales.len()));
+        }
+        if let Some(index) = scales.iter().position(|s| !(s.is_finite() && *s >= 0.0)) {
+            return Err(MatrixError::Scale(index, scales[index]));
+        }
+        let storage = Storage::of(scheme.bits);
+        let panels = rows.div_ceil(PANEL);
+        let blocks_per_panel = cols.div_ceil(storage.depth());
+        let groups = scheme.scales_per_row(cols).max(1);
+        let zero = match storage {
+            Storage::Byte => 0x80,
+            Storage::Nibble => 0x88,
+            Storage::Crumb => 0xAA,
+        };
+        let mut laid_out = vec![[0f32; PANEL]; panels * groups];
+        for row in 0..rows {
+            for group in 0..groups {
+                let index = match scheme.scales_per_row(cols) {
+                    0 => 0,
+                    n => row * n + group,
+                };
+                laid_out[(row / PANEL) * groups + group][row % PANEL] =
+                    scales.get(index).copied().unwrap_or(0.0);
+            }
+        }
+        Ok(Self {
+            rows,
+            cols,
+            scheme,
+            storage,
+            blocks_per_panel,
+            groups,
+            blocks: vec![Block([zero; 64]); panels * blocks_per_panel],
+            scales: laid_out,
+            sums: vec![[0; PANEL]; panels * groups],
+            bias: Vec::new(),
+        })
+    }
+
+    fn set_row(&mut self, row: usize, codes: &[i8]) -> Result<(), MatrixError> {
+        let range = self.scheme.bits.range();
+        let (panel, lane) = (row / PANEL, row % PANEL);
+        let (depth, width, offset) = (self.storage.depth(), self.storage.width(), self.storage.offset());
+        let blocks = &mut self.blocks[panel * self.blocks_per_panel..(panel + 1) * self.blocks_per_panel];
+        for (index, (block, codes)) in blocks.iter_mut().zip(codes.chunks(depth)).enumerate() {
+            let bytes = &mut block.0[lane * 4..lane * 4 + 4];
+            bytes.fill(0);
+            for i in 0..depth {
+                let code = codes.get(i).copied().unwrap_or(0);
+                if !range.contains(i32::from(code)) {
+                    return Err(MatrixError::Code(row, index * depth + i, code, self.scheme.bits));
+                }
+                let stored = (i32::from(code) + offset) as u8;
+                bytes[i % 4] |= stored << ((i / 4) * width);
+            }
+        }
+        let group_len = self.scheme.group_len(self.cols).max(1);
+        for (group, codes) in codes.chunks(group_len).enumerate() {
+            self.sums[panel * self.groups + group][lane] = codes.iter().map(|&c| i32::from(c)).sum();
+        }
+        Ok(())
+    }
+
+    /// Adds a bias of one value for each row, added last in a product.
+    ///
+    /// # Errors
+    /// [`MatrixError::Bias`] for another length.
+    pub fn with_bias(mut self, bias: &[f32]) -> Result<Self, MatrixError> {
+        if bias.len() != self.rows {
+            return Err(MatrixError::Bias(self.rows, bias.len()));
+        }
+        self.bias = vec![[0.0; PANEL]; self.rows.div_ceil(PANEL)];
+        for (row, &value) in bias.iter().enumerate() {
+            self.bias[row / PANEL][row % PANEL] = value;
+        }
+        Ok(self)
+    }
+
+    /// Output channels.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Width and granularity.
+    pub fn scheme(&self) -> WeightScheme {
+        self.scheme
+    }
+
+    /// How codes are laid out in a byte.
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// Bytes held: codes, scales, sums, bias.
+    pub fn bytes(&self) -> usize {
+        self.blocks.len() * 64 + (self.scales.len() + self.sums.len() + self.bias.len()) * PANEL * 4
+    }
+
+    /// Whether the per-group order of float operations applies.
+    pub(crate) fn grouped(&self) -> bool {
+        matches!(self.scheme.granularity, Granularity::PerGroup(_))
+    }
+
+    /// Groups of a row, at least 1.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Inputs of a group.
+    pub(crate) fn group_len(&self) -> usize {
+        self.scheme.group_len(self.cols).max(1)
+    }
+
+    /// Blocks of a panel.
+    #[inline(always)]
+    pub(crate) fn panel(&self, panel: usize) -> &[Block] {
+        &self.blocks[panel * self.blocks_per_panel..(panel + 1) * self.blocks_per_panel]
+    }
+
+    #[inline(always)]
+    pub(crate) fn panel_scales(&self, panel: usize, group: usize) -> &[f32; PANEL] {
+        &self.scales[panel * self.groups + group]
+    }
+
+    #[inline(always)]
+    pub(crate) fn panel_sums(&self, panel: usize, group: usize) -> &[i32; PANEL] {
+        &self.sums[panel * self.groups + group]
+    }
+
+    #[inline(always)]
+    pub(crate) fn panel_bias(&self, panel: usize) -> Option<&[f32; PANEL]> {
+        self.bias.get(panel)
+    }
+
+    /// The bias of a row, if the matrix has one.
+    pub fn bias(&self, row: usize) -> Option<f32> {
+        self.bias.get(row / PANEL).map(|b| b[row % PANEL])
+    }
+
+    /// Code at `[row, col]`.
+    ///
+    /// # Panics
+    /// When the position is outside the matrix.
+    pub fn code(&self, row: usize, col: usize) -> i8 {
+        assert!(row < self.rows && col < self.cols, "[{row}, {col}] of [{}, {}]", self.rows, self.cols);
+        let (depth, width) = (self.storage.depth(), self.storage.width());
+        let byte = self.panel(row / PANEL)[col / depth].0[(row % PANEL) * 4 + col % 4];
+        let field = (byte >> (((col % depth) / 4) * width)) & (((1u32 << width) - 1) as u8);
+        (i32::from(field) - self.storage.offset()) as i8
+    }
+
+    /// Scale of the element `[row, col]`.
+    ///
+    /// # Panics
+    /// When the position is outside the matrix.
+    pub fn scale(&self, row: usize, col: usize) -> f32 {
+        assert!(row < self.rows && col < self.cols, "[{row}, {col}] of [{}, {}]", self.rows, self.cols);
+        let group = if self.grouped() { col / self.group_len() } else { 0 };
+        self.panel_scales(row / PANEL, group)[row % PANEL]
+    }
+
+    /// Writes `scale * code` of a row: the embedding lookup.
+    ///
+    /// # Panics
+    /// When `row` is not below [`Self::rows`] or `out` has not [`Self::cols`] elements.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        assert_eq!(out.len(), self.cols, "a row has {} values, the buffer {}", self.cols, out.len());
+        let (panel, lane) = (row / PANEL, row % PANEL);
+        let (depth, width, offset) = (self.storage.depth(), self.storage.width(), self.storage.offset());
+        let mask = ((1u32 << width) - 1) as u8;
+        let group_len = self.group_len();
+        let blocks = self.panel(panel);
+        for (block, out) in blocks.iter().zip(out.chunks_mut(depth)) {
+            let bytes = &block.0[lane * 4..lane * 4 + 4];
+            for (i, value) in out.iter_mut().enumerate() {
+                let code = i32::from((bytes[i % 4] >> ((i / 4) * width)) & mask) - offset;
+                *value = code as f32;
+            }
+        }
+        for (group, values) in out.chunks_mut(group_len).enumerate() {
+            let scale = self.panel_scales(panel, if self.grouped() { group } else { 0 })[lane];
+            for value in values {
+                *value *= scale;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn granularities() -> impl Strategy<Value = Granularity> {
+        prop_oneof![
+            Just(Granularity::PerTensor),
+            Just(Granularity::PerChannel),
+            (1usize..40).prop_map(Granularity::PerGroup),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn codes_come_back(rows in 1usize..40, cols in 1usize..70, granularity in granularities(), bits in 0usize..5, seed: u64) {
+            let scheme = WeightScheme { bits: WeightBits::ALL[bits], granularity };
+            let range = scheme.bits.range();
+            let mut state = seed;
+            let mut next = || { state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); (state >> 33) as u32 };
+            let codes: Vec<i8> = (0..rows * cols).map(|_| (range.min + (next() % (range.max - range.min + 1) as u32) as i32) as i8).collect();
+            let scales: Vec<f32> = (0..scheme.num_scales(rows, cols)).map(|_| next() as f32 / 1e9 + 0.01).collect();
+            let matrix = PackedMatrix::from_codes(rows, cols, scheme, &codes, &scales).unwrap();
+            let mut row_values = vec![0f32; cols];
+            for row in 0..rows {
+                matrix.dequantize_row(row, &mut row_values);
+                for col in 0..cols {
+                    let code = codes[row * cols + col];
+                    prop_assert_eq!(matrix.code(row, col), code);
+                    let scale = scales[scheme.scale_index(row, col, cols)];
+                    prop_assert_eq!(matrix.scale(row, col), scale);
+                    prop_assert_eq!(row_values[col].to_bits(), (scale * f32::from(code)).to_bits());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn misfits_are_refused() {
+        let w4 = WeightScheme::per_channel(WeightBits::W4);
+        assert_eq!(
+            PackedMatrix::from_codes(1, 2, w4, &[1, 8], &[1.0]).unwrap_err(),
+            MatrixError::Code(0, 1, 8, WeightBits::W4)
+        );
+        assert_eq!(
+            PackedMatrix::from_codes(2, 1, w4, &[1], &[1.0, 1.0]).unwrap_err(),
+            MatrixError::Codes(2, 1)
+        );
+        assert_eq!(
+            PackedMatrix::from_codes(2, 1, w4, &[1, 1], &[1.0]).unwrap_err(),
+            MatrixError::Scales(2, 1)
+        );
+        assert!(matches!(
+            PackedMatrix::from_codes(1, 1, w4, &[1], &[f32::NAN]).unwrap_err(),
+            MatrixError::Scale(0, _)
+        ));
+        let wide = MAX_COLS + 1;
+        assert_eq!(
+            PackedMatrix::from_codes(0, wide, w4, &[], &[]).unwrap_err(),
+            MatrixError::Columns(MAX_COLS, wide)
+        );
+        let one = PackedMatrix::from_codes(1, 1, w4, &[1], &[1.0]).unwrap();
+        assert_eq!(one.with_bias(&[]).unwrap_err(), MatrixError::Bias(1, 0));
+    }
+
+    #[test]
+    fn four_bit_weights_take_half_a_byte() {
+        let scheme = WeightScheme::per_channel(WeightBits::W4);
+        let matrix = PackedMatrix::from_codes(64, 128, scheme, &[1; 64 * 128], &[1.0; 64]).unwrap();
+        assert_eq!(matrix.bytes(), 64 * 128 / 2 + 64 * 8);
+    }
+}

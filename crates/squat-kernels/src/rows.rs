@@ -1,0 +1,281 @@
+//! Quantized activation rows: the left side of every integer product.
+
+use crate::error::CacheError;
+use alloc::vec::Vec;
+use core::ops::Range;
+use squat_quant::{ActBits, Affine};
+
+/// Rows are padded with zero codes to a multiple of this many.
+pub const ROW_ALIGN: usize = 64;
+
+/// How rows get their scale and zero point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RowQuantizer {
+    /// Symmetric, scale from the row's largest magnitude.
+    Dynamic,
+    /// Learned scale and zero point, one pair for each width.
+    Static(StaticAffines),
+}
+
+/// Learned quantizers by width ([`ActBits::index`]), checked to fit a signed byte.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StaticAffines([Affine; 2]);
+
+impl StaticAffines {
+    /// Quantizers for 4 and 8 bits, in the order of [`ActBits::ALL`].
+    ///
+    /// # Errors
+    /// [`CacheError::Range`] when codes or zero point leave -128..=127.
+    pub fn new(affines: [Affine; 2]) -> Result<Self, CacheError> {
+        for Affine { range, zero_point, .. } in affines {
+            let fits = range.min >= -128 && range.max <= 127 && (-128..=127).contains(&zero_point);
+            if !fits || range.min > range.max {
+                return Err(CacheError::Range(range.min, range.max, zero_point));
+            }
+        }
+        Ok(Self(affines))
+    }
+
+    /// The quantizer of that width.
+    #[inline]
+    pub fn get(&self, bits: ActBits) -> Affine {
+        self.0[bits.index()]
+    }
+}
+
+impl RowQuantizer {
+    /// [`RowQuantizer::Static`] from plain quantizers; see [`StaticAffines::new`] for order and errors.
+    pub fn fixed(affines: [Affine; 2]) -> Result<Self, CacheError> {
+        StaticAffines::new(affines).map(Self::Static)
+    }
+}
+
+/// One quantized row: `x^[k] = scale * (codes[k] - zero_point)`.
+#[derive(Clone, Copy, Debug)]
+pub struct CodeRow<'a> {
+    /// The codes, without padding.
+    pub codes: &'a [i8],
+    /// Step between codes.
+    pub scale: f32,
+    /// Code of zero.
+    pub zero_point: i32,
+    /// Sum of the codes.
+    pub sum: i32,
+    /// Width the row was quantized at.
+    pub bits: ActBits,
+}
+
+/// Quantized rows `[rows, cols]` with their scales; buffers are reused from call to call.
+#[derive(Clone, Debug, Default)]
+pub struct QuantizedRows {
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    zero_points: Vec<i32>,
+    sums: Vec<i32>,
+    bits: Vec<ActBits>,
+}
+
+impl QuantizedRows {
+    /// No rows.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes room for `rows` rows of `cols` values; what was held is lost. Allocates only when it grows.
+    pub fn reset(&mut self, rows: usize, cols: usize) {
+        (self.rows, self.cols, self.stride) = (rows, cols, cols.next_multiple_of(ROW_ALIGN));
+        let needed = rows * self.stride;
+        if self.codes.len() < needed {
+            self.codes.resize(needed, 0);
+        }
+        if self.scales.len() < rows {
+            self.scales.resize(rows, 0.0);
+            self.zero_points.resize(rows, 0);
+            self.sums.resize(rows, 0);
+            self.bits.resize(rows, ActBits::A8);
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values in a row, without padding.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// When `row` is not below [`Self::rows`].
+    pub fn row(&self, row: usize) -> CodeRow<'_> {
+        self.view(row..row + 1).row(0)
+    }
+
+    /// All rows.
+    pub fn as_view(&self) -> RowsView<'_> {
+        self.view(0..self.rows)
+    }
+
+    /// Rows `range`.
+    ///
+    /// # Panics
+    /// When the range ends beyond [`Self::rows`].
+    pub fn view(&self, range: Range<usize>) -> RowsView<'_> {
+        assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
+        RowsView {
+            cols: self.cols,
+            stride: self.stride,
+            codes: &self.codes[range.start * self.stride..range.end * self.stride],
+            scales: &self.scales[range.clone()],
+            zero_points: &self.zero_points[range.clone()],
+            sums: &self.sums[range.clone()],
+            bits: &self.bits[range],
+        }
+    }
+
+    /// All rows, writable and divisible over threads.
+    pub fn as_mut(&mut self) -> RowsMut<'_> {
+        RowsMut {
+            cols: self.cols,
+            stride: self.stride,
+            codes: &mut self.codes[..self.rows * self.stride],
+            scales: &mut self.scales[..self.rows],
+            zero_points: &mut self.zero_points[..self.rows],
+            sums: &mut self.sums[..self.rows],
+            bits: &mut self.bits[..self.rows],
+        }
+    }
+
+    /// Bytes of codes and scales in use.
+    pub fn bytes(&self) -> usize {
+        self.rows * (self.stride + 13)
+    }
+}
+
+/// Some consecutive rows of a [`QuantizedRows`].
+#[derive(Clone, Copy, Debug)]
+pub struct RowsView<'a> {
+    pub(crate) cols: usize,
+    pub(crate) stride: usize,
+    pub(crate) codes: &'a [i8],
+    pub(crate) scales: &'a [f32],
+    pub(crate) zero_points: &'a [i32],
+    pub(crate) sums: &'a [i32],
+    pub(crate) bits: &'a [ActBits],
+}
+
+impl<'a> RowsView<'a> {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// Values in a row, without padding.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// When `row` is not below [`Self::rows`].
+    pub fn row(&self, row: usize) -> CodeRow<'a> {
+        CodeRow {
+            codes: &self.codes[row * self.stride..][..self.cols],
+            scale: self.scales[row],
+            zero_point: self.zero_points[row],
+            sum: self.sums[row],
+            bits: self.bits[row],
+        }
+    }
+
+    /// One row with its padding of zero codes.
+    #[inline(always)]
+    pub(crate) fn padded(&self, row: usize) -> &'a [i8] {
+        &self.codes[row * self.stride..(row + 1) * self.stride]
+    }
+}
+
+/// Some consecutive rows of a [`QuantizedRows`], to be written.
+#[derive(Debug)]
+pub struct RowsMut<'a> {
+    cols: usize,
+    stride: usize,
+    codes: &'a mut [i8],
+    scales: &'a mut [f32],
+    zero_points: &'a mut [i32],
+    sums: &'a mut [i32],
+    bits: &'a mut [ActBits],
+}
+
+impl<'a> RowsMut<'a> {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// Values in a row, without padding.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The first `row` rows and the rest.
+    ///
+    /// # Panics
+    /// When `row` is beyond [`Self::rows`].
+    pub fn split_at(self, row: usize) -> (Self, Self) {
+        let (codes, codes_rest) = self.codes.split_at_mut(row * self.stride);
+        let (scales, scales_rest) = self.scales.split_at_mut(row);
+        let (zero_points, zero_points_rest) = self.zero_points.split_at_mut(row);
+        let (sums, sums_rest) = self.sums.split_at_mut(row);
+        let (bits, bits_rest) = self.bits.split_at_mut(row);
+        let (cols, stride) = (self.cols, self.stride);
+        (
+            Self { cols, stride, codes, scales, zero_points, sums, bits },
+            Self {
+                cols,
+                stride,
+                codes: codes_rest,
+                scales: scales_rest,
+                zero_points: zero_points_rest,
+                sums: sums_rest,
+                bits: bits_rest,
+            },
+        )
+    }
+
+    /// Writes a row from given codes.
+    ///
+    /// # Panics
+    /// When `row` is out of range or `codes` has another length than [`Self::cols`].
+    pub fn set(&mut self, row: usize, codes: &[i8], scale: f32, zero_point: i32, bits: ActBits) {
+        self.write(row, bits, |out| {
+            out.copy_from_slice(codes);
+            let sum = codes.iter().map(|&c| i32::from(c)).sum();
+            (scale, zero_point, sum)
+        });
+    }
+
+    /// Lets `fill` write the codes of a row and return (scale, zero point, sum of codes); clears the padding.
+    #[inline]
+    pub(crate) fn write(
+        &mut self,
+        row: usize,
+        bits: ActBits,
+        fill: impl FnOnce(&mut [i8]) -> (f32, i32, i32),
+    ) {
+        let (codes, padding) = self.codes[row * self.stride..(row + 1) * self.stride].split_at_mut(self.cols);
+        let (scale, zero_point, sum) = fill(codes);
+        padding.fill(0);
+        self.scales[row] = scale;
+        self.zero_points[row] = zero_point;
+        self.sums[row] = sum;
+        self.bits[row] = bits;
+    }
+}

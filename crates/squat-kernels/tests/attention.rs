@@ -1,0 +1,218 @@
+//! Attention over mixed caches: every kernel of this CPU against the plain loops, bit for bit.
+
+mod common;
+
+use common::{Random, bits, kernels};
+use proptest::prelude::*;
+use squat_kernels::{
+    AttentionScheme, AttentionScratch, CacheError, FloatKvHead, KvHead, MAX_CONTEXT, QuantizedRows,
+    RowQuantizer, StaticAffines, float, reference,
+};
+use squat_quant::{ActBits, Affine};
+
+/// Widths of positions: all 8, all 4, or mixed.
+fn width(random: &mut Random, mix: u8) -> ActBits {
+    match mix {
+        0 => ActBits::A8,
+        1 => ActBits::A4,
+        _ => ActBits::ALL[random.next() as usize % 2],
+    }
+}
+
+fn affines(random: &mut Random) -> StaticAffines {
+    let mut one = |bits: ActBits| Affine {
+        scale: random.float(0.2).abs() + 1e-3,
+        zero_point: random.between(-128, 127),
+        range: bits.range(),
+    };
+    StaticAffines::new(ActBits::ALL.map(&mut one)).unwrap()
+}
+
+struct Setup {
+    head: KvHead,
+    queries: QuantizedRows,
+}
+
+fn setup(dim: usize, len: usize, mix: (u8, u8), mode: u8, fixed: Option<u32>, seed: u64) -> Setup {
+    let mut random = Random(seed);
+    let (keys, values, query) = (affines(&mut random), affines(&mut random), affines(&mut random));
+    let scheme = match fixed {
+        Some(probability_bits) => AttentionScheme::Static { keys, values, probability_bits },
+        None => AttentionScheme::Dynamic,
+    };
+    let mut head = KvHead::new(dim, scheme);
+    let mut rows = QuantizedRows::new();
+    rows.reset(2, dim);
+    for _ in 0..len {
+        for (i, (mix, affines)) in [(mix.0, keys), (mix.1, values)].into_iter().enumerate() {
+            let bits = width(&mut random, mix);
+            let codes = random.codes(dim, bits.range().min, bits.range().max, mode);
+            let (scale, zero) = match fixed {
+                Some(_) => (affines.get(bits).scale, affines.get(bits).zero_point),
+                None => (random.float(0.1).abs() + 1e-4, 0),
+            };
+            rows.as_mut().set(i, &codes, scale, zero, bits);
+        }
+        head.push(rows.row(0), rows.row(1)).unwrap();
+    }
+    let mut queries = QuantizedRows::new();
+    queries.reset(2, dim);
+    for i in 0..2 {
+        let bits = ActBits::ALL[i];
+        let codes = random.codes(dim, bits.range().min, bits.range().max, mode);
+        let zero = if fixed.is_some() { query.get(bits).zero_point } else { 0 };
+        queries.as_mut().set(i, &codes, query.get(bits).scale * 0.2, zero, bits);
+    }
+    Setup { head, queries }
+}
+
+fn check(setup: &Setup, len: usize) -> Result<(), TestCaseError> {
+    for kernels in kernels() {
+        let mut scratch = AttentionScratch::new();
+        for i in 0..setup.queries.rows() {
+            let q = setup.queries.row(i);
+            let (want, p) = reference::attend(&setup.head, len, q);
+            let mut out = vec![f32::NAN; setup.head.head_dim()];
+            let first = kernels.attend(&setup.head, len, q, &mut scratch, &mut out);
+            prop_assert_eq!(bits(&out), bits(&want), "{}", kernels.name());
+            prop_assert_eq!(bits(scratch.probabilities(len)), bits(&p), "{}", kernels.name());
+            prop_assert_eq!(first.to_bits(), p[0].to_bits());
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn every_kernel_equals_the_reference(
+        dim in prop_oneof![Just(64usize), Just(8), Just(128), 1usize..150],
+        len in 1usize..90,
+        mix in (0u8..3, 0u8..3),
+        mode in 0u8..4,
+        fixed in prop_oneof![Just(None), Just(Some(8u32)), Just(Some(4))],
+        seed: u64,
+        part in 0.0f64..1.0,
+    ) {
+        let mut setup = setup(dim, len, mix, mode, fixed, seed);
+        check(&setup, len)?;
+        // A prefix of the cache is the same as a shorter cache.
+        let shorter = 1 + ((len - 1) as f64 * part) as usize;
+        check(&setup, shorter)?;
+        let before = reference::attend(&setup.head, shorter, setup.queries.row(0));
+        setup.head.truncate(shorter);
+        prop_assert_eq!(setup.head.len(), shorter);
+        prop_assert_eq!(reference::attend(&setup.head, shorter, setup.queries.row(0)), before);
+        check(&setup, shorter)?;
+    }
+
+    #[test]
+    fn float_attention_follows_its_definition(dim in 1usize..80, len in 1usize..40, seed: u64) {
+        let mut random = Random(seed);
+        let mut head = FloatKvHead::new(dim);
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for _ in 0..len {
+            keys.push(random.floats(dim, 2.0));
+            values.push(random.floats(dim, 2.0));
+            head.push(keys.last().unwrap(), values.last().unwrap()).unwrap();
+        }
+        let q = random.floats(dim, 2.0);
+        let mut p: Vec<f32> = keys.iter().map(|k| float::dot(&q, k) * (1.0 / (dim as f32).sqrt())).collect();
+        float::softmax(&mut p);
+        let mut want = vec![0f32; dim];
+        for (p, v) in p.iter().zip(&values) {
+            for (out, v) in want.iter_mut().zip(v) {
+                *out += p * v;
+            }
+        }
+        for kernels in kernels() {
+            let mut out = vec![f32::NAN; dim];
+            let first = kernels.attend_float(&head, len, &q, &mut AttentionScratch::new(), &mut out);
+            prop_assert_eq!(bits(&out), bits(&want), "{}", kernels.name());
+            prop_assert_eq!(first, p[0]);
+        }
+    }
+
+    #[test]
+    fn quantized_attention_is_close_to_real_attention(dim in 16usize..100, len in 1usize..60, seed: u64) {
+        // Not a test of bits but of sense: at 8 bits the output follows the unquantized one.
+        let mut random = Random(seed);
+        let kernels = squat_kernels::Kernels::detect();
+        let (mut head, mut exact) = (KvHead::new(dim, AttentionScheme::Dynamic), FloatKvHead::new(dim));
+        let mut rows = QuantizedRows::new();
+        for _ in 0..len {
+            let x = random.floats(2 * dim, 1.0);
+            kernels.quantize_rows(&mut rows, &x, dim, &[ActBits::A8], &RowQuantizer::Dynamic);
+            head.push(rows.row(0), rows.row(1)).unwrap();
+            exact.push(&x[..dim], &x[dim..]).unwrap();
+        }
+        let q = random.floats(dim, 1.0);
+        kernels.quantize_rows(&mut rows, &q, dim, &[ActBits::A8], &RowQuantizer::Dynamic);
+        let (mut got, mut want) = (vec![0f32; dim], vec![0f32; dim]);
+        kernels.attend(&head, len, rows.row(0), &mut AttentionScratch::new(), &mut got);
+        kernels.attend_float(&exact, len, &q, &mut AttentionScratch::new(), &mut want);
+        for (got, want) in got.iter().zip(&want) {
+            prop_assert!((got - want).abs() < 0.03, "{got} {want}");
+        }
+    }
+}
+
+#[test]
+fn long_contexts_do_not_overflow() {
+    let dim = 8;
+    let far = Affine { scale: 0.01, zero_point: -128, range: ActBits::A8.range() };
+    let affines = StaticAffines::new([Affine { range: ActBits::A4.range(), ..far }, far]).unwrap();
+    let schemes = [
+        AttentionScheme::Dynamic,
+        AttentionScheme::Static { keys: affines, values: affines, probability_bits: 8 },
+    ];
+    for scheme in schemes {
+        let mut head = KvHead::new(dim, scheme);
+        let mut rows = QuantizedRows::new();
+        rows.reset(1, dim);
+        let fixed = scheme != AttentionScheme::Dynamic;
+        let zero = if fixed { far.zero_point } else { 0 };
+        rows.as_mut().set(0, &[127; 8], 0.01, zero, ActBits::A8);
+        for _ in 0..MAX_CONTEXT {
+            head.push(rows.row(0), rows.row(0)).unwrap();
+        }
+        assert_eq!(head.push(rows.row(0), rows.row(0)), Err(CacheError::Full(MAX_CONTEXT)));
+        // The same probability everywhere; with 15 bits of positions the codes of static probabilities are 0,
+        // those of dynamic ones all 255.
+        let want = reference::attend(&head, MAX_CONTEXT, rows.row(0)).0;
+        if !fixed {
+            assert!((want[0] - 1.27).abs() < 1e-3, "{want:?}");
+        }
+        for kernels in kernels() {
+            let mut out = [0f32; 8];
+            kernels.attend(&head, MAX_CONTEXT, rows.row(0), &mut AttentionScratch::new(), &mut out);
+            assert_eq!(out[..], want[..], "{}", kernels.name());
+        }
+    }
+}
+
+#[test]
+fn bad_rows_are_refused_and_leave_the_cache_alone() {
+    let mut head = KvHead::new(4, AttentionScheme::Dynamic);
+    let mut rows = QuantizedRows::new();
+    rows.reset(2, 4);
+    rows.as_mut().set(0, &[7, 7, 7, 7], 1.0, 0, ActBits::A4);
+    rows.as_mut().set(1, &[7, 7, 8, 7], 1.0, 0, ActBits::A4);
+    assert_eq!(head.push(rows.row(0), rows.row(1)), Err(CacheError::Code(2, 8, 4)));
+    assert!(head.is_empty() && head.values().is_empty() && head.bytes_used() == 0);
+    let mut longer = QuantizedRows::new();
+    longer.reset(1, 5);
+    assert_eq!(head.push(longer.row(0), longer.row(0)), Err(CacheError::Dim(4, 5)));
+    assert_eq!(FloatKvHead::new(4).push(&[0.0; 4], &[0.0; 3]), Err(CacheError::Dim(4, 3)));
+}
+
+#[test]
+fn four_bit_rows_take_half_the_room() {
+    let mut sizes = Vec::new();
+    for bits in ActBits::ALL {
+        let setup = setup(64, 100, if bits == ActBits::A8 { (0, 0) } else { (1, 1) }, 0, None, 1);
+        sizes.push(setup.head.bytes_used());
+    }
+    assert_eq!(sizes, [2 * 100 * (32 + 5), 2 * 100 * (64 + 5)]);
+}

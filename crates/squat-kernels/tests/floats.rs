@@ -1,0 +1,92 @@
+//! Float functions: every instruction set against the portable one, bit for bit.
+
+mod common;
+
+use common::{Random, bits, kernels};
+use proptest::prelude::*;
+use squat_kernels::{ColumnsMut, float};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn functions_of_rows(n in 1usize..200, seed: u64, largest in prop_oneof![Just(1.0f32), Just(30.0), Just(1e10)]) {
+        let mut random = Random(seed);
+        let (x, y) = (random.floats(n, largest), random.floats(n, 2.0));
+        for kernels in kernels() {
+            let name = kernels.name();
+            prop_assert_eq!(kernels.dot(&x, &y).to_bits(), float::dot(&x, &y).to_bits(), "{}", name);
+            prop_assert_eq!(kernels.sum_squares(&x).to_bits(), float::sum_squares(&x).to_bits(), "{}", name);
+            prop_assert_eq!(kernels.max_abs(&x).to_bits(), float::max_abs(&x).to_bits(), "{}", name);
+            prop_assert_eq!(kernels.argmax(&x), float::argmax(&x));
+            prop_assert_eq!(kernels.log_softmax_at(&x, n / 2).to_bits(), float::log_softmax_at(&x, n / 2).to_bits());
+            let (mut got, mut want) = (vec![0f32; n], vec![0f32; n]);
+            kernels.rms_norm(&x, &y, 1e-5, &mut got);
+            float::rms_norm(&x, &y, 1e-5, &mut want);
+            prop_assert_eq!(bits(&got), bits(&want), "rms_norm {}", name);
+            kernels.silu_mul(&x, &y, &mut got);
+            float::silu_mul(&x, &y, &mut want);
+            prop_assert_eq!(bits(&got), bits(&want), "silu_mul {}", name);
+            kernels.add(&mut got, &x);
+            float::add(&mut want, &x);
+            prop_assert_eq!(bits(&got), bits(&want), "add {}", name);
+            (got, want) = (x.clone(), x.clone());
+            kernels.softmax(&mut got);
+            float::softmax(&mut want);
+            prop_assert_eq!(bits(&got), bits(&want), "softmax {}", name);
+            (got, want) = (x.clone(), x.clone());
+            kernels.exp(&mut got);
+            float::exp(&mut want);
+            prop_assert_eq!(bits(&got), bits(&want), "exp {}", name);
+            let half = n / 2;
+            (got, want) = (x[..2 * half].to_vec(), x[..2 * half].to_vec());
+            kernels.rope(&mut got, &y[..half], &y[half..2 * half]);
+            float::rope(&mut want, &y[..half], &y[half..2 * half]);
+            prop_assert_eq!(bits(&got), bits(&want), "rope {}", name);
+        }
+    }
+
+    #[test]
+    fn every_element_of_a_product_is_a_dot(m in 1usize..12, n in 1usize..20, k in 0usize..100, seed: u64, with_bias: bool, cut in 0usize..20) {
+        let mut random = Random(seed);
+        let x = random.floats(m * k, 2.0);
+        let w = random.floats(n * k, 2.0);
+        // Any half-precision number but infinities and NaNs.
+        let halves: Vec<u16> = (0..n * k).map(|_| (random.next() as u16) & 0xbfff).collect();
+        let wide: Vec<f32> = halves.iter().map(|&h| float::f16_to_f32(h)).collect();
+        let bias = with_bias.then(|| random.floats(n, 1.0));
+        for (w, halves) in [(&w, None), (&wide, Some(&halves))] {
+            let mut want = vec![0f32; m * n];
+            for i in 0..m {
+                for j in 0..n {
+                    let y = float::dot(&x[i * k..(i + 1) * k], &w[j * k..(j + 1) * k]);
+                    want[i * n + j] = bias.as_ref().map_or(y, |b| y + b[j]);
+                }
+            }
+            for kernels in kernels() {
+                let mut got = vec![f32::NAN; m * n];
+                let (left, right) = ColumnsMut::new(&mut got, m, n).split_at(cut);
+                for part in [right, left] {
+                    match halves {
+                        Some(halves) => kernels.matmul_f16(&x, halves, bias.as_deref(), k, part),
+                        None => kernels.matmul_f32(&x, w, bias.as_deref(), k, part),
+                    }
+                }
+                prop_assert_eq!(bits(&got), bits(&want), "{}", kernels.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn special_values_agree() {
+    let x = [f32::INFINITY, -1.0, f32::NEG_INFINITY, 0.0, -0.0, f32::NAN, 1e-40, 3e38, -3e38];
+    for kernels in kernels() {
+        let (mut got, mut want) = (x, x);
+        kernels.exp(&mut got);
+        float::exp(&mut want);
+        assert_eq!(bits(&got), bits(&want), "{}", kernels.name());
+        assert_eq!(kernels.argmax(&x), Some(0));
+        assert_eq!(kernels.max_abs(&x), f32::INFINITY);
+    }
+}
