@@ -11,6 +11,7 @@
 //! | [`generation`] | `generation_config.json` |
 //! | [`atomic`] | folders that appear whole or not at all |
 //! | [`format`](mod@format) | file formats |
+//! | [`reference`](mod@reference) | the forward pass, slow and readable |
 //! | [`error`] | [`ModelError`] |
 #![warn(missing_docs)]
 
@@ -23,6 +24,7 @@ pub mod hf;
 mod json;
 pub mod plan;
 mod plan_json;
+pub mod reference;
 pub mod rope;
 mod section;
 pub mod spec;

@@ -1,3 +1,4 @@
 //! File formats: one file each.
 
+pub mod llama2c;
 pub mod safetensors;

@@ -1,0 +1,341 @@
+//! The layout of llama2.c: a checkpoint of version 0, and its tokenizer file.
+//!
+//! Checkpoint, little-endian: seven i32 (`dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len`; a
+//! negative vocabulary means an untied head), then f32 tensors, each kind for all layers together. Its RoPE turns
+//! neighbouring elements; ours turns elements half a head apart, so rows of query and key weights are permuted here.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use crate::arch::Architecture;
+use crate::error::ModelError;
+use crate::spec::{LinearKind, ModelSpec, ParamKind};
+use crate::tensors::{Tensors, check_finite};
+
+/// Bytes of the header: seven i32.
+const HEADER: usize = 28;
+/// Id of the token that begins a sequence.
+const BOS: u32 = 1;
+/// Id of the token that ends a text.
+const EOS: u32 = 2;
+/// First of the 256 tokens that stand for bytes; ids 0 to 2 are unknown, begin and end.
+const FIRST_BYTE: u32 = 3;
+
+/// Reads a version-0 checkpoint: its spec, and tensors with Hugging Face names and RoPE convention.
+///
+/// # Errors
+/// No such file; a header that describes no model; a file of another length than the header says; NaN.
+pub fn load_checkpoint(path: impl AsRef<Path>) -> Result<(ModelSpec, Tensors), ModelError> {
+    let path = path.as_ref();
+    let bytes = read(path)?;
+    let header: Vec<i64> = bytes
+        .get(..HEADER)
+        .ok_or_else(|| {
+            ModelError::file(path, format!("expected a header of {HEADER} bytes, got {} bytes", bytes.len()))
+        })?
+        .chunks_exact(4)
+        .map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+        .collect();
+    let spec = spec_of_header(&header)
+        .map_err(|error| ModelError::file(path, format!("no llama2.c checkpoint of version 0: {error}")))?;
+    // Two tables of RoPE frequencies lie between the last norm and the head; they follow from the header.
+    let frequencies = spec.max_position_embeddings * spec.head_dim;
+    let expected = HEADER + 4 * (spec.num_parameters() + frequencies);
+    if bytes.len() != expected {
+        return Err(ModelError::file(
+            path,
+            format!(
+                "expected {expected} bytes for the sizes in the header, got {}; copy the file again",
+                bytes.len()
+            ),
+        ));
+    }
+    let mut floats = Floats { bytes: &bytes[HEADER..] };
+    let mut tensors = Tensors::new();
+    let layers = 0..spec.num_hidden_layers;
+    let hidden = [spec.hidden_size];
+    let table = [spec.vocab_size, spec.hidden_size];
+    tensors.insert(ModelSpec::EMBEDDING, &table, floats.take(&table))?;
+    for layer in layers.clone() {
+        tensors.insert(spec.attn_norm_name(layer), &hidden, floats.take(&hidden))?;
+    }
+    let linears = |kinds: &[LinearKind], floats: &mut Floats<'_>, tensors: &mut Tensors| {
+        for &kind in kinds {
+            let shape = spec.linear_shape(kind);
+            for layer in layers.clone() {
+                let values = floats.take(&shape);
+                let values = match kind {
+                    LinearKind::Q | LinearKind::K => half_rotation(&values, spec.head_dim, shape[1]),
+                    _ => values,
+                };
+                tensors.insert(spec.linear_name(layer, kind), &shape, values)?;
+            }
+        }
+        Ok::<(), ModelError>(())
+    };
+    linears(&[LinearKind::Q, LinearKind::K, LinearKind::V, LinearKind::O], &mut floats, &mut tensors)?;
+    for layer in layers.clone() {
+        tensors.insert(spec.mlp_norm_name(layer), &hidden, floats.take(&hidden))?;
+    }
+    linears(&[LinearKind::Gate, LinearKind::Down, LinearKind::Up], &mut floats, &mut tensors)?;
+    tensors.insert(ModelSpec::FINAL_NORM, &hidden, floats.take(&hidden))?;
+    floats.take(&[frequencies]);
+    if !spec.tie_word_embeddings {
+        tensors.insert(ModelSpec::HEAD, &table, floats.take(&table))?;
+    }
+    for param in spec.parameters() {
+        let values = tensors.get(&param.name).unwrap_or_default();
+        debug_assert!(param.kind != ParamKind::Head || !values.is_empty());
+        check_finite(values, &param.name, || path.display().to_string())?;
+    }
+    Ok((spec, tensors))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
+    if !path.exists() {
+        return Err(ModelError::not_found(path));
+    }
+    fs::read(path).map_err(ModelError::io("read", path))
+}
+
+fn spec_of_header(header: &[i64]) -> Result<ModelSpec, ModelError> {
+    let size = |index: usize, name: &str| {
+        usize::try_from(header[index])
+            .map_err(|_| ModelError::config(name, "a positive number", header[index].to_string(), ""))
+    };
+    let hidden_size = size(0, "dim")?;
+    let heads = size(3, "n_heads")?;
+    if heads == 0 || !hidden_size.is_multiple_of(heads) {
+        return Err(ModelError::config(
+            "n_heads",
+            format!("a divisor of dim = {hidden_size}"),
+            heads.to_string(),
+            "",
+        ));
+    }
+    let vocab_size = usize::try_from(header[5].unsigned_abs()).unwrap_or(usize::MAX);
+    let spec = ModelSpec {
+        architecture: Architecture::Llama,
+        vocab_size,
+        hidden_size,
+        intermediate_size: size(1, "hidden_dim")?,
+        num_hidden_layers: size(2, "n_layers")?,
+        num_attention_heads: heads,
+        num_key_value_heads: size(4, "n_kv_heads")?,
+        head_dim: hidden_size / heads,
+        max_position_embeddings: size(6, "seq_len")?,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: header[5] > 0,
+        bos_token_id: Some(BOS),
+        eos_token_ids: vec![EOS],
+        pad_token_id: None,
+    };
+    spec.validate()?;
+    Ok(spec)
+}
+
+/// Little-endian floats, taken from the front.
+struct Floats<'a> {
+    bytes: &'a [u8],
+}
+
+impl Floats<'_> {
+    /// The next tensor; the caller has checked the total length.
+    fn take(&mut self, shape: &[usize]) -> Vec<f32> {
+        let (head, rest) = self.bytes.split_at(4 * shape.iter().product::<usize>());
+        self.bytes = rest;
+        head.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+}
+
+/// Reorders the rows of each head from pairs `(2i, 2i + 1)` to pairs `(i, i + head_dim / 2)`.
+fn half_rotation(weight: &[f32], head_dim: usize, cols: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(weight.len());
+    for head in weight.chunks_exact(head_dim * cols) {
+        for offset in [0, 1] {
+            for row in (offset..head_dim).step_by(2) {
+                out.extend_from_slice(&head[row * cols..(row + 1) * cols]);
+            }
+        }
+    }
+    out
+}
+
+/// A llama2.c tokenizer: byte-pair merging by the score of the merged piece, single bytes where a character is not in
+/// the vocabulary.
+#[derive(Clone, Debug)]
+pub struct Llama2cTokenizer {
+    /// Bytes of each piece, and its score.
+    pieces: Vec<(Vec<u8>, f32)>,
+    ids: HashMap<Vec<u8>, u32>,
+}
+
+impl Llama2cTokenizer {
+    /// Reads a tokenizer file of `vocab_size` pieces.
+    ///
+    /// Layout, little-endian: i32 longest piece, then for each piece f32 score, i32 length, its bytes.
+    ///
+    /// # Errors
+    /// No such file, or one with another number of pieces.
+    pub fn load(path: impl AsRef<Path>, vocab_size: usize) -> Result<Self, ModelError> {
+        let path = path.as_ref();
+        let bytes = read(path)?;
+        Self::parse(&bytes, vocab_size).map_err(|message| ModelError::Tokenizer {
+            place: path.display().to_string(),
+            message: format!("{message}; use the tokenizer file that belongs to the checkpoint"),
+        })
+    }
+
+    fn parse(bytes: &[u8], vocab_size: usize) -> Result<Self, String> {
+        let mut rest = bytes;
+        let mut take = |n: usize| {
+            let (head, tail) = rest.split_at_checked(n)?;
+            rest = tail;
+            Some(head)
+        };
+        take(4).ok_or("the file is empty")?;
+        let mut pieces = Vec::with_capacity(vocab_size.min(1 << 20));
+        for id in 0..vocab_size {
+            let end = || format!("expected {vocab_size} pieces, got {id}");
+            let head = take(8).ok_or_else(end)?;
+            let score = f32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+            let length = i32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+            let length = usize::try_from(length).map_err(|_| format!("piece {id} has length {length}"))?;
+            pieces.push((take(length).ok_or_else(end)?.to_vec(), score));
+        }
+        if !rest.is_empty() {
+            return Err(format!("expected {vocab_size} pieces, got {} bytes more", rest.len()));
+        }
+        // Where a piece occurs twice (a byte's own token prints as that byte), the first one wins.
+        let mut ids = HashMap::with_capacity(pieces.len());
+        for (id, (piece, _)) in pieces.iter().enumerate() {
+            ids.entry(piece.clone()).or_insert(id as u32);
+        }
+        Ok(Self { pieces, ids })
+    }
+
+    /// Number of tokens.
+    pub fn vocab_size(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Bytes of a piece.
+    pub fn piece(&self, id: u32) -> Option<&[u8]> {
+        self.pieces.get(id as usize).map(|(bytes, _)| bytes.as_slice())
+    }
+
+    /// Pieces and scores, by id.
+    pub fn pieces(&self) -> &[(Vec<u8>, f32)] {
+        &self.pieces
+    }
+
+    /// Id of a piece.
+    pub fn id(&self, piece: &[u8]) -> Option<u32> {
+        self.ids.get(piece).copied()
+    }
+
+    /// Ids of `text`, without the tokens of begin and end. A space is put in front of a text that is not empty.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut tokens: Vec<u32> = Vec::new();
+        let spaced = if text.is_empty() { String::new() } else { format!(" {text}") };
+        let mut buffer = [0u8; 4];
+        for character in spaced.chars() {
+            let bytes = character.encode_utf8(&mut buffer).as_bytes();
+            match self.id(bytes) {
+                Some(id) => tokens.push(id),
+                None => tokens.extend(bytes.iter().map(|&b| u32::from(b) + FIRST_BYTE)),
+            }
+        }
+        tokens.retain(|&id| (id as usize) < self.pieces.len());
+        let mut joined = Vec::new();
+        loop {
+            let mut best: Option<(f32, usize, u32)> = None;
+            for at in 0..tokens.len().saturating_sub(1) {
+                joined.clear();
+                joined.extend_from_slice(&self.pieces[tokens[at] as usize].0);
+                joined.extend_from_slice(&self.pieces[tokens[at + 1] as usize].0);
+                if let Some(id) = self.id(&joined) {
+                    let score = self.pieces[id as usize].1;
+                    if best.is_none_or(|(highest, _, _)| score > highest) {
+                        best = Some((score, at, id));
+                    }
+                }
+            }
+            let Some((_, at, id)) = best else { return tokens };
+            tokens[at] = id;
+            tokens.remove(at + 1);
+        }
+    }
+
+    /// Bytes of a token in a text: those of its piece, or the byte that a piece such as `<0x0A>` stands for; nothing
+    /// for begin, end and unknown ids.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        match self.piece(id) {
+            Some(piece) if id >= FIRST_BYTE => match byte_piece(piece) {
+                Some(byte) => vec![byte],
+                None => piece.to_vec(),
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    /// Text of ids; begin and end are left out, and so is the space in front of the first piece.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).collect();
+        let text = String::from_utf8_lossy(&bytes);
+        text.strip_prefix(' ').unwrap_or(&text).to_owned()
+    }
+}
+
+/// The byte of a piece written `<0x..>`.
+fn byte_piece(piece: &[u8]) -> Option<u8> {
+    let digits = piece.strip_prefix(b"<0x")?.strip_suffix(b">")?;
+    if digits.len() != 2 {
+        return None;
+    }
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_paired_half_a_head_apart() {
+        // Two heads of four rows of two columns; a row is named by its first value.
+        let weight: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        let rows: Vec<f32> = half_rotation(&weight, 4, 2).iter().step_by(2).copied().collect();
+        assert_eq!(rows, [0.0, 4.0, 2.0, 6.0, 8.0, 12.0, 10.0, 14.0]);
+    }
+
+    fn tokenizer(pieces: &[(&str, f32)]) -> Vec<u8> {
+        let mut bytes = 9i32.to_le_bytes().to_vec();
+        for (piece, score) in pieces {
+            bytes.extend(score.to_le_bytes());
+            bytes.extend((piece.len() as i32).to_le_bytes());
+            bytes.extend(piece.as_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn merging_follows_scores_and_falls_back_to_bytes() {
+        let bytes_pieces: Vec<String> = (0..256).map(|b| format!("<0x{b:02X}>")).collect();
+        let mut pieces = vec![("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)];
+        pieces.extend(bytes_pieces.iter().map(|p| (p.as_str(), 0.0)));
+        let base = pieces.len() as u32;
+        pieces.extend([(" ", -9.0), ("a", -8.0), ("b", -7.0), ("ab", -2.0), (" a", -1.0), ("bb", -3.0)]);
+        let file = tokenizer(&pieces);
+        let t = Llama2cTokenizer::parse(&file, pieces.len()).unwrap();
+        // " a" is better than "ab", then "bb" joins what is left.
+        assert_eq!(t.encode("abb"), [base + 4, base + 5]);
+        assert_eq!(t.decode(&t.encode("abb")), "abb");
+        assert_eq!(t.encode("é"), [base, 3 + 0xC3, 3 + 0xA9]);
+        assert_eq!(t.decode(&[1, base, 3 + 0xC3, 3 + 0xA9, 2]), "é");
+        assert!(t.encode("").is_empty());
+        assert!(Llama2cTokenizer::parse(&file, pieces.len() + 1).unwrap_err().contains("got 265"));
+        assert!(Llama2cTokenizer::parse(&file, pieces.len() - 1).unwrap_err().contains("more"));
+    }
+}

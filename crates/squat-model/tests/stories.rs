@@ -1,0 +1,36 @@
+//! The real model `stories260K`: loaders, tokenizer and reference forward pass against its known continuation.
+
+use std::path::PathBuf;
+
+use squat_model::format::llama2c::{Llama2cTokenizer, load_checkpoint};
+use squat_model::reference;
+
+const KNOWN: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. \
+                     One day, she saw a big, red ball. She wanted to play with it, but it was too high.";
+
+fn stories() -> Option<PathBuf> {
+    match std::env::var_os("SQUAT_DATA").map(|data| PathBuf::from(data).join("stories260K")) {
+        Some(path) if path.is_dir() => Some(path),
+        _ => {
+            eprintln!("SKIPPED: set SQUAT_DATA to a folder with stories260K to run this test");
+            None
+        }
+    }
+}
+
+#[test]
+fn greedy_continuation_is_the_known_one() {
+    let Some(path) = stories() else { return };
+    let (spec, tensors) = load_checkpoint(path.join("stories260K.bin")).unwrap();
+    assert_eq!((spec.hidden_size, spec.intermediate_size, spec.num_hidden_layers), (64, 172, 5));
+    assert_eq!((spec.num_attention_heads, spec.num_key_value_heads, spec.vocab_size), (8, 4, 512));
+    assert!(spec.tie_word_embeddings);
+    let tokenizer = Llama2cTokenizer::load(path.join("tok512.bin"), spec.vocab_size).unwrap();
+    let ids = reference::generate_greedy(&spec, &tensors, &[1], 90).unwrap();
+    let text = tokenizer.decode(&ids);
+    assert!(text.starts_with(KNOWN), "{text}");
+    // The tokenizer encodes the text to the very tokens that the model chose.
+    let prompt = tokenizer.encode(KNOWN);
+    assert_eq!(&ids[1..=prompt.len()], prompt);
+    assert_eq!(tokenizer.decode(&tokenizer.encode("Tom & Zoë\n")), "Tom & Zoë\n");
+}
