@@ -103,15 +103,6 @@ impl Weights {
         self.index.get(name).map(|&number| &self.files[number]).ok_or_else(|| missing(self, name))
     }
 
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.index.contains_key(name)
-    }
-
-    /// Shape of a tensor, whatever its type.
-    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.files[*self.index.get(name)?].shape(name)
-    }
-
     /// Bytes of all weight files together.
     pub(crate) fn file_bytes(&self) -> u64 {
         self.files.iter().filter_map(|file| fs::metadata(file.path()).ok()).map(|meta| meta.len()).sum()

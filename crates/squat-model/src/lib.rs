@@ -8,6 +8,7 @@
 //! | [`rope`] | tables of the rotary position embedding |
 //! | [`tensors`] | [`TensorSource`]: whatever has tensors by name; [`Tensors`] in memory |
 //! | [`hf`] | Hugging Face folders in full precision, and training checkpoints |
+//! | [`packed`] | packed models: writing and reading |
 //! | [`generation`] | `generation_config.json` |
 //! | [`atomic`] | folders that appear whole or not at all |
 //! | [`format`](mod@format) | file formats |
@@ -22,6 +23,7 @@ pub mod format;
 pub mod generation;
 pub mod hf;
 mod json;
+pub mod packed;
 pub mod plan;
 mod plan_json;
 pub mod reference;
@@ -35,6 +37,7 @@ pub use atomic::write_folder_atomically;
 pub use error::ModelError;
 pub use generation::GenerationConfig;
 pub use hf::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_folder};
+pub use packed::{PackReport, PackSource, PackedModel, PackedTensor, pack};
 pub use plan::QuantPlan;
 pub use spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
 pub use tensors::{Dtype, TensorSource, Tensors};
