@@ -7,7 +7,6 @@
 
 pub mod batch;
 pub mod clean;
-#[doc(hidden)]
 pub mod english;
 mod error;
 mod files;

@@ -151,7 +151,10 @@ pub(super) fn tidy(text: &str) -> String {
     });
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
-        let sticks = word.starts_with([',', '.', ';', ':', '!', '?', ')'])
+        // Not `.45` or `:-`: a mark that opens a word belongs to it.
+        let mut rest = word.chars().skip_while(|c| matches!(c, ',' | '.' | ';' | ':' | '!' | '?' | ')'));
+        let marks = word.starts_with([',', '.', ';', ':', '!', '?', ')']);
+        let sticks = (marks && !rest.next().is_some_and(char::is_alphanumeric))
             || matches!(word, "'s" | "n't" | "'re" | "'ll" | "'ve" | "'m" | "'d");
         // "..." may open a sentence.
         let sticks = sticks && !word.starts_with("..");

@@ -22,7 +22,7 @@ pub(super) fn is_heading(line: &str) -> bool {
 pub(super) fn split(line: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     if !line.contains("==") && !line.contains("= =") {
-        pieces.push(Piece::Text(line));
+        push_text(line, &mut pieces);
         return pieces;
     }
     let mut parts: Vec<&str> = line.split("= = =").collect();
@@ -67,7 +67,9 @@ fn split_sections<'a>(text: &'a str, pieces: &mut Vec<Piece<'a>>) {
 }
 
 fn push_text<'a>(text: &'a str, pieces: &mut Vec<Piece<'a>>) {
-    if !text.trim().is_empty() {
+    // A mark that was itself cut in two by a line break.
+    let text = text.trim_matches(|c: char| c == '=' || c.is_whitespace());
+    if !text.is_empty() {
         pieces.push(Piece::Text(text));
     }
 }

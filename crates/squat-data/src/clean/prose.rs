@@ -67,11 +67,11 @@ pub(super) fn clean(line: &str, domain: Domain) -> String {
             text.chars().filter(|c| !matches!(c, '_' | '=' | '*' | '~' | '|' | '#')).collect()
         }
         _ => {
-            // Three cells make a table row.
-            if text.matches('|').count() >= 3 {
+            // Three cells make a table row; a backslash is left of a formula whose braces were cut by a line break.
+            if text.matches('|').count() >= 3 || text.contains('\\') {
                 return String::new();
             }
-            text.chars().filter(|c| !matches!(c, '_' | '|')).collect()
+            text.replace("= =", " ").chars().filter(|c| !matches!(c, '_' | '|')).collect()
         }
     };
     let notices = match domain {

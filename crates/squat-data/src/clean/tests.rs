@@ -123,6 +123,8 @@ fn wiki() {
     );
     assert_eq!(w("min ( x , y ) = x - f ( y - x ) = y - g ( x - y ) ."), "");
     assert_eq!(w("a | b | c | d"), "");
+    assert_eq!(w("It shoots the .357 Magnum , they say ."), "It shoots the .357 Magnum, they say.");
+    assert_eq!(w("so t=\\left and more words here"), "");
     assert_eq!(w("\u{415}\u{442}\u{43D}\u{438}\u{447}\u{43A}\u{43E} \u{43F}\u{43E}\u{440} and more"), "");
     assert_eq!(w("A fact from a book. ISBN 9781412833646."), "A fact from a book.");
 }
