@@ -19,9 +19,21 @@ pub struct Kernels {
 }
 
 static SCALAR: Kernels = Kernels { name: "scalar", supported: || true, table: &arch::SCALAR };
+#[cfg(target_arch = "x86_64")]
+static AVX2: Kernels =
+    Kernels { name: "avx2", supported: arch::x86_64::has_avx2, table: &arch::x86_64::AVX2 };
+#[cfg(target_arch = "x86_64")]
+static AVX512VNNI: Kernels =
+    Kernels { name: "avx512vnni", supported: arch::x86_64::has_avx512vnni, table: &arch::x86_64::AVX512VNNI };
 
 /// Every set of this build, plainest first; the last one that the CPU can run is the one to use.
-static ALL: &[&Kernels] = &[&SCALAR];
+static ALL: &[&Kernels] = &[
+    &SCALAR,
+    #[cfg(target_arch = "x86_64")]
+    &AVX2,
+    #[cfg(target_arch = "x86_64")]
+    &AVX512VNNI,
+];
 
 impl core::fmt::Debug for Kernels {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

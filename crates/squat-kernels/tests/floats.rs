@@ -1,5 +1,7 @@
 //! Float functions: every instruction set against the portable one, bit for bit.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Random, bits, kernels};

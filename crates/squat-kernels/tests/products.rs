@@ -1,5 +1,7 @@
 //! Integer products: every kernel of this CPU against the plain loops, bit for bit.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Random, bits, kernels};

@@ -3,6 +3,8 @@
 
 mod portable;
 mod table;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_64;
 
 pub(crate) use portable::{Portable, SCALAR};
 pub(crate) use table::Table;

@@ -97,7 +97,6 @@ pub(crate) struct StoredRows<'a> {
     /// Rows, and at least [`SLACK`] bytes after the last.
     pub bytes: &'a [u8],
     pub row_bytes: usize,
-    pub dim: usize,
     pub count: usize,
 }
 
@@ -221,7 +220,7 @@ pub(crate) fn attend(
             *code = quantizer.quantize(p) as u8;
         }
         let sums = &mut sums[index][..dim];
-        (primitives.weigh[index])(codes, stored(&head.values, bits, dim, count), sums);
+        (primitives.weigh[index])(codes, stored(&head.values, bits, count), sums);
         if let AttentionScheme::Static { values, .. } = head.scheme {
             let code_sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
             let shift = values.get(bits).zero_point * code_sum;
@@ -252,10 +251,10 @@ pub(crate) fn attend(
     scores[0]
 }
 
-fn stored(store: &super::CodeStore, bits: ActBits, dim: usize, count: usize) -> StoredRows<'_> {
+fn stored(store: &super::CodeStore, bits: ActBits, count: usize) -> StoredRows<'_> {
     let (bytes, row_bytes) = (store.bytes_of(bits), store.row_bytes(bits));
     debug_assert!(bytes.len() >= count * row_bytes + SLACK);
-    StoredRows { bytes, row_bytes, dim, count }
+    StoredRows { bytes, row_bytes, count }
 }
 
 /// Scores of the query against the first `scores.len()` keys.
@@ -280,7 +279,7 @@ fn score(
         let laid_out = &mut query[index][..query_len(dim, bits)];
         lay_out(q.codes, bits, laid_out);
         let dots = &mut dots[..count];
-        (primitives.dots[index])(laid_out, q.sum, stored(&head.keys, bits, dim, count), dots);
+        (primitives.dots[index])(laid_out, q.sum, stored(&head.keys, bits, count), dots);
         let whole = count == len;
         let to = if whole { &mut *scores } else { &mut part[..count] };
         match head.scheme {

@@ -21,7 +21,7 @@ impl Random {
     pub fn code(&mut self, low: i32, high: i32, mode: u8) -> i8 {
         (match mode {
             0 => self.between(low, high),
-            1 if self.next() % 2 == 0 => low,
+            1 if self.next().is_multiple_of(2) => low,
             1 | 3 => high,
             _ => low,
         }) as i8

@@ -1,0 +1,201 @@
+//! Speed of every kernel set of this CPU, on one core:
+//! `cargo run --release -p squat-kernels --example speed [isa ...]`.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use squat_kernels::{
+    AttentionScheme, AttentionScratch, ColumnsMut, FloatKvHead, Kernels, KvHead, PackedMatrix, QuantizedRows,
+    RowQuantizer,
+};
+use squat_quant::{ActBits, Granularity, WeightBits, WeightScheme};
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Seconds of one call: the best of several rounds.
+fn time(mut f: impl FnMut()) -> f64 {
+    f();
+    let start = Instant::now();
+    let mut calls = 0u32;
+    while start.elapsed().as_secs_f64() < 0.02 {
+        f();
+        calls += 1;
+    }
+    let mut best = f64::MAX;
+    for _ in 0..7 {
+        let start = Instant::now();
+        for _ in 0..calls {
+            f();
+        }
+        best = best.min(start.elapsed().as_secs_f64() / f64::from(calls));
+    }
+    best
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as u32
+    }
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.next() as f32 / (1u32 << 30) as f32 - 1.0).collect()
+    }
+    fn matrix(&mut self, n: usize, k: usize, scheme: WeightScheme) -> PackedMatrix {
+        let range = scheme.bits.range();
+        let span = (range.max - range.min + 1) as u32;
+        let codes: Vec<i8> = (0..n * k).map(|_| (range.min + (self.next() % span) as i32) as i8).collect();
+        PackedMatrix::from_codes(n, k, scheme, &codes, &vec![0.01; scheme.num_scales(n, k)]).unwrap()
+    }
+}
+
+fn products(kernels: &Kernels, random: &mut Random) {
+    println!(
+        "  integer products, GOP/s: bare / with quantization of the rows (GB/s of packed weights at m = 1)"
+    );
+    let group = |bits| WeightScheme { bits, granularity: Granularity::PerGroup(64) };
+    let schemes = [
+        ("w8", WeightScheme::per_channel(WeightBits::W8)),
+        ("w4", WeightScheme::per_channel(WeightBits::W4)),
+        ("w2", WeightScheme::per_channel(WeightBits::W2)),
+        ("w4g64", group(WeightBits::W4)),
+    ];
+    for (k, n) in [(576, 1536), (1536, 576), (512, 1024)] {
+        for (name, scheme) in schemes {
+            let matrix = random.matrix(n, k, scheme);
+            print!("    {k} x {n} {name:6}");
+            for m in [1, 4, 16, 128] {
+                let x = random.floats(m * k);
+                let mut rows = QuantizedRows::new();
+                let mut y = vec![0f32; m * n];
+                kernels.quantize_rows(&mut rows, &x, k, &[ActBits::A8], &RowQuantizer::Dynamic);
+                let bare = time(|| {
+                    kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(black_box(&mut y), m, n))
+                });
+                let whole = time(|| {
+                    kernels.quantize_rows(
+                        &mut rows,
+                        black_box(&x),
+                        k,
+                        &[ActBits::A8],
+                        &RowQuantizer::Dynamic,
+                    );
+                    kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(black_box(&mut y), m, n));
+                });
+                let operations = 2.0 * (m * k * n) as f64;
+                print!("  m {m}: {:.0} / {:.0}", operations / bare / 1e9, operations / whole / 1e9);
+                if m == 1 {
+                    print!(" ({:.1} GB/s)", matrix.bytes() as f64 / bare / 1e9);
+                }
+            }
+            println!();
+        }
+    }
+}
+
+fn streams(kernels: &Kernels, random: &mut Random) {
+    print!("  w4 single row over many matrices of 576 x 1536, GB/s:");
+    for megabytes in [1, 8, 24, 67] {
+        let count = (megabytes * 1_000_000 / (576 * 1536 / 2)).max(1);
+        let one = random.matrix(1536, 576, WeightScheme::per_channel(WeightBits::W4));
+        let matrices: Vec<PackedMatrix> = (0..count).map(|_| one.clone()).collect();
+        let mut rows = QuantizedRows::new();
+        kernels.quantize_rows(&mut rows, &random.floats(576), 576, &[ActBits::A8], &RowQuantizer::Dynamic);
+        let mut y = vec![0f32; 1536];
+        let seconds = time(|| {
+            for matrix in &matrices {
+                kernels.linear(matrix, rows.as_view(), ColumnsMut::new(black_box(&mut y), 1, 1536));
+            }
+        });
+        print!("  {megabytes} MB {:.1}", (count * one.bytes()) as f64 / seconds / 1e9);
+    }
+    println!();
+}
+
+fn floats(kernels: &Kernels, random: &mut Random) {
+    let (k, n) = (576, 1536);
+    let w = random.floats(n * k);
+    let halves: Vec<u16> = (0..n * k).map(|_| (random.next() as u16) & 0xbfff).collect();
+    print!("  float products 576 x 1536, GFLOP/s:");
+    for m in [1, 16, 128] {
+        let x = random.floats(m * k);
+        let mut y = vec![0f32; m * n];
+        let f32s = time(|| kernels.matmul_f32(&x, &w, None, k, ColumnsMut::new(black_box(&mut y), m, n)));
+        let f16s =
+            time(|| kernels.matmul_f16(&x, &halves, None, k, ColumnsMut::new(black_box(&mut y), m, n)));
+        let operations = 2.0 * (m * k * n) as f64 / 1e9;
+        print!("  m {m}: f32 {:.1}, f16 {:.1}", operations / f32s, operations / f16s);
+    }
+    println!();
+    print!("  functions of 576 values, ns:");
+    let (x, mut y) = (random.floats(k), random.floats(k));
+    let gain = random.floats(k);
+    let mut codes = QuantizedRows::new();
+    let mut report = |name: &str, seconds: f64| print!("  {name} {:.0}", seconds * 1e9);
+    report("dot", time(|| drop(black_box(kernels.dot(black_box(&x), &gain)))));
+    report("rms_norm", time(|| kernels.rms_norm(black_box(&x), &gain, 1e-5, &mut y)));
+    report("silu_mul", time(|| kernels.silu_mul(black_box(&x), &gain, &mut y)));
+    y.copy_from_slice(&x);
+    report("softmax", time(|| kernels.softmax(black_box(&mut y))));
+    report("exp", time(|| kernels.exp(black_box(&mut y))));
+    report("rope", time(|| kernels.rope(black_box(&mut y), &gain[..k / 2], &x[..k / 2])));
+    report("add", time(|| kernels.add(black_box(&mut y), &gain)));
+    report("log_softmax", time(|| drop(black_box(kernels.log_softmax_at(black_box(&x), 3)))));
+    report("argmax", time(|| drop(black_box(kernels.argmax(black_box(&x))))));
+    report("max_abs", time(|| drop(black_box(kernels.max_abs(black_box(&x))))));
+    let fixed = RowQuantizer::fixed(ActBits::ALL.map(|bits| squat_quant::Affine {
+        scale: 0.1,
+        zero_point: 3,
+        range: bits.range(),
+    }))
+    .unwrap();
+    for (name, quantizer) in [("quantize dynamic", RowQuantizer::Dynamic), ("static", fixed)] {
+        report(
+            name,
+            time(|| kernels.quantize_rows(&mut codes, black_box(&x), k, &[ActBits::A8], &quantizer)),
+        );
+    }
+    println!();
+}
+
+fn attention(kernels: &Kernels, random: &mut Random) {
+    print!("  attention, head of 64, 1024 positions, microseconds a query:");
+    let (dim, len) = (64, 1024);
+    let mut rows = QuantizedRows::new();
+    let mut out = vec![0f32; dim];
+    let mut scratch = AttentionScratch::new();
+    for (name, widths) in
+        [("8 bits", [ActBits::A8; 2]), ("4 bits", [ActBits::A4; 2]), ("mixed", ActBits::ALL)]
+    {
+        let mut head = KvHead::new(dim, AttentionScheme::Dynamic);
+        for j in 0..len {
+            let x = random.floats(2 * dim);
+            kernels.quantize_rows(&mut rows, &x, dim, &[widths[j % 2]], &RowQuantizer::Dynamic);
+            head.push(rows.row(0), rows.row(1)).unwrap();
+        }
+        let seconds = time(|| {
+            black_box(kernels.attend(&head, len, rows.row(0), &mut scratch, &mut out));
+        });
+        print!("  {name} {:.2}", seconds * 1e6);
+    }
+    let mut head = FloatKvHead::new(dim);
+    for _ in 0..len {
+        head.push(&random.floats(dim), &random.floats(dim)).unwrap();
+    }
+    let q = random.floats(dim);
+    let seconds = time(|| {
+        black_box(kernels.attend_float(&head, len, &q, &mut scratch, &mut out));
+    });
+    println!("  f32 {:.2}", seconds * 1e6);
+}
+
+fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let mut random = Random(1);
+    for kernels in Kernels::available().filter(|k| asked.is_empty() || asked.iter().any(|a| a == k.name())) {
+        println!("{}", kernels.name());
+        products(kernels, &mut random);
+        streams(kernels, &mut random);
+        floats(kernels, &mut random);
+        attention(kernels, &mut random);
+    }
+}

@@ -1,0 +1,28 @@
+//! x86-64.
+
+mod avx2;
+mod avx512vnni;
+
+pub(crate) use avx2::AVX2;
+pub(crate) use avx512vnni::AVX512VNNI;
+
+/// Run-time detection with `std`, what the compiler was told without.
+macro_rules! detected {
+    ($($feature:tt),*) => {{
+        #[cfg(feature = "std")]
+        { true $(&& std::arch::is_x86_feature_detected!($feature))* }
+        #[cfg(not(feature = "std"))]
+        { cfg!(all($(target_feature = $feature),*)) }
+    }};
+}
+
+/// Whether the CPU has what [`AVX2`] uses: AVX2 and F16C.
+pub(crate) fn has_avx2() -> bool {
+    detected!("avx2", "f16c")
+}
+
+/// Whether the CPU has what [`AVX512VNNI`] uses: the AVX-512 of server and desktop CPUs since Cascade Lake, Ice Lake
+/// and Zen 4.
+pub(crate) fn has_avx512vnni() -> bool {
+    has_avx2() && detected!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
+}
