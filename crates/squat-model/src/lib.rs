@@ -13,6 +13,8 @@
 //! | [`atomic`] | folders that appear whole or not at all |
 //! | [`format`](mod@format) | file formats |
 //! | [`reference`](mod@reference) | the forward pass, slow and readable |
+//! | [`tokenizer`] | text to ids and back |
+//! | [`summary`] | any model folder, opened and described |
 //! | [`error`] | [`ModelError`] |
 #![warn(missing_docs)]
 
@@ -30,7 +32,9 @@ pub mod reference;
 pub mod rope;
 mod section;
 pub mod spec;
+pub mod summary;
 pub mod tensors;
+pub mod tokenizer;
 
 pub use arch::Architecture;
 pub use atomic::write_folder_atomically;
@@ -40,4 +44,6 @@ pub use hf::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_fol
 pub use packed::{PackReport, PackSource, PackedModel, PackedTensor, pack};
 pub use plan::QuantPlan;
 pub use spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
+pub use summary::{FolderKind, ModelSummary, OpenedModel};
 pub use tensors::{Dtype, TensorSource, Tensors};
+pub use tokenizer::Tokenizer;

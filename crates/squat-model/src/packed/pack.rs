@@ -78,6 +78,16 @@ impl ModelFolder {
                 "the model has no quantization plan; give one, such as w4a8, or train one with quantization",
             )
         })?;
+        let out = out.as_ref();
+        let same = |a: &Path, b: &Path| {
+            a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
+        };
+        if same(self.path(), out) {
+            return Err(ModelError::folder(
+                out,
+                "packing a model into its own folder would replace its full-precision weights; choose another folder",
+            ));
+        }
         let tokenizer = self.tokenizer_files()?;
         let generation = Some(self.generation());
         pack(&PackSource { spec: self.spec(), plan, tensors: self, tokenizer: &tokenizer, generation }, out)

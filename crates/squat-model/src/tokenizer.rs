@@ -1,0 +1,183 @@
+//! Text to token ids and back, for models of both origins.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::ModelError;
+use crate::format::llama2c::Llama2cTokenizer;
+use crate::spec::ModelSpec;
+
+/// A tokenizer that belongs to a model.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    kind: Kind,
+    place: String,
+    bos_id: Option<u32>,
+    eos_ids: Vec<u32>,
+    pad_id: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    HuggingFace(Box<tokenizers::Tokenizer>),
+    Llama2c(Llama2cTokenizer),
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a folder, or the file itself, and checks it against the model.
+    ///
+    /// # Errors
+    /// No such file, one that is no tokenizer, or one with another vocabulary than the model.
+    pub fn open(path: impl AsRef<Path>, spec: &ModelSpec) -> Result<Self, ModelError> {
+        let path = path.as_ref();
+        if !path.exists() {
+            return Err(ModelError::not_found(path));
+        }
+        let file: PathBuf = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+        if !file.exists() {
+            return Err(ModelError::folder(
+                path,
+                "tokenizer.json is missing; copy it from the folder the model came from",
+            ));
+        }
+        let bytes = std::fs::read(&file).map_err(ModelError::io("read", &file))?;
+        Self::from_json(&bytes, &file.display().to_string(), spec)
+    }
+
+    /// A tokenizer from the content of a `tokenizer.json`; `place` is its name in messages.
+    ///
+    /// # Errors
+    /// No valid tokenizer, or one with another vocabulary than the model.
+    pub fn from_json(bytes: &[u8], place: &str, spec: &ModelSpec) -> Result<Self, ModelError> {
+        let wrong = |error: tokenizers::Error| ModelError::Tokenizer {
+            place: place.to_owned(),
+            message: format!("no valid tokenizer.json ({error}); copy or train it again"),
+        };
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(wrong)?;
+        // Lengths are the caller's business: a tokenizer that cuts or fills would change the model's input silently.
+        tokenizer.with_truncation(None).map_err(wrong)?;
+        tokenizer.with_padding(None);
+        Self::new(Kind::HuggingFace(Box::new(tokenizer)), place, spec)
+    }
+
+    /// Reads a llama2.c tokenizer file.
+    ///
+    /// # Errors
+    /// No such file, or one with another vocabulary than the model.
+    pub fn open_llama2c(path: impl AsRef<Path>, spec: &ModelSpec) -> Result<Self, ModelError> {
+        let path = path.as_ref();
+        let tokenizer = Llama2cTokenizer::load(path, spec.vocab_size)?;
+        Self::new(Kind::Llama2c(tokenizer), &path.display().to_string(), spec)
+    }
+
+    fn new(kind: Kind, place: &str, spec: &ModelSpec) -> Result<Self, ModelError> {
+        let tokenizer = Self {
+            kind,
+            place: place.to_owned(),
+            bos_id: spec.bos_token_id,
+            eos_ids: spec.eos_token_ids.clone(),
+            pad_id: spec.pad_token_id,
+        };
+        let size = tokenizer.vocab_size();
+        // Embeddings are sometimes filled up to a round number of rows, by less than 2 % or up to the next 64.
+        let filled = spec.vocab_size.saturating_sub(size) <= (spec.vocab_size / 50).max(63);
+        if size > spec.vocab_size || !filled {
+            return Err(ModelError::Tokenizer {
+                place: place.to_owned(),
+                message: format!(
+                    "expected the model's vocabulary of {} tokens, got {size}; \
+                     use the tokenizer the model was trained with",
+                    spec.vocab_size
+                ),
+            });
+        }
+        Ok(tokenizer)
+    }
+
+    /// Number of ids the tokenizer can give: its largest id plus one.
+    pub fn vocab_size(&self) -> usize {
+        match &self.kind {
+            // Ids may have gaps, so counting entries is not enough.
+            Kind::HuggingFace(tokenizer) => {
+                tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+            }
+            Kind::Llama2c(tokenizer) => tokenizer.vocab_size(),
+        }
+    }
+
+    /// Ids of `text`, without BOS and EOS. Special tokens written out in the text, as chat templates do, become their
+    /// ids, as in Hugging Face.
+    ///
+    /// # Errors
+    /// The tokenizer's own.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        match &self.kind {
+            Kind::HuggingFace(tokenizer) => tokenizer
+                .encode(text, false)
+                .map(|encoding| encoding.get_ids().to_vec())
+                .map_err(|error| self.error("encode", error)),
+            Kind::Llama2c(tokenizer) => Ok(tokenizer.encode(text)),
+        }
+    }
+
+    /// Text of `ids`; special tokens are left out.
+    ///
+    /// # Errors
+    /// An id outside the vocabulary, and the tokenizer's own.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
+        let size = self.vocab_size();
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
+            return Err(ModelError::Tokenizer {
+                place: self.place.clone(),
+                message: format!("expected token ids below {size}, got {id}"),
+            });
+        }
+        match &self.kind {
+            Kind::HuggingFace(tokenizer) => {
+                tokenizer.decode(ids, true).map_err(|error| self.error("decode", error))
+            }
+            Kind::Llama2c(tokenizer) => Ok(tokenizer.decode(ids)),
+        }
+    }
+
+    /// A token as it stands in the vocabulary, for display.
+    pub fn token(&self, id: u32) -> Option<String> {
+        match &self.kind {
+            Kind::HuggingFace(tokenizer) => tokenizer.id_to_token(id),
+            Kind::Llama2c(tokenizer) => {
+                tokenizer.piece(id).map(|piece| String::from_utf8_lossy(piece).into_owned())
+            }
+        }
+    }
+
+    /// Id of a token of the vocabulary.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        match &self.kind {
+            Kind::HuggingFace(tokenizer) => tokenizer.token_to_id(token),
+            Kind::Llama2c(tokenizer) => tokenizer.id(token.as_bytes()),
+        }
+    }
+
+    /// The model's token that begins every sequence.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos_id
+    }
+
+    /// The model's tokens that end a text.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos_ids
+    }
+
+    /// The model's token that fills batches.
+    pub fn pad_id(&self) -> Option<u32> {
+        self.pad_id
+    }
+
+    /// Where it came from, for messages.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn error(&self, verb: &str, error: tokenizers::Error) -> ModelError {
+        ModelError::Tokenizer { place: self.place.clone(), message: format!("cannot {verb}: {error}") }
+    }
+}
