@@ -4,7 +4,6 @@
 //! of weights ([`crate::plan::log_scale_name`]) and the static activation quantizers
 //! ([`crate::plan::static_scale_name`], [`crate::plan::static_zero_point_name`]).
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,18 +11,16 @@ use serde_json::{Map, Value};
 
 use crate::atomic::write_folder_atomically;
 use crate::error::{ModelError, did_you_mean};
-use crate::format::safetensors::{Declaration, SafetensorsFile, Writer};
+use crate::format::safetensors::{Declaration, Writer};
 use crate::generation::GenerationConfig;
-use crate::json::{read_object, shown};
+use crate::json::read_object;
 use crate::plan::{QuantPlan, log_scale_name, static_scale_name, static_zero_point_name};
 use crate::section;
 use crate::spec::{ModelSpec, ParamInfo};
-use crate::tensors::{Dtype, TensorSource, check_shape, missing, read_finite, read_shaped, wrong};
+use crate::tensors::{Dtype, TensorSource, check_shape, read_finite, read_shaped, wrong};
+use crate::tokenizer_files::TokenizerFiles;
+use crate::weights::{WEIGHTS, Weights};
 
-/// Name of the weights in one file.
-pub(crate) const WEIGHTS: &str = "model.safetensors";
-/// Name of the list of shards.
-const INDEX: &str = "model.safetensors.index.json";
 /// Name of the configuration.
 pub(crate) const CONFIG: &str = "config.json";
 /// Name of the generation defaults.
@@ -38,98 +35,6 @@ pub struct ModelFolder {
     plan: Option<QuantPlan>,
     generation: GenerationConfig,
     weights: Weights,
-}
-
-/// Mapped weight files, and which holds which tensor.
-#[derive(Debug)]
-pub(crate) struct Weights {
-    folder: PathBuf,
-    files: Vec<SafetensorsFile>,
-    index: BTreeMap<String, usize>,
-}
-
-impl Weights {
-    /// Opens `model.safetensors`, or the shards of its index.
-    pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let mut weights = Self { folder: folder.to_path_buf(), files: Vec::new(), index: BTreeMap::new() };
-        let single = folder.join(WEIGHTS);
-        if single.exists() {
-            let file = SafetensorsFile::open(&single)?;
-            weights.index = file.names().map(|name| (name.to_owned(), 0)).collect();
-            weights.files.push(file);
-            return Ok(weights);
-        }
-        let path = folder.join(INDEX);
-        if !path.exists() {
-            return Err(ModelError::folder(
-                folder,
-                format!("the weights are missing: expected {WEIGHTS} or {INDEX}; copy them here"),
-            ));
-        }
-        let index = read_object(&path)?;
-        let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| {
-            ModelError::file(&path, "expected an object under the key weight_map; copy the file again")
-        })?;
-        let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
-        for (tensor, file) in map {
-            // A shard is a plain file name: a path could lead out of the folder.
-            let name = file.as_str().filter(|name| !name.contains(['/', '\\']) && *name != "..").ok_or_else(
-                || {
-                    ModelError::file(
-                        &path,
-                        format!("weight_map of \"{tensor}\": expected a file name, got {}", shown(file)),
-                    )
-                },
-            )?;
-            let number = match numbers.get(name) {
-                Some(&number) => number,
-                None => {
-                    weights.files.push(SafetensorsFile::open(&folder.join(name))?);
-                    numbers.insert(name, weights.files.len() - 1);
-                    weights.files.len() - 1
-                }
-            };
-            if !weights.files[number].contains(tensor) {
-                let message = format!("the index promises tensor \"{tensor}\" in {name}, which lacks it");
-                return Err(ModelError::file(&path, message + "; copy the shards again"));
-            }
-            weights.index.insert(tensor.clone(), number);
-        }
-        Ok(weights)
-    }
-
-    /// The file that holds a tensor.
-    pub(crate) fn file(&self, name: &str) -> Result<&SafetensorsFile, ModelError> {
-        self.index.get(name).map(|&number| &self.files[number]).ok_or_else(|| missing(self, name))
-    }
-
-    /// Bytes of all weight files together.
-    pub(crate) fn file_bytes(&self) -> u64 {
-        self.files.iter().filter_map(|file| fs::metadata(file.path()).ok()).map(|meta| meta.len()).sum()
-    }
-}
-
-impl TensorSource for Weights {
-    fn place(&self) -> String {
-        self.folder.display().to_string()
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.index.keys().cloned().collect()
-    }
-
-    fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
-        let (dtype, shape) = self.files[*self.index.get(name)?].info(name)?;
-        Some((dtype, shape.to_vec()))
-    }
-
-    fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        self.file(name)?.read_f32(name)
-    }
-
-    fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
-        self.file(name)?.read_i32(name)
-    }
 }
 
 /// Path and `config.json` of a model folder, whatever its kind.
@@ -280,55 +185,6 @@ impl TensorSource for ModelFolder {
 
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
         self.weights.read_i32(name)
-    }
-}
-
-/// Files of a tokenizer, as bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TokenizerFiles {
-    files: Vec<(String, Vec<u8>)>,
-}
-
-impl TokenizerFiles {
-    /// Names that belong to a tokenizer.
-    pub const NAMES: [&'static str; 4] =
-        ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
-
-    /// No tokenizer.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// A `tokenizer.json` in memory.
-    pub fn from_tokenizer_json(text: impl Into<Vec<u8>>) -> Self {
-        Self { files: vec![(Self::NAMES[0].to_owned(), text.into())] }
-    }
-
-    /// The tokenizer files of a folder (those that are there), or one `tokenizer.json`.
-    ///
-    /// # Errors
-    /// A path that does not exist, a file that cannot be read.
-    pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let read = |path: &Path| fs::read(path).map_err(ModelError::io("read", path));
-        if path.is_dir() {
-            let mut files = Vec::new();
-            for name in Self::NAMES {
-                let file = path.join(name);
-                if file.is_file() {
-                    files.push((name.to_owned(), read(&file)?));
-                }
-            }
-            return Ok(Self { files });
-        }
-        if !path.exists() {
-            return Err(ModelError::not_found(path));
-        }
-        Ok(Self::from_tokenizer_json(read(path)?))
-    }
-
-    /// Name and content of each file.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }
 }
 

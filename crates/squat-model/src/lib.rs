@@ -14,6 +14,7 @@
 //! | [`format`](mod@format) | file formats |
 //! | [`reference`](mod@reference) | the forward pass, slow and readable |
 //! | [`tokenizer`] | text to ids and back |
+//! | [`tokenizer_files`] | its files, carried from folder to folder |
 //! | [`summary`] | any model folder, opened and described |
 //! | [`error`] | [`ModelError`] |
 #![warn(missing_docs)]
@@ -35,15 +36,18 @@ pub mod spec;
 pub mod summary;
 pub mod tensors;
 pub mod tokenizer;
+pub mod tokenizer_files;
+mod weights;
 
 pub use arch::Architecture;
 pub use atomic::write_folder_atomically;
 pub use error::ModelError;
 pub use generation::GenerationConfig;
-pub use hf::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_folder};
+pub use hf::{FolderContents, ModelFolder, WeightDtype, write_folder};
 pub use packed::{PackReport, PackSource, PackedModel, PackedTensor, pack};
 pub use plan::QuantPlan;
 pub use spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
 pub use summary::{FolderKind, ModelSummary, OpenedModel};
 pub use tensors::{Dtype, TensorSource, Tensors};
 pub use tokenizer::Tokenizer;
+pub use tokenizer_files::TokenizerFiles;

@@ -104,10 +104,12 @@ impl QuantPlan {
         } else if let Some(rest) = name.strip_prefix('w') {
             let bits = WeightBits::from_name(rest.get(..1)?)?;
             (bits, &rest[1..])
-        } else {
+        } else if name.starts_with("rho") {
             (WeightBits::W4, name)
+        } else {
+            return None;
         };
-        let rest = rest.strip_prefix('-').unwrap_or(rest);
+        let rest = rest.strip_prefix('-').filter(|rest| !rest.is_empty()).unwrap_or(rest);
         let plan = Self::weights_only(bits);
         match rest {
             "" => Some(plan),
@@ -115,7 +117,9 @@ impl QuantPlan {
             "a4" => Some(plan.with_uniform_points(ActBits::A4)),
             _ => {
                 let digits = rest.strip_prefix("rho")?;
-                let percent: u32 = if digits.len() <= 3 { digits.parse().ok()? } else { return None };
+                let digits =
+                    Some(digits).filter(|d| d.len() <= 3 && d.bytes().all(|b| b.is_ascii_digit()))?;
+                let percent: u32 = digits.parse().ok()?;
                 let plan = plan.with_uniform_points(ActBits::A8);
                 let rho = percent as f32 / 100.0;
                 (percent <= 100).then_some(Self { policy: TokenPolicy::SinkAttention, rho, ..plan })

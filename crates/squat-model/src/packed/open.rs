@@ -11,7 +11,7 @@ use super::schema;
 use super::words::{unpack_row, words_per_row};
 use crate::error::{ModelError, nearest_names};
 use crate::generation::GenerationConfig;
-use crate::hf::{TokenizerFiles, Weights, declare_static, open_config, open_generation};
+use crate::hf::{declare_static, open_config, open_generation};
 use crate::plan::QuantPlan;
 use crate::section;
 use crate::spec::ModelSpec;
@@ -19,6 +19,8 @@ use crate::tensors::{
     Dtype, TensorSource, check_finite, check_scale, check_shape, missing, read_shaped, read_static_affine,
     wrong,
 };
+use crate::tokenizer_files::TokenizerFiles;
+use crate::weights::Weights;
 
 /// A packed folder, mapped into memory and checked.
 #[derive(Debug)]

@@ -13,14 +13,13 @@ use crate::atomic::write_folder_atomically;
 use crate::error::ModelError;
 use crate::format::safetensors::{Declaration, Writer};
 use crate::generation::GenerationConfig;
-use crate::hf::{
-    ModelFolder, TokenizerFiles, WEIGHTS, declare_static, has_learned_scales, log_scale_shape,
-    write_side_files,
-};
+use crate::hf::{ModelFolder, declare_static, has_learned_scales, log_scale_shape, write_side_files};
 use crate::plan::{QuantPlan, describe, log_scale_name};
 use crate::section;
 use crate::spec::{ModelSpec, ParamInfo};
 use crate::tensors::{Dtype, TensorSource, check_scale, check_shape, read_finite, wrong};
+use crate::tokenizer_files::TokenizerFiles;
+use crate::weights::WEIGHTS;
 
 /// What is packed.
 pub struct PackSource<'a> {

@@ -1,0 +1,55 @@
+//! The files of a tokenizer, carried from folder to folder.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::ModelError;
+
+/// Files of a tokenizer, as bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenizerFiles {
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl TokenizerFiles {
+    /// Names that belong to a tokenizer.
+    pub const NAMES: [&'static str; 4] =
+        ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+
+    /// No tokenizer.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// A `tokenizer.json` in memory.
+    pub fn from_tokenizer_json(text: impl Into<Vec<u8>>) -> Self {
+        Self { files: vec![(Self::NAMES[0].to_owned(), text.into())] }
+    }
+
+    /// The tokenizer files of a folder (those that are there), or one `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A path that does not exist, a file that cannot be read.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        let read = |path: &Path| fs::read(path).map_err(ModelError::io("read", path));
+        if path.is_dir() {
+            let mut files = Vec::new();
+            for name in Self::NAMES {
+                let file = path.join(name);
+                if file.is_file() {
+                    files.push((name.to_owned(), read(&file)?));
+                }
+            }
+            return Ok(Self { files });
+        }
+        if !path.exists() {
+            return Err(ModelError::not_found(path));
+        }
+        Ok(Self::from_tokenizer_json(read(path)?))
+    }
+
+    /// Name and content of each file.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+    }
+}

@@ -1,0 +1,109 @@
+//! The weight files of a folder: one, or shards with an index.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::ModelError;
+use crate::format::safetensors::SafetensorsFile;
+use crate::json::{read_object, shown};
+use crate::tensors::{Dtype, TensorSource, missing};
+
+/// Name of the weights in one file.
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// Name of the list of shards.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Mapped weight files, and which holds which tensor.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    folder: PathBuf,
+    files: Vec<SafetensorsFile>,
+    index: BTreeMap<String, usize>,
+}
+
+impl Weights {
+    /// Opens `model.safetensors`, or the shards of its index.
+    pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
+        let mut weights = Self { folder: folder.to_path_buf(), files: Vec::new(), index: BTreeMap::new() };
+        let single = folder.join(WEIGHTS);
+        if single.exists() {
+            let file = SafetensorsFile::open(&single)?;
+            weights.index = file.names().map(|name| (name.to_owned(), 0)).collect();
+            weights.files.push(file);
+            return Ok(weights);
+        }
+        let path = folder.join(INDEX);
+        if !path.exists() {
+            return Err(ModelError::folder(
+                folder,
+                format!("the weights are missing: expected {WEIGHTS} or {INDEX}; copy them here"),
+            ));
+        }
+        let index = read_object(&path)?;
+        let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| {
+            ModelError::file(&path, "expected an object under the key weight_map; copy the file again")
+        })?;
+        let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+        for (tensor, file) in map {
+            // A shard is a plain file name: a path could lead out of the folder.
+            let name = file.as_str().filter(|name| !name.contains(['/', '\\']) && *name != "..").ok_or_else(
+                || {
+                    ModelError::file(
+                        &path,
+                        format!("weight_map of \"{tensor}\": expected a file name, got {}", shown(file)),
+                    )
+                },
+            )?;
+            let number = match numbers.get(name) {
+                Some(&number) => number,
+                None => {
+                    weights.files.push(SafetensorsFile::open(&folder.join(name))?);
+                    numbers.insert(name, weights.files.len() - 1);
+                    weights.files.len() - 1
+                }
+            };
+            if !weights.files[number].contains(tensor) {
+                let message = format!("the index promises tensor \"{tensor}\" in {name}, which lacks it");
+                return Err(ModelError::file(&path, message + "; copy the shards again"));
+            }
+            weights.index.insert(tensor.clone(), number);
+        }
+        Ok(weights)
+    }
+
+    /// The file that holds a tensor.
+    pub(crate) fn file(&self, name: &str) -> Result<&SafetensorsFile, ModelError> {
+        self.index.get(name).map(|&number| &self.files[number]).ok_or_else(|| missing(self, name))
+    }
+
+    /// Bytes of all weight files together.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.files.iter().filter_map(|file| fs::metadata(file.path()).ok()).map(|meta| meta.len()).sum()
+    }
+}
+
+impl TensorSource for Weights {
+    fn place(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.index.keys().cloned().collect()
+    }
+
+    fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
+        let (dtype, shape) = self.files[*self.index.get(name)?].info(name)?;
+        Some((dtype, shape.to_vec()))
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        self.file(name)?.read_f32(name)
+    }
+
+    fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
+        self.file(name)?.read_i32(name)
+    }
+}
