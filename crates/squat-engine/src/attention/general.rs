@@ -1,0 +1,212 @@
+//! Attention in floats for any combination of quantized points (METHOD.md sections 2, 3).
+//!
+//! Codes are held as exact integers in f32, scales apart. Wherever all points are quantized it gives the same bits as
+//! the integer cache as long as sums of codes stay below 2^24, which the tests use; where a plan leaves points in full
+//! precision it is the only form.
+
+use squat_kernels::{RowQuantizer, float};
+use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
+
+/// Quantizers of one layer's attention; `None` leaves a point in full precision.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AttentionPoints {
+    /// Queries after RoPE.
+    pub query: Option<RowQuantizer>,
+    /// Keys after RoPE.
+    pub key: Option<RowQuantizer>,
+    /// Values.
+    pub value: Option<RowQuantizer>,
+    /// Bits of the probabilities.
+    pub probs: Option<u32>,
+}
+
+/// Quantizer of a row at `bits`.
+fn row_affine(row: &[f32], quantizer: &RowQuantizer, bits: ActBits) -> Affine {
+    match quantizer {
+        RowQuantizer::Static(affines) => affines.get(bits),
+        RowQuantizer::Dynamic => {
+            Affine::symmetric(dynamic_scale(float::max_abs(row), bits.range()), bits.range())
+        }
+    }
+}
+
+/// Replaces a row by its centered codes and returns the scale; 1 and the row itself without a quantizer.
+fn quantize(row: &mut [f32], quantizer: Option<&RowQuantizer>, bits: ActBits) -> f32 {
+    let Some(quantizer) = quantizer else { return 1.0 };
+    let affine = row_affine(row, quantizer, bits);
+    for x in row {
+        *x = affine.centered(*x);
+    }
+    affine.scale
+}
+
+/// Keys and values of one head as floats.
+#[derive(Clone, Debug)]
+pub(crate) struct GeneralHead {
+    head_dim: usize,
+    points: AttentionPoints,
+    /// Codes (or values) `[positions, head_dim]`.
+    keys: Vec<f32>,
+    key_scales: Vec<f32>,
+    /// What enters the value product, `[positions, head_dim]`: codes, or dequantized values.
+    values: Vec<f32>,
+    value_scales: Vec<f32>,
+    bits: Vec<ActBits>,
+}
+
+/// Buffers of one query row.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GeneralScratch {
+    query: Vec<f32>,
+    probabilities: Vec<f32>,
+    folded: Vec<f32>,
+    narrow: Vec<f32>,
+}
+
+impl GeneralScratch {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        4 * (self.query.capacity()
+            + self.probabilities.capacity()
+            + self.folded.capacity()
+            + self.narrow.capacity())
+    }
+}
+
+impl GeneralHead {
+    pub(crate) fn new(head_dim: usize, points: AttentionPoints) -> Self {
+        Self {
+            head_dim,
+            points,
+            keys: Vec::new(),
+            key_scales: Vec::new(),
+            values: Vec::new(),
+            value_scales: Vec::new(),
+            bits: Vec::new(),
+        }
+    }
+
+    /// Whether value scales are folded into the probabilities before these are quantized.
+    fn folded(&self) -> bool {
+        self.points.probs.is_some() && self.points.value == Some(RowQuantizer::Dynamic)
+    }
+
+    /// Positions held.
+    pub(crate) fn len(&self) -> usize {
+        self.bits.len()
+    }
+
+    /// Appends a key (after RoPE) and a value at the token's width.
+    pub(crate) fn push(&mut self, key: &[f32], value: &[f32], bits: ActBits) {
+        let start = self.keys.len();
+        self.keys.extend_from_slice(key);
+        self.key_scales.push(quantize(&mut self.keys[start..], self.points.key.as_ref(), bits));
+        let start = self.values.len();
+        self.values.extend_from_slice(value);
+        let unfolded = self.points.value == Some(RowQuantizer::Dynamic) && !self.folded();
+        let row = &mut self.values[start..];
+        let scale = quantize(row, self.points.value.as_ref(), bits);
+        if unfolded {
+            // Dynamic values under unquantized probabilities: nothing to fold the scale into.
+            row.iter_mut().for_each(|x| *x *= scale);
+        }
+        self.value_scales.push(scale);
+        self.bits.push(bits);
+    }
+
+    /// Forgets all positions from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.keys.truncate(len * self.head_dim);
+        self.values.truncate(len * self.head_dim);
+        self.key_scales.truncate(len);
+        self.value_scales.truncate(len);
+        self.bits.truncate(len);
+    }
+
+    /// Bytes of codes and scales held.
+    pub(crate) fn bytes(&self) -> usize {
+        4 * (self.keys.len() + self.values.len() + 2 * self.bits.len()) + self.bits.len()
+    }
+
+    /// Attention of a query (after RoPE) over all positions held; returns the probability of position 0.
+    pub(crate) fn attend(
+        &self,
+        query: &[f32],
+        bits: ActBits,
+        scratch: &mut GeneralScratch,
+        out: &mut [f32],
+    ) -> f32 {
+        let d = self.head_dim;
+        scratch.query.clear();
+        scratch.query.extend_from_slice(query);
+        let q_scale = quantize(&mut scratch.query, self.points.query.as_ref(), bits);
+        let q_factor = q_scale * (1.0 / (d as f32).sqrt());
+        let p = &mut scratch.probabilities;
+        p.clear();
+        p.extend(
+            self.keys
+                .chunks_exact(d)
+                .zip(&self.key_scales)
+                .map(|(key, &scale)| (float::dot(&scratch.query, key) * q_factor) * scale),
+        );
+        float::softmax(p);
+        let column_0 = p.first().copied().unwrap_or(0.0);
+        // Probability codes and their factor, by width of the value rows.
+        let mut factors = [0f32; 2];
+        let mut occurs = [false; 2];
+        if self.folded() {
+            let range = CodeRange::unsigned(self.points.probs.unwrap_or(8));
+            scratch.folded.clear();
+            scratch.folded.extend(p.iter().zip(&self.value_scales).map(|(p, s)| p * s));
+            let mut largest = [0f32; 2];
+            for (&u, bits) in scratch.folded.iter().zip(&self.bits) {
+                largest[bits.index()] = largest[bits.index()].max(u);
+                occurs[bits.index()] = true;
+            }
+            factors = largest.map(|u| dynamic_scale(u, range));
+            let affines = factors.map(|scale| Affine::symmetric(scale, range));
+            for ((p, &u), bits) in p.iter_mut().zip(&scratch.folded).zip(&self.bits) {
+                *p = affines[bits.index()].centered(u);
+            }
+        } else {
+            let probability = self.points.probs.map(Affine::probability);
+            let p_scale = probability.map_or(1.0, |affine| affine.scale);
+            if let Some(affine) = probability {
+                p.iter_mut().for_each(|p| *p = affine.centered(*p));
+            }
+            match &self.points.value {
+                Some(RowQuantizer::Static(affines)) => {
+                    factors = ActBits::ALL.map(|bits| p_scale * affines.get(bits).scale);
+                    self.bits.iter().for_each(|bits| occurs[bits.index()] = true);
+                }
+                // The values are dequantized already: one group.
+                _ => (factors[ActBits::A8.index()], occurs[ActBits::A8.index()]) = (p_scale, true),
+            }
+        }
+        let two_groups = occurs[0] && occurs[1];
+        let product = |group: Option<ActBits>, out: &mut [f32]| {
+            out.fill(0.0);
+            for ((value, &p), &bits) in self.values.chunks_exact(d).zip(p.iter()).zip(&self.bits) {
+                if group.is_none_or(|group| group == bits) {
+                    for (out, v) in out.iter_mut().zip(value) {
+                        *out += p * v;
+                    }
+                }
+            }
+        };
+        if two_groups {
+            scratch.narrow.resize(d, 0.0);
+            product(Some(ActBits::A8), out);
+            product(Some(ActBits::A4), &mut scratch.narrow);
+            let [four, eight] = factors;
+            for (out, narrow) in out.iter_mut().zip(&scratch.narrow) {
+                *out = *out * eight + narrow * four;
+            }
+        } else {
+            product(None, out);
+            let factor = if occurs[0] { factors[0] } else { factors[1] };
+            out.iter_mut().for_each(|out| *out *= factor);
+        }
+        column_0
+    }
+}

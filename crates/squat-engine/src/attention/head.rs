@@ -1,0 +1,228 @@
+//! The cache of one key-value head in the form that the plan allows, and one block of tokens through it.
+
+use super::general::{AttentionPoints, GeneralHead, GeneralScratch};
+use crate::model::Rope;
+use squat_kernels::{
+    AttentionScheme, AttentionScratch, CacheError, FloatKvHead, Kernels, KvHead, QuantizedRows, RowQuantizer,
+};
+use squat_model::ModelSpec;
+use squat_quant::ActBits;
+
+/// Positions for which a cache makes room at once; beyond it grows as it is filled.
+const RESERVE: usize = 4096;
+
+/// How a layer attends.
+#[derive(Clone, Debug)]
+pub(crate) struct AttentionPlan {
+    head_dim: usize,
+    /// Query heads that share a key-value head.
+    group: usize,
+    points: AttentionPoints,
+    form: Form,
+}
+
+/// Which cache holds keys and values.
+#[derive(Clone, Debug, PartialEq)]
+enum Form {
+    /// Everything is quantized, keys and values alike: integers.
+    Integer(AttentionScheme),
+    /// Nothing is quantized.
+    Float,
+    /// The rest.
+    General,
+}
+
+impl AttentionPlan {
+    /// The form that these quantizers allow; `probs` is the width of the probabilities.
+    pub(crate) fn new(
+        spec: &ModelSpec,
+        query: Option<RowQuantizer>,
+        key: Option<RowQuantizer>,
+        value: Option<RowQuantizer>,
+        probs: Option<u32>,
+    ) -> Self {
+        use RowQuantizer::{Dynamic, Static};
+        let form = match (&query, &key, &value, probs) {
+            (Some(_), Some(Dynamic), Some(Dynamic), Some(8)) => Form::Integer(AttentionScheme::Dynamic),
+            (Some(_), Some(Static(keys)), Some(Static(values)), Some(bits)) => {
+                let scheme = AttentionScheme::Static { keys: *keys, values: *values, probability_bits: bits };
+                Form::Integer(scheme)
+            }
+            (None, None, None, None) => Form::Float,
+            _ => Form::General,
+        };
+        let group = spec.num_attention_heads / spec.num_key_value_heads;
+        Self { head_dim: spec.head_dim, group, points: AttentionPoints { query, key, value, probs }, form }
+    }
+
+    #[cfg(test)]
+    /// The same plan in plain floats: the slow definition that tests hold the integer form against.
+    pub(crate) fn generalized(mut self) -> Self {
+        self.form = Form::General;
+        self
+    }
+
+    /// An empty cache with room for some positions.
+    pub(crate) fn cache(&self, capacity: usize, widths: &[ActBits]) -> HeadCache {
+        let room = capacity.min(RESERVE);
+        match &self.form {
+            Form::Integer(scheme) => {
+                let mut head = KvHead::new(self.head_dim, *scheme);
+                widths.iter().for_each(|&bits| head.reserve(room, bits));
+                HeadCache::Integer(head)
+            }
+            Form::Float => {
+                let mut head = FloatKvHead::new(self.head_dim);
+                head.reserve(room);
+                HeadCache::Float(head)
+            }
+            Form::General => HeadCache::General(GeneralHead::new(self.head_dim, self.points.clone())),
+        }
+    }
+}
+
+/// Keys and values of one head of one layer.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // A few per layer, and always the same variant.
+pub(crate) enum HeadCache {
+    Integer(KvHead),
+    Float(FloatKvHead),
+    General(GeneralHead),
+}
+
+impl HeadCache {
+    /// Positions held.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Integer(head) => head.len(),
+            Self::Float(head) => head.len(),
+            Self::General(head) => head.len(),
+        }
+    }
+
+    /// Forgets all positions from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        match self {
+            Self::Integer(head) => head.truncate(len),
+            Self::Float(head) => head.truncate(len),
+            Self::General(head) => head.truncate(len),
+        }
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Integer(head) => head.bytes_used(),
+            Self::Float(head) => head.bytes_used(),
+            Self::General(head) => head.bytes(),
+        }
+    }
+}
+
+/// Buffers and results of one key-value head; the same for every layer.
+#[derive(Debug, Default)]
+pub(crate) struct HeadScratch {
+    /// Attended values of this head's query heads, `[tokens, group * head_dim]`.
+    pub attended: Vec<f32>,
+    /// Probability of position 0, `[tokens, group]`.
+    pub column_0: Vec<f32>,
+    /// Queries of the group, then the key, of one token, after RoPE.
+    rotated: Vec<f32>,
+    queries: QuantizedRows,
+    key: QuantizedRows,
+    value: QuantizedRows,
+    attention: AttentionScratch,
+    general: GeneralScratch,
+}
+
+impl HeadScratch {
+    /// Room for blocks of `tokens` tokens, so that nothing is allocated later.
+    pub(crate) fn reserve(&mut self, plan: &AttentionPlan, tokens: usize, positions: usize) {
+        let (d, group) = (plan.head_dim, plan.group);
+        self.attended.resize(tokens * group * d, 0.0);
+        self.column_0.resize(tokens * group, 0.0);
+        self.rotated.resize((group + 1) * d, 0.0);
+        self.queries.reset(group, d);
+        self.key.reset(1, d);
+        self.value.reset(1, d);
+        self.attention.reserve(positions.min(RESERVE), d);
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        let floats = self.attended.capacity() + self.column_0.capacity() + self.rotated.capacity();
+        4 * floats + self.queries.bytes() + self.key.bytes() + self.value.bytes() + self.general.bytes()
+    }
+}
+
+/// One token as a key-value head sees it.
+pub(crate) struct HeadToken<'a> {
+    /// Projections of all heads: `[q, k, v]`.
+    pub qkv: &'a [f32],
+    /// Activation bits of the token in this layer.
+    pub bits: ActBits,
+}
+
+/// Appends the tokens of a block, one after the other, to the cache of key-value head `kv`, and lets each attend to
+/// everything up to itself. Results are left in `scratch`.
+///
+/// Token by token, so that a block gives the same as its tokens alone.
+///
+/// # Errors
+/// The cache is full; callers check the capacity before.
+pub(crate) fn attend_block<'a>(
+    kernels: &Kernels,
+    plan: &AttentionPlan,
+    rope: &Rope,
+    (kv, kv_heads): (usize, usize),
+    tokens: impl Iterator<Item = HeadToken<'a>>,
+    cache: &mut HeadCache,
+    scratch: &mut HeadScratch,
+) -> Result<(), CacheError> {
+    let (d, group) = (plan.head_dim, plan.group);
+    let half = d / 2;
+    let HeadScratch { attended, column_0, rotated, queries, key, value, attention, general } = scratch;
+    for (index, HeadToken { qkv, bits }) in tokens.enumerate() {
+        let position = cache.len();
+        let (cos, sin) = (&rope.cos[position * half..][..half], &rope.sin[position * half..][..half]);
+        let keys_at = kv_heads * group * d;
+        let v_row = &qkv[keys_at + (kv_heads + kv) * d..][..d];
+        rotated[..group * d].copy_from_slice(&qkv[kv * group * d..][..group * d]);
+        rotated[group * d..].copy_from_slice(&qkv[keys_at + kv * d..][..d]);
+        for row in rotated.chunks_exact_mut(d) {
+            kernels.rope(row, cos, sin);
+        }
+        let (q_rows, k_row) = rotated.split_at(group * d);
+        let attended = attended[index * group * d..][..group * d].chunks_exact_mut(d);
+        let column_0 = column_0[index * group..][..group].iter_mut();
+        let heads = q_rows.chunks_exact(d).zip(attended).zip(column_0);
+        match cache {
+            HeadCache::Integer(head) => {
+                let points = &plan.points;
+                let (Some(q), Some(k), Some(v)) = (&points.query, &points.key, &points.value) else {
+                    unreachable!("the integer form has all its quantizers");
+                };
+                kernels.quantize_rows(queries, q_rows, d, &[bits], q);
+                kernels.quantize_rows(key, k_row, d, &[bits], k);
+                kernels.quantize_rows(value, v_row, d, &[bits], v);
+                head.push(key.row(0), value.row(0))?;
+                for (query, ((_, out), column_0)) in heads.enumerate() {
+                    *column_0 = kernels.attend(head, position + 1, queries.row(query), attention, out);
+                }
+            }
+            HeadCache::Float(head) => {
+                head.push(k_row, v_row)?;
+                for ((query, out), column_0) in heads {
+                    *column_0 = kernels.attend_float(head, position + 1, query, attention, out);
+                }
+            }
+            HeadCache::General(head) => {
+                head.push(k_row, v_row, bits);
+                for ((query, out), column_0) in heads {
+                    *column_0 = head.attend(query, bits, general, out);
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! Attention of one key-value head: which cache a plan needs, and one step over it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`head`] | the cache of one head in the form that the plan allows, append and attend |
+//! | [`general`] | any combination of quantized and unquantized points, in floats; the slow readable definition |
+
+pub(crate) mod general;
+pub(crate) mod head;
+
+pub(crate) use head::{AttentionPlan, HeadCache, HeadScratch};

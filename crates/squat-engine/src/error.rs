@@ -1,0 +1,113 @@
+//! What can go wrong when a model is loaded or run, in words that say what to do about it.
+
+use squat_kernels::{CacheError, MatrixError, UnknownIsa};
+use squat_model::ModelError;
+
+/// Error of every fallible function of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The model's files or data are wrong.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An option outside its range.
+    #[error("{option}: expected {expected}, got {got}")]
+    Option {
+        /// Name of the option.
+        option: &'static str,
+        /// Allowed values.
+        expected: String,
+        /// The value given.
+        got: String,
+    },
+    /// A token id that is not in the vocabulary.
+    #[error(
+        "token id {id} at position {position} is out of range: expected an id below vocab_size = {vocab_size}; \
+         was the text encoded with this model's own tokenizer?"
+    )]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// Its index in the tokens that were passed.
+        position: usize,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// No tokens where at least one is needed.
+    #[error("{what} is empty: expected at least {expected}; begin every sequence with the BOS token")]
+    Empty {
+        /// What was empty.
+        what: &'static str,
+        /// How many tokens are needed.
+        expected: &'static str,
+    },
+    /// More tokens than the session or the model has room for.
+    #[error(
+        "{asked} tokens do not fit: this session holds {capacity} (the model's max_position_embeddings is \
+         {max_positions}); shorten the input, ask for fewer tokens, or open a session with more room"
+    )]
+    TooLong {
+        /// Tokens held plus tokens asked for.
+        asked: usize,
+        /// Room of the session.
+        capacity: usize,
+        /// Room of the model.
+        max_positions: usize,
+    },
+    /// A position that the session has not reached.
+    #[error("cannot truncate to {asked} tokens: the session holds {held}")]
+    Truncate {
+        /// Length asked for.
+        asked: usize,
+        /// Length held.
+        held: usize,
+    },
+    /// Logits that are NaN or infinite.
+    #[error(
+        "the logits after position {position} are not finite (index {index} is {value}); the model's weights or \
+         scales are damaged or its training diverged, use an earlier checkpoint"
+    )]
+    NotFinite {
+        /// Position of the token that was fed.
+        position: usize,
+        /// Vocabulary index of the first such logit.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// An instruction set that is unknown, or that this CPU lacks.
+    #[error(transparent)]
+    Kernel(#[from] UnknownIsa),
+    /// A weight that cannot be laid out for the kernels.
+    #[error("cannot lay out \"{name}\": {source}")]
+    Matrix {
+        /// Name of the tensor, or of the first of several joined ones.
+        name: String,
+        /// What is wrong.
+        source: MatrixError,
+    },
+    /// A static quantizer whose codes fit no byte.
+    #[error("static quantizer of {point} in layer {layer:?}: {source}")]
+    StaticQuantizer {
+        /// The activation point.
+        point: &'static str,
+        /// The layer; none for the head's input.
+        layer: Option<usize>,
+        /// What is wrong.
+        source: CacheError,
+    },
+    /// The key-value cache refused a row.
+    #[error("key-value cache: {0}")]
+    Cache(#[from] CacheError),
+    /// The operating system refused a thread.
+    #[error("cannot start thread {index}: {source}; ask for fewer threads")]
+    Thread {
+        /// Number of the thread.
+        index: usize,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, EngineError>;

@@ -1,0 +1,171 @@
+//! The rows of a block that one worker computes: everything in a layer but attention is a matter of a row alone.
+
+use crate::attention::HeadScratch;
+use crate::linear::Operand;
+use crate::model::Model;
+use crate::pool::Pool;
+use squat_quant::token_policy::{TokenEvidence, TokenPolicy, mean_over_heads};
+use squat_quant::{ActBits, math};
+
+/// Buffers for some consecutive tokens of a block, reused by every layer.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    /// Index of the first token in the block.
+    pub first: usize,
+    /// Tokens held.
+    pub count: usize,
+    /// Activation bits of each token in the current layer.
+    pub bits: Vec<ActBits>,
+    /// Residual stream, `[tokens, hidden]`.
+    pub x: Vec<f32>,
+    /// Output of the latest product: between the projections and attention `[tokens, q + k + v]`.
+    pub output: Vec<f32>,
+    /// Input of the next product.
+    input: Vec<f32>,
+    operand: Operand,
+    /// Probabilities of position 0, by head, of one token.
+    column_0: Vec<f32>,
+}
+
+impl Lane {
+    /// A lane for up to `tokens` tokens.
+    pub(crate) fn new(model: &Model, tokens: usize) -> Self {
+        let spec = &model.spec;
+        let heads = spec.num_attention_heads * spec.head_dim;
+        let input = spec.hidden_size.max(heads).max(spec.intermediate_size);
+        let output = model
+            .layers
+            .iter()
+            .flat_map(|layer| [layer.qkv.rows, layer.output.rows, layer.gate_up.rows, layer.down.rows]);
+        let output = output.max().unwrap_or(0);
+        Self {
+            first: 0,
+            count: 0,
+            bits: vec![ActBits::A8; tokens],
+            x: vec![0.0; tokens * spec.hidden_size],
+            output: vec![0.0; tokens * output],
+            input: vec![0.0; tokens * input],
+            operand: Operand::default(),
+            column_0: vec![0.0; spec.num_attention_heads],
+        }
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        4 * (self.x.len() + self.output.len() + self.input.len()) + self.bits.len() + self.operand.bytes()
+    }
+
+    /// Looks the tokens' rows up.
+    pub(crate) fn embed(&mut self, model: &Model, tokens: &[u32]) {
+        let tokens = &tokens[self.first..self.first + self.count];
+        for (&token, row) in tokens.iter().zip(self.x.chunks_exact_mut(model.spec.hidden_size)) {
+            model.embedding.read_row(token as usize, row);
+        }
+    }
+
+    /// Chooses the bits of each token, then norm and projections of `layer`; leaves `[q, k, v]` in `output`.
+    ///
+    /// `position` is that of the block's first token; `heads` hold the probabilities of the layer below.
+    pub(crate) fn project(
+        &mut self,
+        model: &Model,
+        layer: usize,
+        position: usize,
+        heads: &[HeadScratch],
+        pool: Option<&Pool>,
+    ) {
+        self.choose_bits(model, layer, position, heads);
+        let layer = &model.layers[layer];
+        self.norm(model, &layer.attn_norm);
+        let (input, bits) = (&self.input[..self.count * layer.qkv.cols], &self.bits[..self.count]);
+        let output = &mut self.output[..self.count * layer.qkv.rows];
+        layer.qkv.prepare(model.kernels, input, bits, &mut self.operand);
+        layer.qkv.product(model.kernels, pool, input, &self.operand, self.count, output);
+    }
+
+    /// Output projection, residual and MLP of `layer`, from the attended values in `heads`.
+    pub(crate) fn finish(&mut self, model: &Model, layer: usize, heads: &[HeadScratch], pool: Option<&Pool>) {
+        let (kernels, layer) = (model.kernels, &model.layers[layer]);
+        let (count, hidden) = (self.count, model.spec.hidden_size);
+        let width = layer.output.cols / heads.len();
+        for (index, row) in self.input[..count * layer.output.cols].chunks_exact_mut(width).enumerate() {
+            let (token, head) = (index / heads.len(), index % heads.len());
+            row.copy_from_slice(&heads[head].attended[(self.first + token) * width..][..width]);
+        }
+        self.step(model, &layer.output, pool);
+        kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
+        self.norm(model, &layer.mlp_norm);
+        self.step(model, &layer.gate_up, pool);
+        let inner = layer.down.cols;
+        let rows = self.output[..count * 2 * inner].chunks_exact(2 * inner);
+        for (row, mid) in rows.zip(self.input.chunks_exact_mut(inner)) {
+            kernels.silu_mul(&row[..inner], &row[inner..], mid);
+        }
+        self.step(model, &layer.down, pool);
+        kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
+    }
+
+    /// Logits of token `index` of this lane into `logits`.
+    pub(crate) fn logits(&mut self, model: &Model, index: usize, pool: &Pool, logits: &mut [f32]) {
+        let hidden = model.spec.hidden_size;
+        let count = logits.len() / model.head.rows;
+        let rows = self.x[index * hidden..(index + count) * hidden].chunks_exact(hidden);
+        for (row, out) in rows.zip(self.input.chunks_exact_mut(hidden)) {
+            model.kernels.rms_norm(row, &model.final_norm, model.spec.rms_norm_eps as f32, out);
+        }
+        let input = &self.input[..count * hidden];
+        // The head's input is always 8 bits.
+        for bits in &mut self.bits[..count] {
+            *bits = ActBits::A8;
+        }
+        model.head.prepare(model.kernels, input, &self.bits[..count], &mut self.operand);
+        model.head.product(model.kernels, Some(pool), input, &self.operand, count, logits);
+    }
+
+    /// `output = linear(input)`.
+    fn step(&mut self, model: &Model, linear: &crate::linear::Linear, pool: Option<&Pool>) {
+        let input = &self.input[..self.count * linear.cols];
+        linear.prepare(model.kernels, input, &self.bits[..self.count], &mut self.operand);
+        let output = &mut self.output[..self.count * linear.rows];
+        linear.product(model.kernels, pool, input, &self.operand, self.count, output);
+    }
+
+    /// `input = norm(x)`.
+    fn norm(&mut self, model: &Model, gain: &[f32]) {
+        let hidden = model.spec.hidden_size;
+        let rows = self.x[..self.count * hidden].chunks_exact(hidden);
+        for (row, out) in rows.zip(self.input.chunks_exact_mut(hidden)) {
+            model.kernels.rms_norm(row, gain, model.spec.rms_norm_eps as f32, out);
+        }
+    }
+
+    fn choose_bits(&mut self, model: &Model, layer: usize, position: usize, heads: &[HeadScratch]) {
+        let plan = &model.plan;
+        if let Some(bits) = plan.policy.uniform() {
+            self.bits[..self.count].fill(bits);
+            return;
+        }
+        let theta = plan.threshold(layer);
+        let hidden = model.spec.hidden_size;
+        let group = model.spec.num_attention_heads / model.spec.num_key_value_heads;
+        for index in 0..self.count {
+            let token = self.first + index;
+            let sink_probability = if layer == 0 {
+                0.0
+            } else {
+                for (head, column) in heads.iter().zip(self.column_0.chunks_exact_mut(group)) {
+                    column.copy_from_slice(&head.column_0[token * group..][..group]);
+                }
+                mean_over_heads(&self.column_0)
+            };
+            let input_norm = match plan.policy {
+                TokenPolicy::ActivationNorm => {
+                    math::sqrt(model.kernels.sum_squares(&self.x[index * hidden..][..hidden]))
+                }
+                _ => 0.0,
+            };
+            let evidence = TokenEvidence { position: position + token, sink_probability, input_norm };
+            self.bits[index] = plan.policy.decide(layer, theta, &evidence);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A linear layer in the form its plan asks for, and its product over a block of tokens.
+//!
+//! | weight | input | product |
+//! |---|---|---|
+//! | quantized | quantized | integers: the fast path of every usual plan |
+//! | quantized | full precision | weights dequantized 16 channels at a time |
+//! | full precision | quantized | codes as floats, then the row's scale |
+//! | full precision | full precision | floats |
+
+use crate::pool::Pool;
+use squat_kernels::{ColumnsMut, Kernels, PackedMatrix, QuantizedRows, RowQuantizer};
+use squat_quant::ActBits;
+use std::sync::Arc;
+
+/// Output channels that one worker takes at a time are a multiple of this.
+const CHANNEL_ALIGN: usize = 64;
+
+/// Channels dequantized at a time for unquantized inputs.
+const TILE: usize = 16;
+
+/// A weight `[out, in]`.
+#[derive(Debug)]
+pub(crate) enum Weight {
+    /// Integers in the kernel's layout.
+    Packed(PackedMatrix),
+    /// Row-major floats.
+    F32(Vec<f32>),
+    /// Row-major half-precision numbers, as bits.
+    F16(Vec<u16>),
+}
+
+impl Weight {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Packed(matrix) => matrix.bytes(),
+            Self::F32(values) => values.len() * 4,
+            Self::F16(values) => values.len() * 2,
+        }
+    }
+
+    /// Writes the values of row `row`: the embedding lookup.
+    pub(crate) fn read_row(&self, row: usize, out: &mut [f32]) {
+        let at = row * out.len();
+        match self {
+            Self::Packed(matrix) => matrix.dequantize_row(row, out),
+            Self::F32(values) => out.copy_from_slice(&values[at..at + out.len()]),
+            Self::F16(values) => {
+                for (out, &bits) in out.iter_mut().zip(&values[at..]) {
+                    *out = squat_kernels::float::f16_to_f32(bits);
+                }
+            }
+        }
+    }
+}
+
+/// Weight and input quantizer of one or several projections of the same input (their output channels follow each
+/// other).
+#[derive(Debug)]
+pub(crate) struct Linear {
+    pub weight: Arc<Weight>,
+    pub rows: usize,
+    pub cols: usize,
+    pub input: Option<RowQuantizer>,
+}
+
+/// The input of a product in the form that the weight wants; buffers are reused.
+#[derive(Debug, Default)]
+pub(crate) struct Operand {
+    rows: QuantizedRows,
+    /// Centered codes as floats, for full-precision weights.
+    values: Vec<f32>,
+}
+
+impl Operand {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.rows.bytes() + self.values.capacity() * 4
+    }
+}
+
+impl Linear {
+    /// Quantizes the input `[tokens, in]`, token `i` at `bits[i]`.
+    pub(crate) fn prepare(&self, kernels: &Kernels, x: &[f32], bits: &[ActBits], operand: &mut Operand) {
+        let Some(quantizer) = &self.input else { return };
+        kernels.quantize_rows(&mut operand.rows, x, self.cols, bits, quantizer);
+        if let Weight::Packed(_) = *self.weight {
+            return;
+        }
+        operand.values.clear();
+        for index in 0..bits.len() {
+            let row = operand.rows.row(index);
+            operand.values.extend(row.codes.iter().map(|&code| (i32::from(code) - row.zero_point) as f32));
+        }
+    }
+
+    /// The columns of `out` of the product with a prepared input; `x` is the input itself.
+    fn columns(&self, kernels: &Kernels, x: &[f32], operand: &Operand, mut out: ColumnsMut<'_>) {
+        if out.range().is_empty() {
+            return;
+        }
+        let values = if self.input.is_some() { &operand.values } else { x };
+        match (&*self.weight, &self.input) {
+            (Weight::Packed(matrix), Some(_)) => {
+                kernels.linear(matrix, operand.rows.as_view(), out);
+                return;
+            }
+            (Weight::Packed(matrix), None) => return self.dequantized(kernels, matrix, x, out),
+            (Weight::F32(weight), _) => kernels.matmul_f32(values, weight, None, self.cols, out.reborrow()),
+            (Weight::F16(weight), _) => kernels.matmul_f16(values, weight, None, self.cols, out.reborrow()),
+        }
+        if self.input.is_some() {
+            for index in 0..out.rows() {
+                let scale = operand.rows.row(index).scale;
+                out.row(index).iter_mut().for_each(|y| *y *= scale);
+            }
+        }
+    }
+
+    /// Unquantized inputs against integer weights. Allocates: this is no fast path.
+    fn dequantized(&self, kernels: &Kernels, matrix: &PackedMatrix, x: &[f32], mut out: ColumnsMut<'_>) {
+        let (range, tokens) = (out.range(), out.rows());
+        let mut tile = vec![0f32; TILE * self.cols];
+        let mut part = vec![0f32; TILE * tokens];
+        for from in range.clone().step_by(TILE) {
+            let channels = TILE.min(range.end - from);
+            for (channel, row) in tile.chunks_exact_mut(self.cols).take(channels).enumerate() {
+                matrix.dequantize_row(from + channel, row);
+            }
+            let view = ColumnsMut::new(&mut part, tokens, channels);
+            kernels.matmul_f32(x, &tile, None, self.cols, view);
+            for token in 0..tokens {
+                let at = from - range.start;
+                out.row(token)[at..at + channels].copy_from_slice(&part[token * channels..][..channels]);
+            }
+        }
+    }
+
+    /// `out [tokens, out] = x [tokens, in] @ weight^T`, output channels shared out over the pool if one is given.
+    ///
+    /// [`Linear::prepare`] must have been called with the same `x`.
+    pub(crate) fn product(
+        &self,
+        kernels: &Kernels,
+        pool: Option<&Pool>,
+        x: &[f32],
+        operand: &Operand,
+        tokens: usize,
+        out: &mut [f32],
+    ) {
+        let out = ColumnsMut::new(out, tokens, self.rows);
+        match pool.filter(|pool| pool.threads() > 1) {
+            None => self.columns(kernels, x, operand, out),
+            Some(pool) => {
+                // Two parts for each thread even out what else the machine does.
+                let parts = (2 * pool.threads()).min(self.rows.div_ceil(CHANNEL_ALIGN));
+                pool.for_each(out.split_even(parts, CHANNEL_ALIGN), |_, part| {
+                    self.columns(kernels, x, operand, part);
+                });
+            }
+        }
+    }
+}

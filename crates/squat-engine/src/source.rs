@@ -1,0 +1,82 @@
+//! Where weights come from: one small trait over packed folders and over anything with tensors by name.
+
+use crate::error::Result;
+use squat_model::plan::log_scale_name;
+use squat_model::tensors::{TensorSource, read_finite, read_static_affine};
+use squat_model::{ModelError, PackedModel, ParamInfo};
+use squat_quant::{ActBits, ActPoint, Affine, WeightScheme, calibrate, math};
+
+/// Writes the codes of one row.
+pub(crate) type FillRow<'a> = Box<dyn Fn(usize, &mut [i8]) -> std::result::Result<(), ModelError> + 'a>;
+
+/// A quantized tensor on its way into the kernel's layout.
+pub(crate) struct Codes<'a> {
+    /// In the order of [`WeightScheme::scale_index`].
+    pub scales: Vec<f32>,
+    pub fill: FillRow<'a>,
+}
+
+/// What a model is loaded from.
+pub(crate) trait Source {
+    /// Values of a full-precision tensor, row-major, all finite.
+    fn values(&self, param: &ParamInfo) -> Result<Vec<f32>>;
+    /// Codes and scales of a tensor that the plan quantizes.
+    fn codes(&self, param: &ParamInfo, scheme: WeightScheme) -> Result<Codes<'_>>;
+    /// The static quantizer of a point.
+    fn affine(&self, point: ActPoint, layer: Option<usize>, bits: ActBits) -> Result<Affine>;
+}
+
+/// A packed folder.
+impl Source for PackedModel {
+    fn values(&self, param: &ParamInfo) -> Result<Vec<f32>> {
+        Ok(self.tensor_f32(&param.name)?)
+    }
+
+    fn codes(&self, param: &ParamInfo, _scheme: WeightScheme) -> Result<Codes<'_>> {
+        let tensor = self.tensor(&param.name)?;
+        let scales = tensor.scales.to_vec();
+        Ok(Codes { scales, fill: Box::new(move |row, codes| tensor.unpack_row(row, codes)) })
+    }
+
+    fn affine(&self, point: ActPoint, layer: Option<usize>, bits: ActBits) -> Result<Affine> {
+        Ok(self.static_affine(point, layer, bits)?)
+    }
+}
+
+/// Tensors in full precision, quantized here: with the learned scales beside them, or to nearest.
+pub(crate) struct Unpacked<'a>(pub &'a dyn TensorSource);
+
+impl Source for Unpacked<'_> {
+    fn values(&self, param: &ParamInfo) -> Result<Vec<f32>> {
+        Ok(read_finite(self.0, &param.name, &param.shape)?)
+    }
+
+    fn codes(&self, param: &ParamInfo, scheme: WeightScheme) -> Result<Codes<'_>> {
+        let weight = self.values(param)?;
+        let cols = param.shape[1];
+        let mut scales = vec![0f32; scheme.num_scales(param.shape[0], cols)];
+        let logs = log_scale_name(param);
+        if self.0.info(&logs).is_some() {
+            let logs = read_finite(self.0, &logs, &[scales.len()])?;
+            scales.iter_mut().zip(logs).for_each(|(scale, log)| *scale = math::exp(log));
+        } else {
+            calibrate::weight_scales(&weight, param.shape[0], cols, scheme, &mut scales);
+        }
+        let own = scales.clone();
+        let range = scheme.bits.range();
+        let group = scheme.group_len(cols);
+        let fill: FillRow<'_> = Box::new(move |row, codes| {
+            let values = &weight[row * cols..(row + 1) * cols];
+            for (index, (values, codes)) in values.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
+                let scale = own[scheme.scale_index(row, index * group, cols)];
+                squat_quant::affine::quantize_row(values, Affine::symmetric(scale, range), codes);
+            }
+            Ok(())
+        });
+        Ok(Codes { scales, fill })
+    }
+
+    fn affine(&self, point: ActPoint, layer: Option<usize>, bits: ActBits) -> Result<Affine> {
+        Ok(read_static_affine(self.0, point, layer, bits)?)
+    }
+}

@@ -1,0 +1,155 @@
+//! Random tiny models: enough of everything that can go wrong, small enough for exact comparisons everywhere.
+#![allow(dead_code)]
+
+use squat_engine::{Engine, EngineOptions};
+use squat_model::plan::{static_scale_name, static_zero_point_name};
+use squat_model::{Architecture, ModelSpec, ParamKind, QuantPlan, Tensors};
+use squat_quant::token_policy::TokenPolicy;
+use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
+
+/// SplitMix64.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Roughly normal, standard deviation 1.
+    pub fn normal(&mut self) -> f32 {
+        let sum: f32 = (0..4).map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32 - 0.5).sum();
+        sum * 1.732
+    }
+}
+
+/// Odd sizes, grouped-query heads, a head width that is no multiple of any vector.
+pub fn spec(tied: bool) -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Llama,
+        vocab_size: 37,
+        hidden_size: 24,
+        intermediate_size: 41,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 10,
+        max_position_embeddings: 96,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: tied,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+        pad_token_id: None,
+    }
+}
+
+/// Weights large enough for sharp attention, and static quantizers for every point and width.
+pub fn tensors(spec: &ModelSpec, seed: u64) -> Tensors {
+    let mut rng = Rng(seed);
+    let mut tensors = Tensors::new();
+    for param in spec.parameters() {
+        let n = param.len();
+        let values = match param.kind {
+            ParamKind::Norm => (0..n).map(|_| 1.0 + 0.2 * rng.normal()).collect(),
+            _ => {
+                let std = 1.5 / (param.shape[1] as f32).sqrt();
+                (0..n).map(|_| std * rng.normal()).collect()
+            }
+        };
+        tensors.insert(param.name, &param.shape, values).unwrap();
+    }
+    for layer in (0..spec.num_hidden_layers).map(Some).chain([None]) {
+        for point in ActPoint::ALL {
+            for bits in ActBits::ALL {
+                let scale = 3.0 / bits.range().max as f32 * (1.0 + 0.1 * rng.normal());
+                let zero = (rng.next() % 5) as i32 - 2;
+                tensors.insert(static_scale_name(point, layer, bits), &[1], vec![scale]).unwrap();
+                tensors.insert_i32(static_zero_point_name(point, layer, bits), &[1], vec![zero]).unwrap();
+            }
+        }
+    }
+    tensors
+}
+
+/// Makes every point static.
+pub fn make_static(mut plan: QuantPlan) -> QuantPlan {
+    for point in ActPoint::ALL {
+        plan.set_point(point, Some(ActScheme::Static));
+    }
+    plan
+}
+
+/// A plan whose policy mixes widths, with thresholds that random models straddle.
+pub fn mixed(policy: TokenPolicy) -> QuantPlan {
+    let thresholds = match policy {
+        TokenPolicy::ActivationNorm => vec![5.0, 5.5, 7.0],
+        _ => vec![0.9, 0.9, 0.9],
+    };
+    let rho = 0.5;
+    QuantPlan { policy, rho, thresholds, ..QuantPlan::with_rho(rho) }
+}
+
+/// Plans by name: every policy, both activation schemes, every weight width and granularity, points left out.
+pub fn plans() -> Vec<(String, QuantPlan)> {
+    let mut plans: Vec<(String, QuantPlan)> = ["fp", "w8a8", "w4a8", "w4a4", "w2a8", "ternary-a8", "w4"]
+        .into_iter()
+        .map(|name| (name.to_owned(), QuantPlan::named(name).unwrap()))
+        .collect();
+    for policy in [
+        TokenPolicy::SinkAttention,
+        TokenPolicy::Random { rho: 0.5, seed: 3 },
+        TokenPolicy::First { count: 7 },
+        TokenPolicy::ActivationNorm,
+    ] {
+        plans.push((format!("rho50 {}", policy.name()), mixed(policy)));
+        plans.push((format!("rho50 static {}", policy.name()), make_static(mixed(policy))));
+    }
+    for (name, plan) in [("w4a8", QuantPlan::w4a8()), ("w4a4", QuantPlan::w4a4())] {
+        plans.push((format!("{name} static"), make_static(plan)));
+    }
+    for granularity in [Granularity::PerTensor, Granularity::PerGroup(16)] {
+        for bits in [WeightBits::W4, WeightBits::W3] {
+            let weight = Some(WeightScheme { bits, granularity });
+            let plan = QuantPlan { weight, ..mixed(TokenPolicy::SinkAttention) };
+            plans.push((format!("{bits:?} {granularity:?}"), plan));
+        }
+    }
+    for left_out in ActPoint::ALL {
+        let mut plan = mixed(TokenPolicy::SinkAttention);
+        plan.set_point(left_out, None);
+        plans.push((format!("without {}", left_out.name()), plan));
+    }
+    let mut activations_only = mixed(TokenPolicy::SinkAttention);
+    (activations_only.weight, activations_only.embedding, activations_only.head) = (None, None, None);
+    plans.push(("activations only".to_owned(), activations_only));
+    let narrow_probs = QuantPlan { attn_probs_bits: 4, ..mixed(TokenPolicy::SinkAttention) };
+    plans.push(("4-bit probabilities".to_owned(), narrow_probs.clone()));
+    plans.push(("4-bit probabilities static".to_owned(), make_static(narrow_probs)));
+    let mut half = mixed(TokenPolicy::SinkAttention);
+    half.set_point(ActPoint::Key, Some(ActScheme::Static));
+    half.set_point(ActPoint::MlpMid, Some(ActScheme::Static));
+    plans.push(("keys and mlp_mid static".to_owned(), half));
+    plans
+}
+
+/// An engine over a random model.
+pub fn engine(plan: &QuantPlan, tied: bool, options: EngineOptions) -> Engine {
+    let spec = spec(tied);
+    Engine::from_parts(&spec, plan, &tensors(&spec, 11), options).unwrap()
+}
+
+/// BOS and random ids.
+pub fn tokens(spec: &ModelSpec, n: usize, seed: u64) -> Vec<u32> {
+    let mut rng = Rng(seed);
+    let vocabulary = spec.vocab_size as u64;
+    std::iter::once(1).chain((1..n).map(|_| (rng.next() % vocabulary) as u32)).collect()
+}
+
+/// Bits of logits, for exact comparison.
+pub fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
+}
