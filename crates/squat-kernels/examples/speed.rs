@@ -10,17 +10,17 @@ use squat_quant::{ActBits, Granularity, WeightBits, WeightScheme};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Seconds of one call: the best of several rounds.
+/// Seconds of one call: the best of many short rounds, so that a round or two escapes whatever else runs.
 fn time(mut f: impl FnMut()) -> f64 {
     f();
     let start = Instant::now();
     let mut calls = 0u32;
-    while start.elapsed().as_secs_f64() < 0.02 {
+    while start.elapsed().as_secs_f64() < 0.0005 {
         f();
         calls += 1;
     }
     let mut best = f64::MAX;
-    for _ in 0..7 {
+    for _ in 0..100 {
         let start = Instant::now();
         for _ in 0..calls {
             f();
@@ -130,8 +130,13 @@ fn floats(kernels: &Kernels, random: &mut Random) {
     let (x, mut y) = (random.floats(k), random.floats(k));
     let gain = random.floats(k);
     let mut codes = QuantizedRows::new();
-    let mut report = |name: &str, seconds: f64| print!("  {name} {:.0}", seconds * 1e9);
-    report("dot", time(|| drop(black_box(kernels.dot(black_box(&x), &gain)))));
+    let report = |name: &str, seconds: f64| print!("  {name} {:.0}", seconds * 1e9);
+    report(
+        "dot",
+        time(|| {
+            black_box(kernels.dot(black_box(&x), &gain));
+        }),
+    );
     report("rms_norm", time(|| kernels.rms_norm(black_box(&x), &gain, 1e-5, &mut y)));
     report("silu_mul", time(|| kernels.silu_mul(black_box(&x), &gain, &mut y)));
     y.copy_from_slice(&x);
@@ -139,9 +144,24 @@ fn floats(kernels: &Kernels, random: &mut Random) {
     report("exp", time(|| kernels.exp(black_box(&mut y))));
     report("rope", time(|| kernels.rope(black_box(&mut y), &gain[..k / 2], &x[..k / 2])));
     report("add", time(|| kernels.add(black_box(&mut y), &gain)));
-    report("log_softmax", time(|| drop(black_box(kernels.log_softmax_at(black_box(&x), 3)))));
-    report("argmax", time(|| drop(black_box(kernels.argmax(black_box(&x))))));
-    report("max_abs", time(|| drop(black_box(kernels.max_abs(black_box(&x))))));
+    report(
+        "log_softmax",
+        time(|| {
+            black_box(kernels.log_softmax_at(black_box(&x), 3));
+        }),
+    );
+    report(
+        "argmax",
+        time(|| {
+            black_box(kernels.argmax(black_box(&x)));
+        }),
+    );
+    report(
+        "max_abs",
+        time(|| {
+            black_box(kernels.max_abs(black_box(&x)));
+        }),
+    );
     let fixed = RowQuantizer::fixed(ActBits::ALL.map(|bits| squat_quant::Affine {
         scale: 0.1,
         zero_point: 3,

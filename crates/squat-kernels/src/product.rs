@@ -55,14 +55,20 @@ pub(crate) trait IntSimd: Copy {
 }
 
 /// A way of storing codes, see [`Storage`].
+///
+/// No closures over registers here or in the tiles: a closure is a function of its own without the target features of
+/// its caller, and a vector that passes through one goes through memory.
 pub(crate) trait Unpack {
     const STORAGE: Storage;
-    /// `acc += block . a` for `NP` panels and one row: `a` holds [`Storage::depth`] codes.
+    /// Activation codes that meet one block: [`Storage::depth`] of them.
+    type Codes: Copy;
+    fn codes(row: &[i8]) -> &[Self::Codes];
+    /// `acc += block . a` for `NP` panels and `MR` rows.
     fn step<S: IntSimd, const MR: usize, const NP: usize>(
         s: S,
         acc: &mut [[S::V; NP]; MR],
-        blocks: [S::V; NP],
-        a: [&[i8]; MR],
+        blocks: &[S::V; NP],
+        a: &[&Self::Codes; MR],
     );
 }
 
@@ -70,84 +76,110 @@ pub(crate) struct Bytes;
 pub(crate) struct Nibbles;
 pub(crate) struct Crumbs;
 
-/// Four codes at `at`.
-#[inline(always)]
-fn quad(a: &[i8], at: usize) -> &[i8; 4] {
-    // The caller's rows are padded to whole blocks; the check is cheap beside what follows.
-    match a[at..].first_chunk() {
-        Some(quad) => quad,
-        None => &[0; 4],
-    }
-}
+/// Four consecutive codes.
+type Quad = [i8; 4];
 
 impl Unpack for Bytes {
     const STORAGE: Storage = Storage::Byte;
+    type Codes = Quad;
+
+    #[inline(always)]
+    fn codes(row: &[i8]) -> &[Self::Codes] {
+        row.as_chunks().0
+    }
+
     #[inline(always)]
     fn step<S: IntSimd, const MR: usize, const NP: usize>(
         s: S,
         acc: &mut [[S::V; NP]; MR],
-        blocks: [S::V; NP],
-        a: [&[i8]; MR],
+        blocks: &[S::V; NP],
+        a: &[&Self::Codes; MR],
     ) {
         for m in 0..MR {
-            s.dot4(&mut acc[m], &blocks, quad(a[m], 0));
+            s.dot4(&mut acc[m], blocks, a[m]);
         }
     }
 }
 
 impl Unpack for Nibbles {
     const STORAGE: Storage = Storage::Nibble;
+    type Codes = [Quad; 2];
+
+    #[inline(always)]
+    fn codes(row: &[i8]) -> &[Self::Codes] {
+        row.as_chunks::<4>().0.as_chunks().0
+    }
+
     #[inline(always)]
     fn step<S: IntSimd, const MR: usize, const NP: usize>(
         s: S,
         acc: &mut [[S::V; NP]; MR],
-        blocks: [S::V; NP],
-        a: [&[i8]; MR],
+        blocks: &[S::V; NP],
+        a: &[&Self::Codes; MR],
     ) {
-        let parts = blocks.map(|block| s.nibbles(block));
-        let (low, high) = (parts.map(|p| p[0]), parts.map(|p| p[1]));
+        let (mut low, mut high) = (*blocks, *blocks);
+        for p in 0..NP {
+            [low[p], high[p]] = s.nibbles(blocks[p]);
+        }
         for m in 0..MR {
-            s.dot8_small(&mut acc[m], &low, &high, quad(a[m], 0), quad(a[m], 4));
+            s.dot8_small(&mut acc[m], &low, &high, &a[m][0], &a[m][1]);
         }
     }
 }
 
 impl Unpack for Crumbs {
     const STORAGE: Storage = Storage::Crumb;
+    type Codes = [Quad; 4];
+
+    #[inline(always)]
+    fn codes(row: &[i8]) -> &[Self::Codes] {
+        row.as_chunks::<4>().0.as_chunks().0
+    }
+
     #[inline(always)]
     fn step<S: IntSimd, const MR: usize, const NP: usize>(
         s: S,
         acc: &mut [[S::V; NP]; MR],
-        blocks: [S::V; NP],
-        a: [&[i8]; MR],
+        blocks: &[S::V; NP],
+        a: &[&Self::Codes; MR],
     ) {
-        let parts = blocks.map(|block| s.crumbs(block));
-        for half in 0..2 {
-            let (low, high) = (parts.map(|p| p[2 * half]), parts.map(|p| p[2 * half + 1]));
-            for m in 0..MR {
-                s.dot8_small(&mut acc[m], &low, &high, quad(a[m], 8 * half), quad(a[m], 8 * half + 4));
-            }
+        let mut parts = [*blocks; 4];
+        for p in 0..NP {
+            [parts[0][p], parts[1][p], parts[2][p], parts[3][p]] = s.crumbs(blocks[p]);
+        }
+        for m in 0..MR {
+            s.dot8_small(&mut acc[m], &parts[0], &parts[1], &a[m][0], &a[m][1]);
+            s.dot8_small(&mut acc[m], &parts[2], &parts[3], &a[m][2], &a[m][3]);
         }
     }
 }
 
-/// `MR` rows against the blocks `from..to` of `NP` panels.
+/// `MR` rows against the same blocks of `NP` panels.
 #[inline(always)]
 fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
     s: S,
-    a: &[&[i8]; MR],
+    a: &[&[U::Codes]; MR],
     w: &[&[Block]; NP],
-    from: usize,
-    to: usize,
 ) -> [[[i32; PANEL]; NP]; MR] {
-    let depth = U::STORAGE.depth();
     let mut acc = [[s.zero(); NP]; MR];
-    for block in from..to {
-        let blocks = w.map(|panel| s.load(&panel[block].0));
-        let at = a.map(|row| &row[block * depth..(block + 1) * depth]);
-        U::step(s, &mut acc, blocks, at);
+    for i in 0..w[0].len() {
+        let mut blocks = [s.zero(); NP];
+        for p in 0..NP {
+            blocks[p] = s.load(&w[p][i].0);
+        }
+        let mut at = [&a[0][i]; MR];
+        for m in 1..MR {
+            at[m] = &a[m][i];
+        }
+        U::step(s, &mut acc, &blocks, &at);
     }
-    acc.map(|row| row.map(|v| s.store(v)))
+    let mut sums = [[[0; PANEL]; NP]; MR];
+    for m in 0..MR {
+        for p in 0..NP {
+            sums[m][p] = s.store(acc[m][p]);
+        }
+    }
+    sums
 }
 
 /// What [`linear`] was called with.
@@ -162,77 +194,86 @@ impl Job<'_, '_> {
     #[inline(always)]
     fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(&mut self, s: S, m: usize, p: usize) {
         let (matrix, rows) = (self.matrix, self.rows);
-        let a: [&[i8]; MR] = core::array::from_fn(|i| rows.padded(m + i));
+        let a: [&[U::Codes]; MR] = core::array::from_fn(|i| U::codes(rows.padded(m + i)));
         let w: [&[Block]; NP] = core::array::from_fn(|j| matrix.panel(p + j));
-        let offset = U::STORAGE.offset();
-        let mut y = [[[0f32; PANEL]; NP]; MR];
         if matrix.grouped() {
-            let blocks_per_group = matrix.group_len() / U::STORAGE.depth();
-            for group in 0..matrix.groups() {
-                let from = group * blocks_per_group;
-                let to = if group + 1 == matrix.groups() {
-                    matrix.blocks_per_panel
-                } else {
-                    from + blocks_per_group
-                };
-                let acc = tile::<S, U, MR, NP>(s, &a, &w, from, to);
-                for i in 0..MR {
-                    let codes = &a[i][from * U::STORAGE.depth()..to * U::STORAGE.depth()];
-                    let row_sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
-                    let zero = rows.zero_points[m + i];
-                    for j in 0..NP {
-                        let sums = matrix.panel_sums(p + j, group);
-                        let scales = matrix.panel_scales(p + j, group);
-                        for c in 0..PANEL {
-                            let exact = correct(acc[i][j][c], offset, row_sum, zero, sums[c]);
-                            y[i][j][c] += exact as f32 * scales[c];
-                        }
-                    }
+            return self.grouped_tile::<S, U, MR, NP>(s, &a, &w, m, p);
+        }
+        let acc = tile::<S, U, MR, NP>(s, &a, &w);
+        for i in 0..MR {
+            let (zero, scale) = (rows.zero_points[m + i], rows.scales[m + i]);
+            let shift = U::STORAGE.offset().wrapping_mul(rows.sums[m + i]);
+            for j in 0..NP {
+                let sums = matrix.panel_sums(p + j, 0);
+                let scales = matrix.panel_scales(p + j, 0);
+                let mut y = [0f32; PANEL];
+                for c in 0..PANEL {
+                    y[c] = (correct(acc[i][j][c], shift, zero, sums[c]) as f32 * scale) * scales[c];
                 }
+                self.write(m + i, p + j, y);
             }
+        }
+    }
+
+    /// [`Self::tile`] with a scale for each group of inputs.
+    #[inline(always)]
+    fn grouped_tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
+        &mut self,
+        s: S,
+        a: &[&[U::Codes]; MR],
+        w: &[&[Block]; NP],
+        m: usize,
+        p: usize,
+    ) {
+        let (matrix, rows) = (self.matrix, self.rows);
+        let depth = U::STORAGE.depth();
+        let mut y = [[[0f32; PANEL]; NP]; MR];
+        let blocks_per_group = matrix.group_len().div_ceil(depth);
+        for group in 0..matrix.groups() {
+            let from = group * blocks_per_group;
+            let to = (from + blocks_per_group).min(matrix.blocks_per_panel);
+            let acc = tile::<S, U, MR, NP>(s, &a.map(|row| &row[from..to]), &w.map(|panel| &panel[from..to]));
             for i in 0..MR {
+                let codes = &rows.padded(m + i)[from * depth..to * depth];
+                let row_sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
+                let zero = rows.zero_points[m + i];
+                let shift = U::STORAGE.offset().wrapping_mul(row_sum);
                 for j in 0..NP {
+                    let sums = matrix.panel_sums(p + j, group);
+                    let scales = matrix.panel_scales(p + j, group);
                     for c in 0..PANEL {
-                        y[i][j][c] *= rows.scales[m + i];
-                    }
-                }
-            }
-        } else {
-            let acc = tile::<S, U, MR, NP>(s, &a, &w, 0, matrix.blocks_per_panel);
-            for i in 0..MR {
-                let (row_sum, zero, scale) = (rows.sums[m + i], rows.zero_points[m + i], rows.scales[m + i]);
-                for j in 0..NP {
-                    let sums = matrix.panel_sums(p + j, 0);
-                    let scales = matrix.panel_scales(p + j, 0);
-                    for c in 0..PANEL {
-                        let exact = correct(acc[i][j][c], offset, row_sum, zero, sums[c]);
-                        y[i][j][c] = (exact as f32 * scale) * scales[c];
+                        y[i][j][c] += correct(acc[i][j][c], shift, zero, sums[c]) as f32 * scales[c];
                     }
                 }
             }
         }
-        for j in 0..NP {
-            if let Some(bias) = matrix.panel_bias(p + j) {
-                for i in 0..MR {
-                    for c in 0..PANEL {
-                        y[i][j][c] += bias[c];
-                    }
+        for i in 0..MR {
+            for j in 0..NP {
+                for c in 0..PANEL {
+                    y[i][j][c] *= rows.scales[m + i];
                 }
+                self.write(m + i, p + j, y[i][j]);
+            }
+        }
+    }
+
+    /// Adds the bias and writes the channels of panel `p` that were asked for.
+    #[inline(always)]
+    fn write(&mut self, m: usize, p: usize, mut y: [f32; PANEL]) {
+        if let Some(bias) = self.matrix.panel_bias(p) {
+            for c in 0..PANEL {
+                y[c] += bias[c];
             }
         }
         let range = self.out.range();
-        for i in 0..MR {
-            let to = self.out.row(m + i);
-            for j in 0..NP {
-                let first = (p + j) * PANEL;
-                if first >= range.start && first + PANEL <= range.end {
-                    to[first - range.start..][..PANEL].copy_from_slice(&y[i][j]);
-                } else {
-                    for c in 0..PANEL {
-                        if range.contains(&(first + c)) {
-                            to[first + c - range.start] = y[i][j][c];
-                        }
-                    }
+        let to = self.out.row(m);
+        let first = p * PANEL;
+        if first >= range.start && first + PANEL <= range.end {
+            to[first - range.start..][..PANEL].copy_from_slice(&y);
+        } else {
+            for c in 0..PANEL {
+                if range.contains(&(first + c)) {
+                    to[first + c - range.start] = y[c];
                 }
             }
         }
@@ -257,12 +298,13 @@ impl Job<'_, '_> {
     }
 }
 
-/// Takes the offset of the stored weights and the zero point of the activations out of an accumulator.
+/// Takes the offset of the stored weights (`shift`, times the row's sum) and the zero point of the activations out of
+/// an accumulator.
 ///
 /// Intermediate sums may wrap; the result is exact because it fits (see [`crate::MAX_COLS`]).
 #[inline(always)]
-fn correct(acc: i32, offset: i32, row_sum: i32, zero: i32, weight_sum: i32) -> i32 {
-    acc.wrapping_sub(offset.wrapping_mul(row_sum)).wrapping_sub(zero.wrapping_mul(weight_sum))
+fn correct(acc: i32, shift: i32, zero: i32, weight_sum: i32) -> i32 {
+    acc.wrapping_sub(shift).wrapping_sub(zero.wrapping_mul(weight_sum))
 }
 
 /// Checks shapes; returns whether there is anything to do.

@@ -1,9 +1,10 @@
 //! Quantized activation rows: the left side of every integer product.
 
 use crate::error::CacheError;
+use crate::float::{integer, max_abs};
 use alloc::vec::Vec;
 use core::ops::Range;
-use squat_quant::{ActBits, Affine};
+use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 
 /// Rows are padded with zero codes to a multiple of this many.
 pub const ROW_ALIGN: usize = 64;
@@ -277,5 +278,29 @@ impl<'a> RowsMut<'a> {
         self.zero_points[row] = zero_point;
         self.sums[row] = sum;
         self.bits[row] = bits;
+    }
+}
+
+/// The codes of [`squat_quant::affine::quantize_row`], in a form that vectorises.
+#[inline(always)]
+pub(crate) fn quantize_row(row: &[f32], affine: Affine, codes: &mut [i8]) {
+    for (code, &x) in codes[..row.len()].iter_mut().zip(row) {
+        *code = (integer(affine.centered(x)) + affine.zero_point) as i8;
+    }
+}
+
+/// The codes and scale of [`squat_quant::affine::quantize_row_dynamic`], in a form that vectorises.
+#[inline(always)]
+pub(crate) fn quantize_row_dynamic(row: &[f32], range: CodeRange, codes: &mut [i8]) -> f32 {
+    let affine = Affine::symmetric(dynamic_scale(max_abs(row), range), range);
+    quantize_row(row, affine, codes);
+    affine.scale
+}
+
+/// The codes of probabilities (unsigned, zero point 0).
+#[inline(always)]
+pub(crate) fn quantize_unsigned(row: &[f32], affine: Affine, codes: &mut [u8]) {
+    for (code, &x) in codes[..row.len()].iter_mut().zip(row) {
+        *code = integer(affine.centered(x)) as u8;
     }
 }

@@ -47,8 +47,8 @@ macro_rules! kernel_table {
             use crate::matrix::PackedMatrix;
             use crate::output::ColumnsMut;
             use crate::product;
-            use crate::rows::{CodeRow, RowsView};
-            use squat_quant::{Affine, CodeRange, affine};
+            use crate::rows::{self, CodeRow, RowsView};
+            use squat_quant::{Affine, CodeRange};
 
             $(#[target_feature(enable = $features)])?
             pub fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -104,11 +104,11 @@ macro_rules! kernel_table {
             }
             $(#[target_feature(enable = $features)])?
             pub fn quantize_dynamic(row: &[f32], range: CodeRange, codes: &mut [i8]) -> f32 {
-                affine::quantize_row_dynamic(row, range, codes)
+                rows::quantize_row_dynamic(row, range, codes)
             }
             $(#[target_feature(enable = $features)])?
             pub fn quantize(row: &[f32], quantizer: Affine, codes: &mut [i8]) {
-                affine::quantize_row(row, quantizer, codes)
+                rows::quantize_row(row, quantizer, codes)
             }
             $(#[target_feature(enable = $features)])?
             pub fn code_sum(codes: &[i8]) -> i32 {

@@ -15,7 +15,7 @@
 
 use super::cache::{AttentionScheme, KvHead, SLACK};
 use crate::float;
-use crate::rows::CodeRow;
+use crate::rows::{CodeRow, quantize_unsigned};
 use alloc::vec::Vec;
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale, math};
 
@@ -216,9 +216,7 @@ pub(crate) fn attend(
             }
         };
         let codes = &mut codes[..count];
-        for (code, &p) in codes.iter_mut().zip(part.iter()) {
-            *code = quantizer.quantize(p) as u8;
-        }
+        quantize_unsigned(part, quantizer, codes);
         let sums = &mut sums[index][..dim];
         (primitives.weigh[index])(codes, stored(&head.values, bits, count), sums);
         if let AttentionScheme::Static { values, .. } = head.scheme {

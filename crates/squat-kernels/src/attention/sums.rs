@@ -15,7 +15,7 @@ pub(crate) trait CodeSimd: IntSimd {
     /// 32 bytes: their low nibbles, then their high nibbles.
     fn load_halves(self, bytes: &[u8; 32]) -> Self::V;
     /// Four bytes in every lane.
-    fn splat(self, quad: [u8; 4]) -> Self::V;
+    fn splat(self, quad: &[i8; 4]) -> Self::V;
     /// Stored 8-bit codes to signed bytes: the top bit of every byte flipped.
     fn flip(self, v: Self::V) -> Self::V;
     /// `acc[l] += sum_i u[4l + i] * s[4l + i]`, u unsigned, s signed, any values.
@@ -75,6 +75,28 @@ pub(crate) fn dots<S: CodeSimd, const NARROW: bool>(
     }
 }
 
+/// Four rows from `row`, interleaved, times their codes. Rows beyond the last repeat it; their codes are 0.
+#[inline(always)]
+fn weigh_four<S: CodeSimd, const NARROW: bool>(
+    s: S,
+    acc: &mut [S::V; 4],
+    rows: &StoredRows<'_>,
+    chunk: usize,
+    row: usize,
+    codes: &[u8; 4],
+) {
+    let mut four = [s.zero(); 4];
+    for i in 0..4 {
+        let v = load::<S, NARROW>(s, rows, (row + i).min(rows.count - 1), chunk);
+        four[i] = if NARROW { v } else { s.flip(v) };
+    }
+    let four = s.interleave(four);
+    let codes = s.splat(&[codes[0] as i8, codes[1] as i8, codes[2] as i8, codes[3] as i8]);
+    for i in 0..4 {
+        acc[i] = if NARROW { s.dot_small(acc[i], codes, four[i]) } else { s.dot(acc[i], codes, four[i]) };
+    }
+}
+
 /// `out[d] = sum_j c_j * v_j[d]`.
 #[inline(always)]
 pub(crate) fn weigh<S: CodeSimd, const NARROW: bool>(
@@ -85,29 +107,17 @@ pub(crate) fn weigh<S: CodeSimd, const NARROW: bool>(
 ) {
     let code_sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
     let bits = if NARROW { ActBits::A4 } else { ActBits::A8 };
-    let last = rows.count - 1;
     let (quads, tail) = codes[..rows.count].as_chunks::<4>();
     let chunks = rows.row_bytes.div_ceil(if NARROW { CHUNK / 2 } else { CHUNK });
     for chunk in 0..chunks {
         let mut acc = [s.zero(); 4];
-        let mut step = |row: usize, quad: [u8; 4]| {
-            let four: [S::V; 4] = core::array::from_fn(|i| {
-                let v = load::<S, NARROW>(s, &rows, (row + i).min(last), chunk);
-                if NARROW { v } else { s.flip(v) }
-            });
-            let (four, quad) = (s.interleave(four), s.splat(quad));
-            for i in 0..4 {
-                acc[i] =
-                    if NARROW { s.dot_small(acc[i], quad, four[i]) } else { s.dot(acc[i], quad, four[i]) };
-            }
-        };
-        for (i, &quad) in quads.iter().enumerate() {
-            step(4 * i, quad);
+        for (i, quad) in quads.iter().enumerate() {
+            weigh_four::<S, NARROW>(s, &mut acc, &rows, chunk, 4 * i, quad);
         }
         if !tail.is_empty() {
             let mut quad = [0; 4];
             quad[..tail.len()].copy_from_slice(tail);
-            step(4 * quads.len(), quad);
+            weigh_four::<S, NARROW>(s, &mut acc, &rows, chunk, 4 * quads.len(), &quad);
         }
         let mut columns = [0i32; CHUNK];
         for (i, acc) in acc.into_iter().enumerate() {

@@ -85,7 +85,10 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     let x_chunks = x_rows.map(|row| row.as_chunks::<LANES>().0);
     let w_chunks = w_rows.map(|row| row.as_chunks::<LANES>().0);
     for i in 0..k / LANES {
-        let w: [S::V; NR] = core::array::from_fn(|n| W::load(s, &w_chunks[n][i]));
+        let mut w = [s.zero(); NR];
+        for n in 0..NR {
+            w[n] = W::load(s, &w_chunks[n][i]);
+        }
         for m in 0..MR {
             let x = s.load(&x_chunks[m][i]);
             for n in 0..NR {
@@ -95,7 +98,10 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     }
     let done = k - k % LANES;
     if done < k {
-        let w: [S::V; NR] = core::array::from_fn(|n| W::load(s, &padded(&w_rows[n][done..])));
+        let mut w = [s.zero(); NR];
+        for n in 0..NR {
+            w[n] = W::load(s, &padded(&w_rows[n][done..]));
+        }
         for m in 0..MR {
             let x = s.load(&padded(&x_rows[m][done..]));
             for n in 0..NR {
@@ -103,7 +109,13 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
             }
         }
     }
-    core::array::from_fn(|m| core::array::from_fn(|n| fold(s.store(acc[m][n]))))
+    let mut y = [[0.0; NR]; MR];
+    for m in 0..MR {
+        for n in 0..NR {
+            y[m][n] = fold(s.store(acc[m][n]));
+        }
+    }
+    y
 }
 
 /// Rows of x in tiles of `MR` and single ones, against `NR` rows of w from `column`.

@@ -1,6 +1,6 @@
 //! Sums, products and maxima over slices, in the 16-lane order.
 
-use squat_quant::math;
+use super::exp::exp_value;
 
 /// Lanes of every sum.
 pub(crate) const LANES: usize = 16;
@@ -133,11 +133,11 @@ pub fn log_softmax_at(logits: &[f32], index: usize) -> f64 {
     let (chunks, tail) = logits.as_chunks::<LANES>();
     for chunk in chunks {
         for l in 0..LANES {
-            lanes[l] += math::exp(chunk[l] - largest);
+            lanes[l] += exp_value(chunk[l] - largest);
         }
     }
     for (lane, x) in lanes.iter_mut().zip(tail) {
-        *lane += math::exp(x - largest);
+        *lane += exp_value(x - largest);
     }
     (f64::from(logits[index]) - f64::from(largest)) - ln(f64::from(fold(lanes)))
 }

@@ -3,6 +3,7 @@
 //! `vpmaddubsw` adds pairs of u8 * s8 products in 16 bits and saturates, so it serves operands up to 15 only
 //! (2 * 15 * 128 = 3840); full bytes are split into even and odd ones, widened, and go through `vpmaddwd`.
 
+use super::word;
 use crate::arch::table::kernel_table;
 use crate::attention::{CodeSimd, Primitives, StoredRows, dots, weigh};
 use crate::float::FloatSimd;
@@ -21,12 +22,6 @@ impl Avx2 {
     fn new() -> Self {
         Self(())
     }
-}
-
-/// Both halves of `f`.
-#[inline(always)]
-fn both(f: impl Fn(usize) -> __m256i) -> [__m256i; 2] {
-    [f(0), f(1)]
 }
 
 /// `acc + u . s` in quads, for u or s at most 15 everywhere.
@@ -63,8 +58,8 @@ fn field<const SHIFT: i32>(v: __m256i, mask: i8) -> __m256i {
 /// Four codes in every lane.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn splat(quad: [u8; 4]) -> __m256i {
-    _mm256_set1_epi32(i32::from_le_bytes(quad))
+fn splat(quad: &[i8; 4]) -> __m256i {
+    _mm256_set1_epi32(word(quad))
 }
 
 impl IntSimd for Avx2 {
@@ -73,19 +68,23 @@ impl IntSimd for Avx2 {
     #[inline(always)]
     fn zero(self) -> Self::V {
         // SAFETY: the token proves AVX2.
-        both(|_| unsafe { _mm256_setzero_si256() })
+        unsafe { [_mm256_setzero_si256(); 2] }
     }
 
     #[inline(always)]
     fn load(self, block: &[u8; 64]) -> Self::V {
         // SAFETY: the token proves AVX2; both halves lie inside the array, and the loads need no alignment.
-        both(|i| unsafe { _mm256_loadu_si256(block.as_ptr().add(32 * i).cast()) })
+        unsafe {
+            [_mm256_loadu_si256(block.as_ptr().cast()), _mm256_loadu_si256(block.as_ptr().add(32).cast())]
+        }
     }
 
     #[inline(always)]
     fn nibbles(self, v: Self::V) -> [Self::V; 2] {
         // SAFETY: the token proves AVX2.
-        unsafe { [both(|i| field::<0>(v[i], 15)), both(|i| field::<4>(v[i], 15))] }
+        unsafe {
+            [[field::<0>(v[0], 15), field::<0>(v[1], 15)], [field::<4>(v[0], 15), field::<4>(v[1], 15)]]
+        }
     }
 
     #[inline(always)]
@@ -93,10 +92,10 @@ impl IntSimd for Avx2 {
         // SAFETY: the token proves AVX2.
         unsafe {
             [
-                both(|i| field::<0>(v[i], 3)),
-                both(|i| field::<2>(v[i], 3)),
-                both(|i| field::<4>(v[i], 3)),
-                both(|i| field::<6>(v[i], 3)),
+                [field::<0>(v[0], 3), field::<0>(v[1], 3)],
+                [field::<2>(v[0], 3), field::<2>(v[1], 3)],
+                [field::<4>(v[0], 3), field::<4>(v[1], 3)],
+                [field::<6>(v[0], 3), field::<6>(v[1], 3)],
             ]
         }
     }
@@ -105,9 +104,11 @@ impl IntSimd for Avx2 {
     fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         // SAFETY: the token proves AVX2.
         unsafe {
-            let a = widen_signed(splat(a.map(|a| a as u8)));
+            let a = widen_signed(splat(a));
             for p in 0..NP {
-                acc[p] = both(|i| quads(acc[p][i], w[p][i], a));
+                for i in 0..2 {
+                    acc[p][i] = quads(acc[p][i], w[p][i], a);
+                }
             }
         }
     }
@@ -123,17 +124,17 @@ impl IntSimd for Avx2 {
     ) {
         // SAFETY: the token proves AVX2.
         unsafe {
-            let (a, b) = (splat(a.map(|a| a as u8)), splat(b.map(|b| b as u8)));
+            let (a, b) = (splat(a), splat(b));
             let ones = _mm256_set1_epi16(1);
             for p in 0..NP {
-                acc[p] = both(|i| {
+                for i in 0..2 {
                     // Four products of at most 15 * 128 in 16 bits.
                     let pairs = _mm256_add_epi16(
                         _mm256_maddubs_epi16(low[p][i], a),
                         _mm256_maddubs_epi16(high[p][i], b),
                     );
-                    _mm256_add_epi32(acc[p][i], _mm256_madd_epi16(pairs, ones))
-                });
+                    acc[p][i] = _mm256_add_epi32(acc[p][i], _mm256_madd_epi16(pairs, ones));
+                }
             }
         }
     }
@@ -153,7 +154,9 @@ impl CodeSimd for Avx2 {
     #[inline(always)]
     fn load_codes(self, codes: &[i8; 64]) -> Self::V {
         // SAFETY: the token proves AVX2; both halves lie inside the array, and the loads need no alignment.
-        both(|i| unsafe { _mm256_loadu_si256(codes.as_ptr().add(32 * i).cast()) })
+        unsafe {
+            [_mm256_loadu_si256(codes.as_ptr().cast()), _mm256_loadu_si256(codes.as_ptr().add(32).cast())]
+        }
     }
 
     #[inline(always)]
@@ -166,27 +169,30 @@ impl CodeSimd for Avx2 {
     }
 
     #[inline(always)]
-    fn splat(self, quad: [u8; 4]) -> Self::V {
+    fn splat(self, quad: &[i8; 4]) -> Self::V {
         // SAFETY: the token proves AVX2.
-        both(|_| unsafe { splat(quad) })
+        unsafe { [splat(quad); 2] }
     }
 
     #[inline(always)]
     fn flip(self, v: Self::V) -> Self::V {
         // SAFETY: the token proves AVX2.
-        both(|i| unsafe { _mm256_xor_si256(v[i], _mm256_set1_epi8(-128)) })
+        unsafe {
+            let top = _mm256_set1_epi8(-128);
+            [_mm256_xor_si256(v[0], top), _mm256_xor_si256(v[1], top)]
+        }
     }
 
     #[inline(always)]
     fn dot(self, acc: Self::V, u: Self::V, s: Self::V) -> Self::V {
         // SAFETY: the token proves AVX2.
-        both(|i| unsafe { quads(acc[i], u[i], widen_signed(s[i])) })
+        unsafe { [quads(acc[0], u[0], widen_signed(s[0])), quads(acc[1], u[1], widen_signed(s[1]))] }
     }
 
     #[inline(always)]
     fn dot_small(self, acc: Self::V, u: Self::V, s: Self::V) -> Self::V {
         // SAFETY: the token proves AVX2.
-        both(|i| unsafe { quads_small(acc[i], u[i], s[i]) })
+        unsafe { [quads_small(acc[0], u[0], s[0]), quads_small(acc[1], u[1], s[1])] }
     }
 
     #[inline(always)]
@@ -211,7 +217,10 @@ impl CodeSimd for Avx2 {
         let mut out = [0; 4];
         // SAFETY: the token proves AVX2; the destination has four i32, and the store needs no alignment.
         unsafe {
-            let [a, b, c, d] = acc.map(|v| _mm256_add_epi32(v[0], v[1]));
+            let a = _mm256_add_epi32(acc[0][0], acc[0][1]);
+            let b = _mm256_add_epi32(acc[1][0], acc[1][1]);
+            let c = _mm256_add_epi32(acc[2][0], acc[2][1]);
+            let d = _mm256_add_epi32(acc[3][0], acc[3][1]);
             let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
             let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
             let sums = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));

@@ -1,5 +1,6 @@
 //! AVX-512 with VNNI: a panel is one 512-bit vector, `vpdpbusd` adds four products in 32 bits without saturation.
 
+use super::word;
 use crate::arch::table::kernel_table;
 use crate::attention::{CodeSimd, Primitives, StoredRows, dots, weigh};
 use crate::float::FloatSimd;
@@ -58,7 +59,7 @@ impl IntSimd for Avx512 {
     fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         // SAFETY: the token proves AVX-512 and VNNI.
         unsafe {
-            let a = _mm512_set1_epi32(i32::from_le_bytes(a.map(|a| a as u8)));
+            let a = _mm512_set1_epi32(word(a));
             for p in 0..NP {
                 acc[p] = _mm512_dpbusd_epi32(acc[p], w[p], a);
             }
@@ -93,9 +94,9 @@ impl CodeSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn splat(self, quad: [u8; 4]) -> Self::V {
+    fn splat(self, quad: &[i8; 4]) -> Self::V {
         // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_set1_epi32(i32::from_le_bytes(quad)) }
+        unsafe { _mm512_set1_epi32(word(quad)) }
     }
 
     #[inline(always)]

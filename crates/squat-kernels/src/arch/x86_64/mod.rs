@@ -26,3 +26,9 @@ pub(crate) fn has_avx2() -> bool {
 pub(crate) fn has_avx512vnni() -> bool {
     has_avx2() && detected!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
 }
+
+/// Four bytes as they lie in memory.
+#[inline(always)]
+fn word(quad: &[i8; 4]) -> i32 {
+    i32::from_le_bytes([quad[0] as u8, quad[1] as u8, quad[2] as u8, quad[3] as u8])
+}
