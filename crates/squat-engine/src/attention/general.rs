@@ -1,8 +1,7 @@
 //! Attention in floats for any combination of quantized points (METHOD.md sections 2, 3).
 //!
-//! Codes are held as exact integers in f32, scales apart. Wherever all points are quantized it gives the same bits as
-//! the integer cache as long as sums of codes stay below 2^24, which the tests use; where a plan leaves points in full
-//! precision it is the only form.
+//! Codes are held as exact integers in f32, scales apart. It serves the plans that leave some of the points in full
+//! precision, or mix static and dynamic ones; the usual plans run on the integer cache.
 
 use squat_kernels::{RowQuantizer, float};
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};

@@ -55,13 +55,6 @@ impl AttentionPlan {
         Self { head_dim: spec.head_dim, group, points: AttentionPoints { query, key, value, probs }, form }
     }
 
-    #[cfg(test)]
-    /// The same plan in plain floats: the slow definition that tests hold the integer form against.
-    pub(crate) fn generalized(mut self) -> Self {
-        self.form = Form::General;
-        self
-    }
-
     /// An empty cache with room for some positions.
     pub(crate) fn cache(&self, capacity: usize, widths: &[ActBits]) -> HeadCache {
         let room = capacity.min(RESERVE);

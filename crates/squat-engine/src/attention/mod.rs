@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`head`] | the cache of one head in the form that the plan allows, append and attend |
-//! | [`general`] | any combination of quantized and unquantized points, in floats; the slow readable definition |
+//! | [`general`] | any combination of quantized and unquantized points, in floats |
 
 pub(crate) mod general;
 pub(crate) mod head;

@@ -86,7 +86,7 @@ pub fn make_static(mut plan: QuantPlan) -> QuantPlan {
 /// A plan whose policy mixes widths, with thresholds that random models straddle.
 pub fn mixed(policy: TokenPolicy) -> QuantPlan {
     let thresholds = match policy {
-        TokenPolicy::ActivationNorm => vec![5.0, 5.5, 7.0],
+        TokenPolicy::ActivationNorm => vec![0.0, 13.0, 17.0],
         _ => vec![0.9, 0.9, 0.9],
     };
     let rho = 0.5;
