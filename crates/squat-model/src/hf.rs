@@ -18,7 +18,7 @@ use crate::plan::{QuantPlan, log_scale_name, static_scale_name, static_zero_poin
 use crate::section;
 use crate::spec::{ModelSpec, ParamInfo};
 use crate::tensors::{Dtype, TensorSource, check_shape, read_finite, read_shaped, wrong};
-use crate::tokenizer_files::TokenizerFiles;
+pub use crate::tokenizer_files::TokenizerFiles;
 use crate::weights::{WEIGHTS, Weights};
 
 /// Name of the configuration.

@@ -179,7 +179,11 @@ impl ModelSpec {
             if size == 0 {
                 return Err(ModelError::config(key, "a positive number", "0", ""));
             }
-            let limit = if key == "num_hidden_layers" { 10_000 } else { 1 << 31 };
+            let limit = match key {
+                "num_hidden_layers" => 10_000,
+                "max_position_embeddings" => 1 << 24,
+                _ => 1 << 31,
+            };
             if size > limit {
                 return Err(ModelError::config(key, format!("at most {limit}"), size.to_string(), ""));
             }
