@@ -79,7 +79,7 @@ impl Paragraphs {
             Gender::Masculine => &MEN[0],
             Gender::Feminine => &WOMEN[0],
         };
-        let quality = *f.rng.pick(QUALITIES);
+        let quality = f.word(QUALITIES);
         match (time, f.rng.below(4)) {
             (Time::Past, 0) => {
                 d.words("one day").phrase(&hero).words("walked to").phrase(&place);
@@ -116,7 +116,7 @@ impl Paragraphs {
         match f.rng.below(3) {
             0 => d.words("in the end they went home and").content(act.past, act.base),
             1 => {
-                let quality = *f.rng.pick(QUALITIES);
+                let quality = f.word(QUALITIES);
                 d.words("at night they were")
                     .content(quality, quality)
                     .word("and")
@@ -135,8 +135,8 @@ impl Paragraphs {
         let verb = if f.rng.percent(25) { f.rng.pick(REFLEXIVE) } else { f.rng.pick(TRANSITIVE) };
         let object = f.object(verb);
         let place = f.place();
-        let quality = *f.rng.pick(QUALITIES);
-        match (time, f.rng.below(8)) {
+        let quality = f.word(QUALITIES);
+        match (time, f.rng.below(10)) {
             (Time::Past, 0) => d.word(pronoun).content(act.past, act.base).place(&place),
             (Time::Past, 1) => d.word("then").word(pronoun).content(verb.past, verb.base).phrase(&object),
             (Time::Past, 2) => d
@@ -158,6 +158,14 @@ impl Paragraphs {
             (Time::Past, 6) if !matches!(verb.object, Some(Object::Animate)) => {
                 d.words("what did").phrase(&friend).content(verb.base, verb.base).end('?');
                 d.word(if f.rng.percent(50) { "It" } else { "Maybe it" }).word("was").phrase(&object)
+            }
+            (Time::Past, 7 | 8) => {
+                // A possessive as near to its owner as can be: what gender a name has is learned here first.
+                let gender = f.gender();
+                let owner = f.gendered(gender, Number::Singular);
+                let own = thing_verb(f);
+                d.phrase(&owner).content(own.past, own.base).word(gender.possessive());
+                own_thing(f, d)
             }
             (Time::Past, _) => {
                 let yes = f.rng.percent(50);
@@ -191,10 +199,38 @@ impl Paragraphs {
             (Time::Present, 6) => {
                 d.phrase(&hero).word("and").phrase(&friend).content(act.base, act.base).words("every day")
             }
+            (Time::Present, 7 | 8) => {
+                let gender = f.gender();
+                let owner = f.gendered(gender, Number::Singular);
+                let own = thing_verb(f);
+                d.phrase(&owner).content(own.third, own.base).word(gender.possessive());
+                own_thing(f, d)
+            }
             (Time::Present, _) => {
                 d.words("at night").phrase(&hero).content(act.third, act.base).place(&place)
             }
         };
         d.end('.');
     }
+}
+
+/// A verb that takes things.
+fn thing_verb(f: &mut Fillers) -> &'static Verb {
+    loop {
+        let verb = f.rng.pick(TRANSITIVE);
+        if verb.object == Some(Object::Thing) {
+            return verb;
+        }
+    }
+}
+
+/// What follows a possessive.
+fn own_thing<'a>(f: &mut Fillers, d: &'a mut Draft) -> &'a mut Draft {
+    let number = f.number();
+    let noun = f.noun(Kind::Thing);
+    if f.rng.percent(25) {
+        let adjective = f.adjective(noun.kind);
+        d.content(adjective, adjective);
+    }
+    d.content(noun.form(number), noun.singular)
 }

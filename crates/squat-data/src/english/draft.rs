@@ -109,6 +109,6 @@ impl Draft {
     /// Sentences about these content words are kept for held-out pairs. The choice does not depend on any seed, so
     /// the pairs of one seed are held out of the corpus of every other.
     pub(super) fn is_reserved(&self) -> bool {
-        self.key != 0 && mix(self.key ^ 0x5EED_0F_5E9A_7E57).is_multiple_of(RESERVED_EVERY)
+        self.key != 0 && mix(self.key ^ 0x005E_ED0F_5E9A_7E57).is_multiple_of(RESERVED_EVERY)
     }
 }

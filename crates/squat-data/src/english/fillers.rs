@@ -39,6 +39,11 @@ impl Fillers {
         cast
     }
 
+    /// One word of a list.
+    pub(super) fn word(&mut self, words: &[&'static str]) -> &'static str {
+        words[self.rng.below(words.len() as u64) as usize]
+    }
+
     pub(super) fn number(&mut self) -> Number {
         if self.rng.percent(50) { Number::Singular } else { Number::Plural }
     }
@@ -201,25 +206,25 @@ impl Fillers {
             0..70 => [None; 2],
             70..93 => [Some(self.adjective(kind)), None],
             // Size before color, always.
-            _ => [Some(*self.rng.pick(SIZES)), Some(self.second_adjective(kind))],
+            _ => [Some(self.word(SIZES)), Some(self.second_adjective(kind))],
         }
     }
 
     /// An adjective that suits a kind of noun.
     pub(super) fn adjective(&mut self, kind: Kind) -> &'static str {
         match (kind, self.rng.below(3)) {
-            (Kind::Human, 0 | 1) | (Kind::Animal, 0) => *self.rng.pick(QUALITIES),
+            (Kind::Human, 0 | 1) | (Kind::Animal, 0) => self.word(QUALITIES),
             (Kind::Human, _) => "old",
-            (Kind::Thing | Kind::Place, 0) => *self.rng.pick(&["old", "new"]),
-            (Kind::Animal | Kind::Thing | Kind::Place, 1) => *self.rng.pick(COLORS),
-            _ => *self.rng.pick(SIZES),
+            (Kind::Thing | Kind::Place, 0) => self.word(&["old", "new"]),
+            (Kind::Animal | Kind::Thing | Kind::Place, 1) => self.word(COLORS),
+            _ => self.word(SIZES),
         }
     }
 
     fn second_adjective(&mut self, kind: Kind) -> &'static str {
         match kind {
             Kind::Human => "old",
-            _ => *self.rng.pick(COLORS),
+            _ => self.word(COLORS),
         }
     }
 
@@ -232,6 +237,6 @@ impl Fillers {
     /// The same in a given number.
     pub(super) fn place_in(&mut self, number: Number) -> (&'static str, Phrase) {
         let noun = self.noun(Kind::Place);
-        (*self.rng.pick(PREPOSITIONS), self.definite(noun, number))
+        (self.word(PREPOSITIONS), self.definite(noun, number))
     }
 }

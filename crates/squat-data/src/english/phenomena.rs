@@ -49,7 +49,7 @@ pub(super) static PHENOMENA: &[Phenomenon] = &[
     row("subject_verb_agreement", "morphology", "subject_verb_agreement", Present, 4, simple_agreement),
     row("agreement_prepositional_phrase", "morphology", "subject_verb_agreement", Present, 8, agreement_over_place),
     row("agreement_relative_clause", "morphology", "subject_verb_agreement", Present, 10, agreement_over_relative),
-    row("anaphor_gender_agreement", "morphology", "anaphor_agreement", Past, 4, anaphor_gender),
+    row("anaphor_gender_agreement", "morphology", "anaphor_agreement", Past, 10, anaphor_gender),
     row("anaphor_number_agreement", "morphology", "anaphor_agreement", Past, 4, anaphor_number),
     row("determiner_noun_agreement", "morphology", "determiner_noun_agreement", Past, 2, determiner_noun),
     row("determiner_noun_agreement_with_adjective", "morphology", "determiner_noun_agreement", Past, 3, determiner_adjective_noun),
@@ -61,8 +61,8 @@ pub(super) static PHENOMENA: &[Phenomenon] = &[
     row("existential_there_quantifiers", "semantics", "quantifiers", Past, 3, existential),
     row("transitivity", "syntax", "argument_structure", Past, 4, transitivity),
     row("passive", "syntax", "argument_structure", Past, 4, passive),
-    row("principle_a_c_command", "syntax_semantics", "binding", Past, 8, principle_a_c_command),
-    row("principle_a_domain", "syntax_semantics", "binding", Past, 8, principle_a_domain),
+    row("principle_a_c_command", "syntax_semantics", "binding", Past, 6, principle_a_c_command),
+    row("principle_a_domain", "syntax_semantics", "binding", Past, 5, principle_a_domain),
     Phenomenon { lexically_identical: true, ..row("adjective_order", "syntax", "adjective_order", Past, 3, adjective_order) },
     row("question_verb_form", "syntax", "auxiliaries", Past, 4, question_verb_form),
 ];
@@ -90,7 +90,7 @@ enum Predicate {
 impl Predicate {
     fn choose(contrast: u64) -> Self {
         match contrast % 4 {
-            0 => Self::Be(*choose(QUALITIES, contrast / 4)),
+            0 => Self::Be(QUALITIES[(contrast / 4) as usize % QUALITIES.len()]),
             _ => Self::Act(choose(INTRANSITIVE, contrast / 4)),
         }
     }
@@ -256,11 +256,9 @@ fn demonstrative(f: &mut Fillers, contrast: u64, flip: bool, adjective: bool) ->
 
 /// `The girl broke the cup.` / `broken`; `The girl had broken the cup.` / `broke`
 fn irregular_forms(f: &mut Fillers, contrast: u64, flip: bool) -> Frame {
-    let verb = TRANSITIVE
-        .iter()
-        .filter(|v| v.is_irregular())
-        .nth((contrast % 11) as usize)
-        .unwrap_or(&TRANSITIVE[5]);
+    let irregular = || TRANSITIVE.iter().filter(|v| v.is_irregular());
+    let index = (contrast % irregular().count() as u64) as usize;
+    let verb = irregular().nth(index).expect("below the count");
     let number = f.number();
     let (subject, object) = (f.person(number), f.object(verb));
     Box::new(move |d, good| {
@@ -345,7 +343,7 @@ fn filler_gap(f: &mut Fillers, contrast: u64, flip: bool) -> Frame {
 fn much_many(f: &mut Fillers, contrast: u64, flip: bool) -> Frame {
     const VERBS: &[&str] = &["buy", "find", "take", "see", "want", "steal"];
     let verb = TRANSITIVE.iter().find(|v| v.base == *f.rng.pick(VERBS)).unwrap_or(&TRANSITIVE[0]);
-    let mass = *f.rng.pick(MASS);
+    let mass = f.word(MASS);
     let count = if f.rng.percent(50) { f.rng.pick(FOODS) } else { f.rng.pick(THINGS) };
     let number = f.number();
     let (subject, place) = (f.person(number), f.place());
@@ -378,7 +376,7 @@ fn existential(f: &mut Fillers, contrast: u64, flip: bool) -> Frame {
             break noun;
         }
     };
-    let size = f.rng.percent(30).then(|| *f.rng.pick(SIZES));
+    let size = f.rng.percent(30).then(|| f.word(SIZES));
     let place = f.place();
     let almost = if contrast.is_multiple_of(2) { "almost" } else { "nearly" };
     Box::new(move |d, good| {
@@ -477,7 +475,7 @@ fn adjective_order(f: &mut Fillers, _contrast: u64, _flip: bool) -> Frame {
     };
     let number = f.number();
     let noun = f.noun(Kind::Thing);
-    let (size, color) = (*f.rng.pick(SIZES), *f.rng.pick(COLORS));
+    let (size, color) = (f.word(SIZES), f.word(COLORS));
     Box::new(move |d, good| {
         let adjectives = if good { [Some(size), Some(color)] } else { [Some(color), Some(size)] };
         let object = Phrase::Common { determiner: "the", adjectives, noun, number };

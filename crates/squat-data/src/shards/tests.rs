@@ -200,3 +200,28 @@ fn wide_ids_for_large_vocabularies() {
     assert_eq!(prepared.manifest.token_type, TokenType::U32);
     assert!(prepared.shards.get(0, usize::MAX).contains(&((first + 65_999) as u32)));
 }
+
+#[test]
+fn chunks_can_start_at_lines() {
+    use crate::batch::{Chunks, Start};
+    let setup = Setup::new();
+    let shards = setup.prepare(&PrepareOptions::default()).unwrap().shards;
+    let starts: Vec<u64> = (0..shards.lines()).filter_map(|i| shards.line_start(i)).collect();
+    let all = shards.get(0, usize::MAX);
+    // Where a chunk begins is told by its tokens: long enough to be unique in this small text.
+    let position = |chunk: &[u32]| all.windows(chunk.len()).position(|w| w == chunk).unwrap() as u64;
+    let (mut at_lines, mut total) = (0, 0);
+    for seed in 0..20 {
+        let plain = Chunks::new(&shards, 12, seed).unwrap();
+        let aligned = plain.clone().starting(Start::Line);
+        for step in 0..plain.per_epoch() {
+            let (before, after) =
+                (position(&plain.batch(step, 1)[0][1..]), position(&aligned.batch(step, 1)[0][1..]));
+            assert!((before..=before + 6).contains(&after));
+            assert!(after == before || starts.contains(&after));
+            at_lines += u64::from(starts.contains(&after));
+            total += 1;
+        }
+    }
+    assert!(at_lines * 2 > total, "{at_lines} of {total}");
+}
