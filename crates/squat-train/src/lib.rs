@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Quantization-aware training and distillation. The only crate that knows Burn.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`recipe`] | experiments as TOML |
+//! | [`run`] | a whole recipe in one folder |
+//! | [`stage`] | a training stage from first step to last, resumable bit for bit |
+//! | [`checkpoint`] | model folders and training state on disk |
+//! | [`model`] | the forward pass, full precision or fake-quantized |
+//! | [`step`] | loss and gradients of a micro-batch |
+//! | [`ops`] | fused operations with hand-written backward |
+//! | [`host`] | how such an operation becomes a node of Burn's tape |
+//! | [`quantizer`] | fake quantizers |
+//! | [`calibration`], [`thresholds`] | first static quantizers; thresholds of the token policy |
+//! | [`optimizer`], [`parameters`] | AdamW, parameter groups |
+//! | [`evaluate`] | log-likelihoods of a trained model |
+
+pub mod calibration;
+pub mod checkpoint;
+pub mod error;
+pub mod evaluate;
+pub mod host;
+pub mod model;
+pub mod ops;
+pub mod optimizer;
+pub mod parameters;
+pub mod quantizer;
+pub mod recipe;
+pub mod run;
+pub mod stage;
+pub mod step;
+pub mod thresholds;
+
+pub use error::TrainError;
+pub use model::Model;
+pub use parameters::Parameters;
+pub use recipe::Recipe;

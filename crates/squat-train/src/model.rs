@@ -1,0 +1,506 @@
+//! The forward pass of a LLaMA-family model over named parameters, full precision or fake-quantized.
+
+use crate::calibration::Observer;
+use crate::host::apply;
+use crate::ops::alignment::Alignment;
+use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionSide, Rope, prepare};
+use crate::ops::embedding::Embedding;
+use crate::ops::entropy::CodeEntropy;
+use crate::ops::linear::Linear;
+use crate::ops::rms_norm::RmsNorm;
+use crate::ops::swiglu::SwiGlu;
+use crate::parameters::{Group, Parameters};
+use crate::quantizer::{ActQuant, STATIC_PARAMETERS, TokenBits};
+use burn::tensor::{Device, Tensor, TensorData};
+use squat_kernels::Kernels;
+use squat_model::{LinearKind, ModelSpec, ParamKind, QuantPlan};
+use squat_quant::token_policy::TokenEvidence;
+use squat_quant::{ActBits, ActPoint, ActScheme, WeightScheme};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// Parameters as tensors of one device, leaves of the tape where training asks for it.
+pub struct Leaves {
+    tensors: HashMap<String, Tensor<2>>,
+}
+
+impl Leaves {
+    /// Copies parameters to tensors without a tape.
+    pub fn constant(parameters: &Parameters) -> Self {
+        let device = Device::flex();
+        let tensors = parameters
+            .iter()
+            .map(|p| {
+                let data = TensorData::new(p.values.clone(), p.shape);
+                (p.name.clone(), Tensor::<2>::from_data(data, &device))
+            })
+            .collect();
+        Self { tensors }
+    }
+
+    /// The same memory as leaves of a new tape.
+    pub fn tracked(&self) -> Self {
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), Tensor::from_inner(tensor.clone()).require_grad()))
+            .collect();
+        Self { tensors }
+    }
+
+    /// The tensor of that name.
+    ///
+    /// # Panics
+    /// When there is none: the parameters do not belong to the spec, an error of this crate.
+    pub fn get(&self, name: &str) -> Tensor<2> {
+        self.tensors.get(name).unwrap_or_else(|| panic!("no parameter {name}")).clone()
+    }
+}
+
+/// Name of the log scales of a weight.
+pub fn log_scale_name(weight: &str) -> String {
+    format!("{}.weight_log_scale", weight.strip_suffix(".weight").unwrap_or(weight))
+}
+
+/// Name under which the four learned parameters of a static activation point are trained.
+pub fn static_name(layer: Option<usize>, point: ActPoint) -> String {
+    match layer {
+        Some(layer) => format!("model.layers.{layer}.{}.static", point.name()),
+        None => format!("model.{}.static", point.name()),
+    }
+}
+
+/// What a forward pass should compute beside the logits.
+#[derive(Clone, Debug, Default)]
+pub struct ForwardOptions {
+    /// Teacher's softmax rows by layer, for the layers whose maps are aligned.
+    pub align: HashMap<usize, Arc<Vec<f32>>>,
+    /// Whether to compute the entropy term.
+    pub entropy: bool,
+    /// Keep every layer's softmax rows (a teacher's maps).
+    pub keep_maps: bool,
+    /// Where to record the values of every activation point, for calibration.
+    pub observe: Option<Arc<Mutex<Observer>>>,
+}
+
+impl ForwardOptions {
+    fn record(&self, layer: Option<usize>, point: ActPoint, x: &Tensor<2>) {
+        if let Some(observer) = &self.observe {
+            let data = x.clone().into_data();
+            let values = data.as_slice::<f32>().expect("activations are f32");
+            observer.lock().unwrap_or_else(|e| e.into_inner()).record(layer, point, values);
+        }
+    }
+}
+
+/// What a forward pass gives.
+pub struct ForwardOutput {
+    /// `[tokens, vocabulary]`.
+    pub logits: Tensor<2>,
+    /// Mean over the chosen layers of `1 - cos` of attention rows, `[1, 1]`.
+    pub alignment: Option<Tensor<2>>,
+    /// Mean over layers, queries and keys of the entropy term, `[1, 1]`.
+    pub entropy: Option<Tensor<2>>,
+    /// For each layer the token policy's scores `[tokens]` (empty where the policy has none).
+    pub scores: Vec<Vec<f32>>,
+    /// For each layer the activation bits used.
+    pub bits: Vec<TokenBits>,
+    /// For each layer the softmax rows, if asked for.
+    pub maps: Vec<Arc<Vec<f32>>>,
+}
+
+/// A model: its shape and its quantization plan, if any. Parameters are passed to [`Model::forward`].
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Architecture and sizes.
+    pub spec: ModelSpec,
+    /// Quantization plan; `None` is full precision.
+    pub plan: Option<QuantPlan>,
+    rope: Arc<Rope>,
+}
+
+impl Model {
+    /// A model for sequences of up to `max_seq` tokens.
+    pub fn new(spec: ModelSpec, plan: Option<QuantPlan>, max_seq: usize) -> Self {
+        let (cos, sin) = squat_model::rope::rope_tables(max_seq, spec.head_dim, spec.rope_theta);
+        Self { spec, plan, rope: Arc::new(Rope { cos, sin }) }
+    }
+
+    fn act(&self, point: ActPoint, bits: &TokenBits) -> Option<ActQuant> {
+        let scheme = self.plan.as_ref()?.point(point)?;
+        Some(ActQuant { scheme, bits: bits.clone() })
+    }
+
+    fn static_tensor(
+        &self,
+        leaves: &Leaves,
+        quant: Option<&ActQuant>,
+        layer: Option<usize>,
+        point: ActPoint,
+    ) -> Option<Tensor<2>> {
+        match quant {
+            Some(ActQuant { scheme: ActScheme::Static, .. }) => Some(leaves.get(&static_name(layer, point))),
+            _ => None,
+        }
+    }
+
+    fn linear(
+        &self,
+        leaves: &Leaves,
+        x: Tensor<2>,
+        name: &str,
+        scheme: Option<WeightScheme>,
+        (point, layer, bits): (ActPoint, Option<usize>, &TokenBits),
+    ) -> Tensor<2> {
+        let input = self.act(point, bits);
+        let parameters = self.static_tensor(leaves, input.as_ref(), layer, point);
+        let op = Linear { weight: scheme, input };
+        let weight = leaves.get(name);
+        match (scheme.map(|_| leaves.get(&log_scale_name(name))), parameters) {
+            (None, None) => apply(op, [x, weight]),
+            (Some(a), None) | (None, Some(a)) => apply(op, [x, weight, a]),
+            (Some(a), Some(b)) => apply(op, [x, weight, a, b]),
+        }
+    }
+
+    /// Logits of `[batch, seq]` token ids (row-major), with the extra terms that the options ask for.
+    ///
+    /// # Panics
+    /// When an id is out of the vocabulary or `seq` is longer than the model was made for; callers check both.
+    pub fn forward(
+        &self,
+        leaves: &Leaves,
+        ids: &[u32],
+        (batch, seq): (usize, usize),
+        options: &ForwardOptions,
+    ) -> ForwardOutput {
+        let spec = &self.spec;
+        assert_eq!(ids.len(), batch * seq, "ids of a [batch, seq] block");
+        assert!(seq * spec.head_dim / 2 <= self.rope.cos.len(), "sequence of {seq} tokens");
+        let plan = self.plan.as_ref();
+        let tokens = batch * seq;
+        let shape = AttentionShape {
+            batch,
+            seq,
+            heads: spec.num_attention_heads,
+            kv_heads: spec.num_key_value_heads,
+            head_dim: spec.head_dim,
+        };
+        let embedding = Embedding { ids: ids.into(), weight: plan.and_then(|plan| plan.embedding) };
+        let table = leaves.get(ModelSpec::EMBEDDING);
+        let mut x = match embedding.weight {
+            Some(_) => apply(embedding, [table, leaves.get(&log_scale_name(ModelSpec::EMBEDDING))]),
+            None => apply(embedding, [table]),
+        };
+        let norm = RmsNorm { eps: spec.rms_norm_eps as f32 };
+        let weight = plan.and_then(|plan| plan.weight);
+        let mut output = Collected::default();
+        let mut sink: Vec<f32> = vec![0.0; tokens];
+        for layer in 0..spec.num_hidden_layers {
+            let bits = self.token_bits(layer, &x, &sink, seq, &mut output.scores);
+            let at = Some(layer);
+            let h = apply(norm, [x.clone(), leaves.get(&spec.attn_norm_name(layer))]);
+            options.record(at, ActPoint::AttnIn, &h);
+            let project = |kind| {
+                self.linear(
+                    leaves,
+                    h.clone(),
+                    &spec.linear_name(layer, kind),
+                    weight,
+                    (ActPoint::AttnIn, at, &bits),
+                )
+            };
+            let (q, k, v) = (project(LinearKind::Q), project(LinearKind::K), project(LinearKind::V));
+            self.record_heads(layer, [&q, &k, &v], shape, options);
+            self.extra_terms(leaves, layer, (&q, &k), shape, &bits, options, &mut output);
+            let side: Arc<Mutex<AttentionSide>> = Arc::default();
+            let attended = self.attention(leaves, layer, [q, k, v], shape, &bits, side.clone());
+            {
+                let mut side = side.lock().unwrap_or_else(|e| e.into_inner());
+                sink = std::mem::take(&mut side.sink);
+                if options.keep_maps {
+                    output.maps.push(side.probabilities.clone());
+                }
+            }
+            let name = |kind| spec.linear_name(layer, kind);
+            options.record(at, ActPoint::AttnOut, &attended);
+            let attended =
+                self.linear(leaves, attended, &name(LinearKind::O), weight, (ActPoint::AttnOut, at, &bits));
+            x = x + attended;
+            let h = apply(norm, [x.clone(), leaves.get(&spec.mlp_norm_name(layer))]);
+            options.record(at, ActPoint::MlpIn, &h);
+            let gate =
+                self.linear(leaves, h.clone(), &name(LinearKind::Gate), weight, (ActPoint::MlpIn, at, &bits));
+            let up = self.linear(leaves, h, &name(LinearKind::Up), weight, (ActPoint::MlpIn, at, &bits));
+            let mid = apply(SwiGlu, [gate, up]);
+            options.record(at, ActPoint::MlpMid, &mid);
+            let mid =
+                self.linear(leaves, mid, &name(LinearKind::Down), weight, (ActPoint::MlpMid, at, &bits));
+            x = x + mid;
+            output.bits.push(bits);
+        }
+        x = apply(norm, [x, leaves.get(ModelSpec::FINAL_NORM)]);
+        options.record(None, ActPoint::HeadIn, &x);
+        // The head's input is always 8 bits.
+        let bits = TokenBits::Uniform(ActBits::A8);
+        let scheme = plan.and_then(|plan| plan.head);
+        x = self.linear(leaves, x, spec.head_name(), scheme, (ActPoint::HeadIn, None, &bits));
+        let mean = |terms: Vec<Tensor<2>>| -> Option<Tensor<2>> {
+            let n = terms.len() as f32;
+            terms.into_iter().reduce(|a, b| a + b).map(|sum| sum / n)
+        };
+        ForwardOutput {
+            logits: x,
+            alignment: mean(output.alignment),
+            entropy: mean(output.entropy),
+            scores: output.scores,
+            bits: output.bits,
+            maps: output.maps,
+        }
+    }
+
+    /// Activation bits of every token in `layer`; leaves the policy's scores.
+    fn token_bits(
+        &self,
+        layer: usize,
+        x: &Tensor<2>,
+        sink: &[f32],
+        seq: usize,
+        scores: &mut Vec<Vec<f32>>,
+    ) -> TokenBits {
+        let Some(plan) = &self.plan else {
+            scores.push(Vec::new());
+            return TokenBits::Uniform(ActBits::A8);
+        };
+        if let Some(bits) = plan.policy.uniform() {
+            scores.push(Vec::new());
+            return TokenBits::Uniform(bits);
+        }
+        let norms: Vec<f32> = match plan.policy {
+            squat_quant::token_policy::TokenPolicy::ActivationNorm => {
+                let hidden = self.spec.hidden_size;
+                let data = x.clone().into_data();
+                let values = data.as_slice::<f32>().expect("activations are f32");
+                values
+                    .chunks_exact(hidden)
+                    .map(|row| squat_quant::math::sqrt(Kernels::detect().sum_squares(row)))
+                    .collect()
+            }
+            _ => vec![0.0; sink.len()],
+        };
+        let theta = plan.thresholds.get(layer).copied().unwrap_or(0.0);
+        let mut found = Vec::new();
+        let bits: Vec<ActBits> = sink
+            .iter()
+            .zip(&norms)
+            .enumerate()
+            .map(|(token, (&sink_probability, &input_norm))| {
+                let evidence = TokenEvidence { position: token % seq, sink_probability, input_norm };
+                found.extend(plan.policy.score(&evidence));
+                plan.policy.decide(layer, theta, &evidence)
+            })
+            .collect();
+        scores.push(found);
+        TokenBits::PerToken(bits.into())
+    }
+
+    fn record_heads(
+        &self,
+        layer: usize,
+        [q, k, v]: [&Tensor<2>; 3],
+        shape: AttentionShape,
+        options: &ForwardOptions,
+    ) {
+        if let Some(observer) = &options.observe {
+            let rope = Some(self.rope.as_ref());
+            let points = [
+                (q, ActPoint::Query, shape.heads, rope),
+                (k, ActPoint::Key, shape.kv_heads, rope),
+                (v, ActPoint::Value, shape.kv_heads, None),
+            ];
+            for (x, point, heads, rope) in points {
+                let data = x.clone().into_data();
+                let values = data.as_slice::<f32>().expect("activations are f32");
+                let rotated = prepare(values, shape, heads, rope, None, None).rotated;
+                observer.lock().unwrap_or_else(|e| e.into_inner()).record(Some(layer), point, &rotated);
+            }
+        }
+    }
+
+    fn attention(
+        &self,
+        leaves: &Leaves,
+        layer: usize,
+        qkv: [Tensor<2>; 3],
+        shape: AttentionShape,
+        bits: &TokenBits,
+        side: Arc<Mutex<AttentionSide>>,
+    ) -> Tensor<2> {
+        let points = [ActPoint::Query, ActPoint::Key, ActPoint::Value];
+        let [query, key, value] = points.map(|point| self.act(point, bits));
+        let probs =
+            self.plan.as_ref().and_then(|plan| plan.point(ActPoint::AttnProbs).map(|_| plan.attn_probs_bits));
+        let parameters: Vec<Tensor<2>> = points
+            .into_iter()
+            .zip([&query, &key, &value])
+            .filter_map(|(point, quant)| self.static_tensor(leaves, quant.as_ref(), Some(layer), point))
+            .collect();
+        let quant = AttentionQuant { query, key, value, probs };
+        let op = Attention { shape, rope: self.rope.clone(), quant, side };
+        let [q, k, v] = qkv;
+        let mut rest = parameters.into_iter();
+        match (rest.next(), rest.next(), rest.next()) {
+            (None, ..) => apply(op, [q, k, v]),
+            (Some(a), None, _) => apply(op, [q, k, v, a]),
+            (Some(a), Some(b), None) => apply(op, [q, k, v, a, b]),
+            (Some(a), Some(b), Some(c)) => apply(op, [q, k, v, a, b, c]),
+        }
+    }
+
+    fn extra_terms(
+        &self,
+        leaves: &Leaves,
+        layer: usize,
+        (q, k): (&Tensor<2>, &Tensor<2>),
+        shape: AttentionShape,
+        bits: &TokenBits,
+        options: &ForwardOptions,
+        output: &mut Collected,
+    ) {
+        let (query, key) = (self.act(ActPoint::Query, bits), self.act(ActPoint::Key, bits));
+        let at = Some(layer);
+        let query_parameters = self.static_tensor(leaves, query.as_ref(), at, ActPoint::Query);
+        let key_parameters = self.static_tensor(leaves, key.as_ref(), at, ActPoint::Key);
+        if let Some(teacher) = options.align.get(&layer) {
+            let op = Alignment {
+                shape,
+                rope: self.rope.clone(),
+                query: query.clone(),
+                key: key.clone(),
+                teacher: teacher.clone(),
+            };
+            let (q, k) = (q.clone(), k.clone());
+            output.alignment.push(match (query_parameters.clone(), key_parameters.clone()) {
+                (None, None) => apply(op, [q, k]),
+                (Some(a), None) | (None, Some(a)) => apply(op, [q, k, a]),
+                (Some(a), Some(b)) => apply(op, [q, k, a, b]),
+            });
+        }
+        if options.entropy {
+            let points =
+                [(q, query, query_parameters, shape.heads), (k, key, key_parameters, shape.kv_heads)];
+            for (x, quant, parameters, heads) in points {
+                let Some(quant) = quant else { continue };
+                let op = CodeEntropy { shape, heads, rope: self.rope.clone(), quant };
+                output.entropy.push(match parameters {
+                    None => apply(op, [x.clone()]),
+                    Some(a) => apply(op, [x.clone(), a]),
+                });
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Collected {
+    alignment: Vec<Tensor<2>>,
+    entropy: Vec<Tensor<2>>,
+    scores: Vec<Vec<f32>>,
+    bits: Vec<TokenBits>,
+    maps: Vec<Arc<Vec<f32>>>,
+}
+
+/// Shape of a parameter as the trainer holds it: vectors are `[1, n]`.
+pub fn matrix_shape(shape: &[usize]) -> [usize; 2] {
+    match *shape {
+        [rows, cols] => [rows, cols],
+        _ => [1, shape.iter().product()],
+    }
+}
+
+/// Fresh parameters: normal weights of standard deviation `std` (residual projections scaled by `1/sqrt(2 layers)`),
+/// gains of one; the same for the same seed.
+pub fn initial_parameters(spec: &ModelSpec, std: f32, seed: u64) -> Parameters {
+    let mut parameters = Parameters::default();
+    let residual = std / (2.0 * spec.num_hidden_layers as f32).sqrt();
+    for (index, info) in spec.parameters().into_iter().enumerate() {
+        let shape = matrix_shape(&info.shape);
+        let n = shape[0] * shape[1];
+        let (values, group) = match info.kind {
+            ParamKind::Norm => (vec![1.0; n], Group::Norm),
+            ParamKind::Linear(LinearKind::O | LinearKind::Down) => {
+                (normal(n, residual, seed, index as u64), Group::Weight)
+            }
+            ParamKind::Embedding | ParamKind::Head | ParamKind::Linear(_) => {
+                (normal(n, std, seed, index as u64), Group::Weight)
+            }
+        };
+        parameters.push(info.name, shape, values, group);
+    }
+    parameters
+}
+
+/// Normal numbers by Box and Muller from SplitMix64, one stream for each (seed, stream).
+fn normal(n: usize, std: f32, seed: u64, stream: u64) -> Vec<f32> {
+    let mut state = seed ^ (stream + 1).wrapping_mul(0xA076_1D64_78BD_642F);
+    let mut next = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut out = Vec::with_capacity(n + 1);
+    while out.len() < n {
+        let radius = (-2.0 * (1.0 - next()).ln()).sqrt() * f64::from(std);
+        let angle = std::f64::consts::TAU * next();
+        out.push((radius * angle.cos()) as f32);
+        out.push((radius * angle.sin()) as f32);
+    }
+    out.truncate(n);
+    out
+}
+
+/// Adds the quantizer parameters of `plan` to full-precision parameters: log scales of the smallest squared error,
+/// and static points still uncalibrated (see `crate::calibration`).
+pub fn add_quantizer_parameters(parameters: &mut Parameters, spec: &ModelSpec, plan: &QuantPlan) {
+    for info in spec.parameters() {
+        let scheme = match info.kind {
+            ParamKind::Norm => None,
+            ParamKind::Embedding => plan.embedding,
+            ParamKind::Head => plan.head,
+            ParamKind::Linear(_) => plan.weight,
+        };
+        let Some(scheme) = scheme else { continue };
+        let [rows, cols] = matrix_shape(&info.shape);
+        let mut scales = vec![0f32; scheme.num_scales(rows, cols)];
+        if let Some(weight) = parameters.get(&info.name) {
+            squat_quant::calibrate::weight_scales(&weight.values, rows, cols, scheme, &mut scales);
+        }
+        let logs: Vec<f32> = scales.iter().map(|s| s.ln()).collect();
+        parameters.push(log_scale_name(&info.name), [1, logs.len()], logs, Group::Step);
+    }
+    for (layer, point) in static_points(spec, plan) {
+        parameters.push(
+            static_name(layer, point),
+            [1, STATIC_PARAMETERS],
+            vec![0.0; STATIC_PARAMETERS],
+            Group::Step,
+        );
+    }
+}
+
+/// Every static activation point of a plan, with its layer.
+pub fn static_points(spec: &ModelSpec, plan: &QuantPlan) -> Vec<(Option<usize>, ActPoint)> {
+    let is_static =
+        |point: ActPoint| point != ActPoint::AttnProbs && plan.point(point) == Some(ActScheme::Static);
+    let layered = ActPoint::ALL.into_iter().filter(|&p| p != ActPoint::HeadIn && is_static(p));
+    let layered: Vec<ActPoint> = layered.collect();
+    let mut out: Vec<(Option<usize>, ActPoint)> = (0..spec.num_hidden_layers)
+        .flat_map(|layer| layered.iter().map(move |&p| (Some(layer), p)))
+        .collect();
+    if is_static(ActPoint::HeadIn) {
+        out.push((None, ActPoint::HeadIn));
+    }
+    out
+}

@@ -1,0 +1,13 @@
+//! The fused operations of a transformer, each with its own backward on host memory.
+
+pub mod alignment;
+pub mod attention;
+pub mod embedding;
+pub mod entropy;
+pub mod linear;
+pub mod lm_loss;
+pub mod rms_norm;
+pub mod swiglu;
+
+#[cfg(test)]
+pub(crate) mod gradient_check;

@@ -1,0 +1,208 @@
+//! AdamW in one pass over each parameter, with parameter groups, gradient clipping and the learning-rate schedule.
+
+use crate::host::multiversion;
+use crate::parameters::{Group, Parameters};
+
+/// Hyperparameters of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay of matrices; norms and quantizer steps have none.
+    pub weight_decay: f32,
+}
+
+/// First and second moments of every parameter, in the order of [`Parameters`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moments {
+    /// Running means of gradients.
+    pub first: Vec<Vec<f32>>,
+    /// Running means of squared gradients.
+    pub second: Vec<Vec<f32>>,
+}
+
+impl Moments {
+    /// Zero moments for these parameters.
+    pub fn zeros(parameters: &Parameters) -> Self {
+        let zeros: Vec<Vec<f32>> = parameters.iter().map(|p| vec![0.0; p.values.len()]).collect();
+        Self { first: zeros.clone(), second: zeros }
+    }
+}
+
+/// Constants of one update.
+#[derive(Clone, Copy)]
+struct Update {
+    clip: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    /// lr / (1 - beta1^step).
+    rate: f32,
+    /// 1 / (1 - beta2^step).
+    correction: f32,
+    /// 1 - lr * weight decay.
+    keep: f32,
+}
+
+multiversion! {
+    fn update(values: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], u: Update) {
+        let n = values.len();
+        let (grad, first, second) = (&grad[..n], &mut first[..n], &mut second[..n]);
+        for i in 0..n {
+            let g = grad[i] * u.clip;
+            let m = u.beta1 * first[i] + (1.0 - u.beta1) * g;
+            let v = u.beta2 * second[i] + (1.0 - u.beta2) * g * g;
+            first[i] = m;
+            second[i] = v;
+            values[i] = values[i] * u.keep - u.rate * m / ((v * u.correction).sqrt() + u.eps);
+        }
+    }
+}
+
+multiversion! {
+    fn sum_of_squares(x: &[f32]) -> f64 {
+        let mut lanes = [0f64; 8];
+        for chunk in x.chunks(8) {
+            for i in 0..chunk.len() {
+                lanes[i] += chunk[i] as f64 * chunk[i] as f64;
+            }
+        }
+        lanes.iter().sum()
+    }
+}
+
+/// Euclidean norm over all gradients.
+pub fn global_norm(gradients: &[Vec<f32>]) -> f64 {
+    gradients.iter().map(|g| sum_of_squares(g)).sum::<f64>().sqrt()
+}
+
+impl AdamW {
+    /// One step (`step` counts from 1): clips gradients to `max_norm` (their norm is `norm`) and moves the parameters.
+    ///
+    /// Work is split over `threads` by parameter; the result does not depend on their number.
+    ///
+    /// # Panics
+    /// When gradients and parameters are not of one shape.
+    pub fn step(
+        &self,
+        parameters: &mut Parameters,
+        gradients: &[Vec<f32>],
+        moments: &mut Moments,
+        (step, norm, max_norm): (u64, f64, f64),
+        (rate, step_rate): (f32, f32),
+        threads: usize,
+    ) {
+        assert_eq!(parameters.len(), gradients.len(), "one gradient for each parameter");
+        let clip = if max_norm > 0.0 && norm > max_norm { (max_norm / norm) as f32 } else { 1.0 };
+        let powi = |base: f32| 1.0 - f64::from(base).powi(i32::try_from(step).unwrap_or(i32::MAX));
+        let of = |group: Group| {
+            let lr = if group == Group::Step { step_rate } else { rate };
+            let decay = if group == Group::Weight { self.weight_decay } else { 0.0 };
+            Update {
+                clip,
+                beta1: self.beta1,
+                beta2: self.beta2,
+                eps: self.eps,
+                rate: (f64::from(lr) / powi(self.beta1)) as f32,
+                correction: (1.0 / powi(self.beta2)) as f32,
+                keep: 1.0 - lr * decay,
+            }
+        };
+        let work: Vec<_> = parameters
+            .list_mut()
+            .iter_mut()
+            .zip(gradients)
+            .zip(moments.first.iter_mut().zip(moments.second.iter_mut()))
+            .collect();
+        let queue = std::sync::Mutex::new(work);
+        let drain = || {
+            loop {
+                let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop();
+                let Some(((parameter, grad), (first, second))) = next else { return };
+                update(&mut parameter.values, grad, first, second, of(parameter.group));
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.max(1) {
+                scope.spawn(drain);
+            }
+            drain();
+        });
+    }
+}
+
+/// Cosine schedule with linear warm-up: the factor on the peak learning rate at `step` (from 0) of `total`.
+pub fn schedule(step: u64, total: u64, warmup: u64, final_ratio: f32) -> f32 {
+    if step < warmup {
+        return (step + 1) as f32 / warmup as f32;
+    }
+    let span = total.saturating_sub(warmup).max(1) as f64;
+    let done = ((step - warmup) as f64 / span).min(1.0);
+    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+    final_ratio + (1.0 - final_ratio) * cosine as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters() -> Parameters {
+        let mut p = Parameters::default();
+        p.push("w".into(), [1, 3], vec![1.0, -2.0, 0.5], Group::Weight);
+        p.push("g".into(), [1, 1], vec![1.0], Group::Norm);
+        p.push("s".into(), [1, 1], vec![-3.0], Group::Step);
+        p
+    }
+
+    #[test]
+    fn follows_the_textbook() {
+        let adam = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
+        let mut p = parameters();
+        let mut m = Moments::zeros(&p);
+        let (mut first, mut second, mut x) = ([0f64; 3], [0f64; 3], [1.0f64, -2.0, 0.5]);
+        for step in 1..=5u64 {
+            let g = vec![vec![0.3, -0.1 * step as f32, 2.0], vec![0.0], vec![1.0]];
+            adam.step(&mut p, &g, &mut m, (step, 1.0, 0.0), (1e-2, 1e-3), 2);
+            for i in 0..3 {
+                let g = f64::from(g[0][i]);
+                first[i] = 0.9 * first[i] + 0.1 * g;
+                second[i] = 0.95 * second[i] + 0.05 * g * g;
+                let (mh, vh) = (
+                    first[i] / (1.0 - 0.9f64.powi(step as i32)),
+                    second[i] / (1.0 - 0.95f64.powi(step as i32)),
+                );
+                x[i] -= 1e-2 * (0.1 * x[i] + mh / (vh.sqrt() + 1e-8));
+            }
+        }
+        for (got, want) in p.get("w").unwrap().values.iter().zip(x) {
+            assert!((f64::from(*got) - want).abs() < 1e-5, "{got} {want}");
+        }
+        // No gradient and no decay: the norm stays. Steps move by their own rate.
+        assert_eq!(p.get("g").unwrap().values, [1.0]);
+        assert!((p.get("s").unwrap().values[0] + 3.005).abs() < 1e-5);
+    }
+
+    #[test]
+    fn clipping_scales_to_the_norm() {
+        let g = vec![vec![3.0, 4.0, 0.0], vec![0.0], vec![0.0]];
+        assert!((global_norm(&g) - 5.0).abs() < 1e-12);
+        let adam = AdamW { beta1: 0.0, beta2: 0.0, eps: 1e9, weight_decay: 0.0 };
+        let mut p = parameters();
+        let mut m = Moments::zeros(&p);
+        adam.step(&mut p, &g, &mut m, (1, 5.0, 1.0), (1.0, 1.0), 1);
+        assert!((m.first[0][0] - 0.6).abs() < 1e-6 && (m.first[0][1] - 0.8).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_schedule_warms_up_and_decays() {
+        assert!((schedule(0, 100, 10, 0.1) - 0.1).abs() < 1e-6);
+        assert_eq!(schedule(9, 100, 10, 0.1), 1.0);
+        assert_eq!(schedule(10, 100, 10, 0.1), 1.0);
+        assert!((schedule(100, 100, 10, 0.1) - 0.1).abs() < 1e-6);
+        assert!((schedule(55, 100, 10, 0.0) - 0.5).abs() < 1e-6);
+    }
+}

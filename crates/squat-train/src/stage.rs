@@ -1,0 +1,492 @@
+//! A training stage from its first step to its last.
+//!
+//! Everything that a step depends on is a function of (seed, step) or stands in the checkpoint, so a stage that was
+//! interrupted continues bit for bit. Threads work on different micro-batches whose gradients are added in a fixed
+//! order, so their number does not change the result either.
+
+use crate::calibration::calibrate;
+use crate::checkpoint::{self, State};
+use crate::error::TrainError;
+use crate::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters};
+use crate::optimizer::{AdamW, Moments, global_norm, schedule};
+use crate::parameters::Parameters;
+use crate::recipe::StageConfig;
+use crate::step::{MicroResult, StepLoss, Teacher, micro_step, split};
+use crate::thresholds;
+use serde_json::json;
+use squat_data::{Chunks, Sequential};
+use squat_model::QuantPlan;
+use squat_model::hf::TokenizerFiles;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Share of a stage's end during which thresholds stand still, so that the model settles on what will be frozen.
+const FROZEN_SHARE: f64 = 0.2;
+
+/// What a stage trains on.
+pub struct StageData {
+    /// Training sequences.
+    pub train: Chunks,
+    /// Held-out sequences.
+    pub valid: Sequential,
+}
+
+/// What a stage needs beside its configuration.
+pub struct StageInput<'a> {
+    /// The stage's part of the recipe.
+    pub config: &'a StageConfig,
+    /// Student: sizes, first parameters, and whether they have quantizers already.
+    pub student: checkpoint::Loaded,
+    /// Quantization plan of a qat stage.
+    pub plan: Option<QuantPlan>,
+    /// Frozen teachers.
+    pub teachers: Vec<Teacher>,
+    /// Sequences.
+    pub data: StageData,
+    /// Tokens of a training sequence.
+    pub seq_len: usize,
+    /// Tokenizer files that go into the checkpoints.
+    pub tokenizer: TokenizerFiles,
+    /// Folder of the stage.
+    pub folder: PathBuf,
+    /// Hash of whatever else the result depends on (data, tokenizer, teachers, seed).
+    pub fingerprint: String,
+    /// Threads.
+    pub threads: usize,
+    /// Continue from `last`, if it is there.
+    pub resume: bool,
+    /// Set from outside to stop after the current step, with a checkpoint.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What happened, for whoever draws the progress.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The stage begins (or continues) at a step.
+    Start {
+        /// Steps done before.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Trainable values.
+        parameters: usize,
+    },
+    /// A step is done.
+    Step {
+        /// Steps done.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Loss by term.
+        loss: StepLoss,
+        /// Learning rate.
+        learning_rate: f32,
+        /// Gradient norm before clipping.
+        gradient_norm: f64,
+        /// Training tokens per second since the start.
+        tokens_per_second: f64,
+        /// Share of 8-bit (token, layer) pairs.
+        eight_bit_share: f64,
+    },
+    /// Held-out cross-entropy, nats per token.
+    Evaluated {
+        /// Steps done.
+        step: u64,
+        /// Mean over the held-out sequences.
+        cross_entropy: f64,
+        /// Whether it is the best so far.
+        best: bool,
+    },
+    /// A checkpoint is on disk.
+    Saved {
+        /// Steps done.
+        step: u64,
+        /// Its folder.
+        path: PathBuf,
+    },
+}
+
+/// How a stage ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All steps are done; best held-out cross-entropy.
+    Finished {
+        /// Nats per token.
+        best: f64,
+    },
+    /// It was stopped from outside and can be resumed.
+    Interrupted {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+struct Run<'a> {
+    input: StageInput<'a>,
+    model: Model,
+    parameters: Parameters,
+    moments: Moments,
+    step: u64,
+    best: Option<f64>,
+    metrics: std::fs::File,
+}
+
+/// Trains a stage.
+///
+/// # Errors
+/// A loss that is not finite, a checkpoint that cannot be written or does not fit.
+pub fn train(input: StageInput<'_>, report: &mut dyn FnMut(Event)) -> Result<Outcome, TrainError> {
+    std::fs::create_dir_all(&input.folder).map_err(TrainError::io("cannot create", &input.folder))?;
+    let last = input.folder.join("last");
+    let resume = input.resume && checkpoint::resumable(&last);
+    let mut run = if resume { Run::resume(input, &last)? } else { Run::fresh(input)? };
+    run.train(report)
+}
+
+impl<'a> Run<'a> {
+    fn fresh(mut input: StageInput<'a>) -> Result<Self, TrainError> {
+        let spec = input.student.spec.clone();
+        let mut parameters = std::mem::take(&mut input.student.parameters);
+        let mut plan = input.plan.take();
+        if let Some(plan) = &mut plan
+            && input.student.plan.is_none()
+        {
+            let first: Vec<_> = (0..4)
+                .map(|step| {
+                    let (ids, _, batch, seq) = split(&input.data.train.batch(step, input.config.micro_batch));
+                    (ids, batch, seq)
+                })
+                .collect();
+            add_quantizer_parameters(&mut parameters, &spec, plan);
+            let model = Model::new(spec.clone(), None, input.seq_len);
+            calibrate(&model, &mut parameters, plan, &first);
+            first_thresholds(&spec, plan, &parameters, &first);
+        }
+        let moments = Moments::zeros(&parameters);
+        let model = Model::new(spec, plan, input.seq_len);
+        let metrics = open_metrics(&input.folder, None)?;
+        Ok(Self { input, model, parameters, moments, step: 0, best: None, metrics })
+    }
+
+    fn resume(input: StageInput<'a>, last: &Path) -> Result<Self, TrainError> {
+        let mut loaded = checkpoint::load(last)?;
+        let (state, moments) = checkpoint::load_state(last, &mut loaded.parameters)?;
+        if state.fingerprint != input.fingerprint {
+            return Err(TrainError::Checkpoint {
+                path: last.to_path_buf(),
+                message: "was made with another recipe, data, tokenizer or seed; give the same ones, or train again \
+                          without --resume"
+                    .into(),
+            });
+        }
+        if let Some(plan) = &mut loaded.plan {
+            plan.thresholds = state.thresholds.iter().map(|&b| f32::from_bits(b)).collect();
+        }
+        let model = Model::new(loaded.spec, loaded.plan, input.seq_len);
+        let metrics = open_metrics(&input.folder, Some(state.step))?;
+        let best = state.best.map(f64::from_bits);
+        Ok(Self { input, model, parameters: loaded.parameters, moments, step: state.step, best, metrics })
+    }
+
+    fn train(&mut self, report: &mut dyn FnMut(Event)) -> Result<Outcome, TrainError> {
+        let config = self.input.config.clone();
+        let parameters = self.parameters.iter().map(|p| p.values.len()).sum();
+        report(Event::Start { step: self.step, steps: config.steps, parameters });
+        let started = Instant::now();
+        let first = self.step;
+        while self.step < config.steps {
+            if self.input.stop.load(Ordering::Relaxed) {
+                self.save(report)?;
+                return Ok(Outcome::Interrupted { step: self.step });
+            }
+            let (loss, norm, rate, share) = self.one_step(&config)?;
+            self.step += 1;
+            let tokens = (self.step - first) as f64 * (config.batch_size * self.input.seq_len) as f64;
+            let tokens_per_second = tokens / started.elapsed().as_secs_f64().max(1e-9);
+            if self.step % config.log_every == 0 || self.step == config.steps || self.step == 1 {
+                let mut line = json!({"step": self.step, "learning_rate": rate, "gradient_norm": norm});
+                for (name, value) in loss.terms() {
+                    line[name] = json!(value);
+                }
+                if self.model.plan.is_some() {
+                    line["eight_bit_share"] = json!(share);
+                }
+                line["tokens_per_second"] = json!((tokens_per_second * 10.0).round() / 10.0);
+                self.write_metrics(&line)?;
+            }
+            report(Event::Step {
+                step: self.step,
+                steps: config.steps,
+                loss,
+                learning_rate: rate,
+                gradient_norm: norm,
+                tokens_per_second,
+                eight_bit_share: share,
+            });
+            let done = self.step == config.steps;
+            if self.step % config.eval_every == 0 || done {
+                self.evaluate(report)?;
+            }
+            if self.step % config.save_every == 0 || done {
+                self.save(report)?;
+            }
+        }
+        Ok(Outcome::Finished { best: self.best.unwrap_or(f64::NAN) })
+    }
+
+    /// One optimizer step: loss, gradient norm, learning rate, share of 8-bit tokens.
+    fn one_step(&mut self, config: &StageConfig) -> Result<(StepLoss, f64, f32, f64), TrainError> {
+        let batch = self.input.data.train.batch(self.step, config.batch_size);
+        let micros: Vec<&[Vec<u32>]> = batch.chunks(config.micro_batch).collect();
+        let constant = Leaves::constant(&self.parameters);
+        let mut gradients: Option<Vec<Vec<f32>>> = None;
+        let (mut losses, mut scores, mut share) = (Vec::new(), Vec::new(), 0.0);
+        // Waves of as many micro-batches as there are threads: memory stays bounded, the order of sums fixed.
+        for wave in micros.chunks(self.input.threads.max(1)) {
+            for result in self.wave(&constant, wave, config) {
+                losses.push(result.loss);
+                share += result.eight_bit_share / micros.len() as f64;
+                merge_scores(&mut scores, result.scores);
+                match &mut gradients {
+                    None => gradients = Some(result.gradients),
+                    Some(sum) => {
+                        for (sum, add) in sum.iter_mut().zip(&result.gradients) {
+                            sum.iter_mut().zip(add).for_each(|(s, a)| *s += a);
+                        }
+                    }
+                }
+            }
+        }
+        let mut gradients = gradients.unwrap_or_default();
+        if micros.len() > 1 {
+            let inverse = 1.0 / micros.len() as f32;
+            gradients.iter_mut().flatten().for_each(|g| *g *= inverse);
+        }
+        let loss = StepLoss::mean(&losses);
+        for (term, value) in loss.terms() {
+            if !value.is_finite() {
+                return Err(self.non_finite(term));
+            }
+        }
+        let norm = global_norm(&gradients);
+        if !norm.is_finite() {
+            return Err(self.non_finite("gradient norm"));
+        }
+        let factor = schedule(self.step, config.steps, config.warmup, config.final_learning_rate_ratio);
+        let adam =
+            AdamW { beta1: config.beta1, beta2: config.beta2, eps: 1e-8, weight_decay: config.weight_decay };
+        let rate = config.learning_rate * factor;
+        adam.step(
+            &mut self.parameters,
+            &gradients,
+            &mut self.moments,
+            (self.step + 1, norm, config.clip_norm),
+            (rate, config.step_learning_rate * factor),
+            self.input.threads,
+        );
+        let moving = (self.step as f64) < config.steps as f64 * (1.0 - FROZEN_SHARE);
+        if let Some(plan) = &mut self.model.plan
+            && moving
+            && !plan.thresholds.is_empty()
+        {
+            thresholds::follow(&mut plan.thresholds, &scores, self.input.seq_len, plan.rho);
+        }
+        Ok((loss, norm, rate, share))
+    }
+
+    fn wave(&self, constant: &Leaves, wave: &[&[Vec<u32>]], config: &StageConfig) -> Vec<MicroResult> {
+        let run = |sequences: &[Vec<u32>]| {
+            micro_step(&self.model, &self.parameters, constant, &self.input.teachers, &config.loss, sequences)
+        };
+        if wave.len() == 1 {
+            return vec![run(wave[0])];
+        }
+        std::thread::scope(|scope| {
+            let others: Vec<_> = wave[1..].iter().map(|sequences| scope.spawn(|| run(sequences))).collect();
+            let first = run(wave[0]);
+            let rest = others.into_iter().map(|handle| match handle.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            std::iter::once(first).chain(rest).collect()
+        })
+    }
+
+    fn non_finite(&self, term: &str) -> TrainError {
+        let last = self.input.folder.join("last");
+        let checkpoint = if checkpoint::resumable(&last) {
+            format!("the last good checkpoint is {}", last.display())
+        } else {
+            "no checkpoint had been written yet".to_owned()
+        };
+        TrainError::NonFinite {
+            stage: self.input.config.name.clone(),
+            step: self.step + 1,
+            term: term.to_owned(),
+            checkpoint,
+        }
+    }
+
+    fn evaluate(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        let leaves = Leaves::constant(&self.parameters);
+        let cross_entropy = held_out_loss(
+            &self.model,
+            &leaves,
+            &self.input.data.valid,
+            self.input.config.eval_sequences,
+            self.input.config.micro_batch,
+            self.input.threads,
+        );
+        let best = self.best.is_none_or(|best| cross_entropy < best);
+        if best {
+            self.best = Some(cross_entropy);
+            let path = self.input.folder.join("best");
+            let plan = self.model.plan.as_ref();
+            checkpoint::save(&path, &self.model.spec, plan, &self.parameters, &self.input.tokenizer, None)?;
+        }
+        self.write_metrics(&json!({"step": self.step, "valid_cross_entropy": cross_entropy, "best": best}))?;
+        report(Event::Evaluated { step: self.step, cross_entropy, best });
+        Ok(())
+    }
+
+    fn save(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        let path = self.input.folder.join("last");
+        let plan = self.model.plan.as_ref();
+        let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|x| x.to_bits()).collect() };
+        let state = State {
+            step: self.step,
+            thresholds: plan.map(|plan| bits(&plan.thresholds)).unwrap_or_default(),
+            best: self.best.map(f64::to_bits),
+            fingerprint: self.input.fingerprint.clone(),
+            static_points: self
+                .parameters
+                .iter()
+                .filter(|p| p.name.ends_with(".static"))
+                .map(|p| (p.name.clone(), bits(&p.values)))
+                .collect(),
+        };
+        let tokenizer = &self.input.tokenizer;
+        checkpoint::save(
+            &path,
+            &self.model.spec,
+            plan,
+            &self.parameters,
+            tokenizer,
+            Some((&state, &self.moments)),
+        )?;
+        report(Event::Saved { step: self.step, path });
+        Ok(())
+    }
+
+    fn write_metrics(&mut self, line: &serde_json::Value) -> Result<(), TrainError> {
+        writeln!(self.metrics, "{line}")
+            .map_err(TrainError::io("cannot write", self.input.folder.join("metrics.jsonl")))
+    }
+}
+
+/// Mean cross-entropy of held-out sequences, nats per token, without distillation or any other term.
+pub fn held_out_loss(
+    model: &Model,
+    leaves: &Leaves,
+    valid: &Sequential,
+    sequences: u64,
+    batch: usize,
+    threads: usize,
+) -> f64 {
+    let all: Vec<Vec<u32>> =
+        (0..valid.len().min(sequences)).map(|i| valid.get(i)).filter(|s| s.len() > 1).collect();
+    let mut by_length: Vec<&Vec<u32>> = all.iter().collect();
+    by_length.sort_by_key(|s| s.len());
+    let blocks: Vec<Vec<Vec<u32>>> = by_length
+        .chunk_by(|a, b| a.len() == b.len())
+        .flat_map(|same| same.chunks(batch.max(1)))
+        .map(|block| block.iter().map(|s| (*s).clone()).collect())
+        .collect();
+    let next = AtomicUsize::new(0);
+    let sums = Mutex::new(vec![(0f64, 0usize); blocks.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(block) = blocks.get(index) else { return };
+                    let (ids, targets, batch, seq) = split(block);
+                    let output = model.forward(leaves, &ids, (batch, seq), &ForwardOptions::default());
+                    let data = output.logits.into_data();
+                    let logits = data.as_slice::<f32>().expect("logits are f32");
+                    let vocabulary = model.spec.vocab_size;
+                    let sum: f64 = targets
+                        .iter()
+                        .flatten()
+                        .zip(logits.chunks_exact(vocabulary))
+                        .map(|(&target, row)| {
+                            -squat_kernels::Kernels::detect().log_softmax_at(row, target as usize)
+                        })
+                        .sum();
+                    sums.lock().unwrap_or_else(|e| e.into_inner())[index] = (sum, targets.len());
+                }
+            });
+        }
+    });
+    let sums = sums.into_inner().unwrap_or_else(|e| e.into_inner());
+    let (total, count) = sums.iter().fold((0f64, 0usize), |(t, c), (sum, n)| (t + sum, c + n));
+    total / count.max(1) as f64
+}
+
+fn merge_scores(all: &mut Vec<Vec<f32>>, more: Vec<Vec<f32>>) {
+    if all.is_empty() {
+        *all = more;
+        return;
+    }
+    for (all, more) in all.iter_mut().zip(more) {
+        all.extend(more);
+    }
+}
+
+/// First thresholds: quantiles with every token at 8 bits.
+fn first_thresholds(
+    spec: &squat_model::ModelSpec,
+    plan: &mut QuantPlan,
+    parameters: &Parameters,
+    batches: &[(Vec<u32>, usize, usize)],
+) {
+    use squat_quant::token_policy::TokenPolicy;
+    if !matches!(plan.policy, TokenPolicy::SinkAttention | TokenPolicy::ActivationNorm) {
+        return;
+    }
+    let seq = batches.iter().map(|b| b.2).max().unwrap_or(1);
+    // Scores are never negative, so a threshold of 0 lets every token pass.
+    plan.thresholds = vec![0.0; spec.num_hidden_layers];
+    let model = Model::new(spec.clone(), Some(plan.clone()), seq);
+    let leaves = Leaves::constant(parameters);
+    let mut scores = Vec::new();
+    for (ids, batch, seq) in batches {
+        merge_scores(
+            &mut scores,
+            model.forward(&leaves, ids, (*batch, *seq), &ForwardOptions::default()).scores,
+        );
+    }
+    plan.thresholds = thresholds::initial(&scores, seq, plan.rho);
+}
+
+/// Opens `metrics.jsonl`: anew, or with the lines after `step` taken away.
+fn open_metrics(folder: &Path, step: Option<u64>) -> Result<std::fs::File, TrainError> {
+    let path = folder.join("metrics.jsonl");
+    let mut kept = String::new();
+    if let Some(step) = step {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        for line in text.lines() {
+            let at = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|v| v["step"].as_u64());
+            if at.is_some_and(|at| at <= step) {
+                kept.push_str(line);
+                kept.push('\n');
+            }
+        }
+    }
+    let mut file = std::fs::File::create(&path).map_err(TrainError::io("cannot create", &path))?;
+    file.write_all(kept.as_bytes()).map_err(TrainError::io("cannot write", &path))?;
+    Ok(file)
+}

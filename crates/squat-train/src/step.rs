@@ -1,0 +1,188 @@
+//! Loss and gradients of one micro-batch.
+
+use crate::host::apply;
+use crate::model::{ForwardOptions, Leaves, Model};
+use crate::ops::lm_loss::{LmLoss, LossTerms};
+use crate::parameters::Parameters;
+use crate::quantizer::TokenBits;
+use crate::recipe::LossConfig;
+use squat_quant::ActBits;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// A frozen model that teaches.
+pub struct Teacher {
+    /// Its forward.
+    pub model: Model,
+    /// Its parameters, without a tape.
+    pub leaves: Leaves,
+}
+
+/// The loss of a micro-batch, term by term. Unweighted; a switched-off term is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepLoss {
+    /// What is minimised.
+    pub total: f64,
+    /// Cross-entropy, nats per token.
+    pub cross_entropy: f64,
+    /// Divergence from the teachers, nats per token.
+    pub divergence: Option<f64>,
+    /// Entropy term L_E.
+    pub entropy: Option<f64>,
+    /// Alignment term L_D.
+    pub alignment: Option<f64>,
+}
+
+impl StepLoss {
+    /// Terms by name, the total first.
+    pub fn terms(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        [
+            ("loss", Some(self.total)),
+            ("cross_entropy", Some(self.cross_entropy)),
+            ("divergence", self.divergence),
+            ("entropy", self.entropy),
+            ("alignment", self.alignment),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| value.map(|value| (name, value)))
+    }
+
+    /// Mean over micro-batches.
+    pub fn mean(losses: &[Self]) -> Self {
+        let n = losses.len().max(1) as f64;
+        let optional = |get: fn(&Self) -> Option<f64>| -> Option<f64> {
+            losses.iter().map(get).try_fold(0.0, |sum, x| x.map(|x| sum + x)).map(|sum| sum / n)
+        };
+        Self {
+            total: losses.iter().map(|l| l.total).sum::<f64>() / n,
+            cross_entropy: losses.iter().map(|l| l.cross_entropy).sum::<f64>() / n,
+            divergence: optional(|l| l.divergence),
+            entropy: optional(|l| l.entropy),
+            alignment: optional(|l| l.alignment),
+        }
+    }
+}
+
+/// What one micro-batch gives.
+pub struct MicroResult {
+    /// Loss by term.
+    pub loss: StepLoss,
+    /// Gradients in the order of the parameters.
+    pub gradients: Vec<Vec<f32>>,
+    /// Token-policy scores of each layer.
+    pub scores: Vec<Vec<f32>>,
+    /// Share of (token, layer) pairs at 8 bits.
+    pub eight_bit_share: f64,
+}
+
+/// Inputs and targets of `[batch, seq + 1]` sequences.
+pub fn split(sequences: &[Vec<u32>]) -> (Vec<u32>, Vec<Option<u32>>, usize, usize) {
+    let seq = sequences.first().map_or(0, |s| s.len() - 1);
+    let ids = sequences.iter().flat_map(|s| s[..seq].iter().copied()).collect();
+    let targets = sequences.iter().flat_map(|s| s[1..].iter().map(|&t| Some(t))).collect();
+    (ids, targets, sequences.len(), seq)
+}
+
+/// Layers whose maps are aligned: all of them, or those the recipe names (negative from the end).
+pub fn aligned_layers(config: &LossConfig, layers: usize) -> Vec<usize> {
+    if config.alignment_layers.is_empty() {
+        return (0..layers).collect();
+    }
+    config
+        .alignment_layers
+        .iter()
+        .filter_map(|&layer| usize::try_from(if layer < 0 { layer + layers as i64 } else { layer }).ok())
+        .filter(|&layer| layer < layers)
+        .collect()
+}
+
+/// Share of 8-bit (token, layer) pairs.
+pub fn eight_bit_share(bits: &[TokenBits], tokens: usize) -> f64 {
+    let eight = |bits: &TokenBits| match bits {
+        TokenBits::Uniform(ActBits::A8) => tokens,
+        TokenBits::Uniform(ActBits::A4) => 0,
+        TokenBits::PerToken(list) => list.iter().filter(|&&b| b == ActBits::A8).count(),
+    };
+    bits.iter().map(eight).sum::<usize>() as f64 / (tokens * bits.len()).max(1) as f64
+}
+
+/// Forward and backward of one micro-batch of `[batch, seq + 1]` sequences.
+pub fn micro_step(
+    model: &Model,
+    parameters: &Parameters,
+    constant: &Leaves,
+    teachers: &[Teacher],
+    config: &LossConfig,
+    sequences: &[Vec<u32>],
+) -> MicroResult {
+    let (ids, targets, batch, seq) = split(sequences);
+    let mut options =
+        ForwardOptions { entropy: config.entropy != 0.0 && model.plan.is_some(), ..Default::default() };
+    let layers = if config.alignment != 0.0 {
+        aligned_layers(config, model.spec.num_hidden_layers)
+    } else {
+        Vec::new()
+    };
+    let teacher = teach(teachers, &ids, (batch, seq), &layers, &mut options.align);
+    let leaves = constant.tracked();
+    let output = model.forward(&leaves, &ids, (batch, seq), &options);
+    let terms: Arc<Mutex<LossTerms>> = Arc::default();
+    let gamma = if teacher.is_some() { config.gamma } else { 0.0 };
+    let distilled = teacher.is_some();
+    let lm = LmLoss::new(targets.into(), teacher, gamma, config.temperature, terms.clone());
+    let mut total = apply(lm, [output.logits]);
+    let scalar = |t: &burn::tensor::Tensor<2>| f64::from(t.clone().into_scalar::<f32>());
+    let mut loss = StepLoss::default();
+    if let Some(entropy) = output.entropy {
+        loss.entropy = Some(scalar(&entropy));
+        total = total + entropy * config.entropy;
+    }
+    if let Some(alignment) = output.alignment {
+        loss.alignment = Some(scalar(&alignment));
+        total = total + alignment * config.alignment;
+    }
+    loss.total = scalar(&total);
+    let terms = *terms.lock().unwrap_or_else(|e| e.into_inner());
+    loss.cross_entropy = terms.cross_entropy;
+    loss.divergence = distilled.then_some(terms.divergence);
+    let grads = total.backward();
+    let gradients = parameters
+        .iter()
+        .map(|p| match leaves.get(&p.name).grad(&grads) {
+            Some(grad) => grad.into_data().try_into_vec::<f32>().expect("gradients are f32"),
+            None => vec![0.0; p.values.len()],
+        })
+        .collect();
+    let eight_bit_share = eight_bit_share(&output.bits, batch * seq);
+    MicroResult { loss, gradients, scores: output.scores, eight_bit_share }
+}
+
+/// Mean of the teachers' logits; leaves the first teacher's maps of `layers` in `maps`.
+fn teach(
+    teachers: &[Teacher],
+    ids: &[u32],
+    shape: (usize, usize),
+    layers: &[usize],
+    maps: &mut HashMap<usize, Arc<Vec<f32>>>,
+) -> Option<Arc<Vec<f32>>> {
+    let mut mean: Option<Vec<f32>> = None;
+    for (index, teacher) in teachers.iter().enumerate() {
+        let options = ForwardOptions { keep_maps: index == 0 && !layers.is_empty(), ..Default::default() };
+        let output = teacher.model.forward(&teacher.leaves, ids, shape, &options);
+        if options.keep_maps {
+            maps.extend(layers.iter().map(|&layer| (layer, output.maps[layer].clone())));
+        }
+        let logits = output.logits.into_data().try_into_vec::<f32>().expect("logits are f32");
+        match &mut mean {
+            None => mean = Some(logits),
+            Some(mean) => mean.iter_mut().zip(&logits).for_each(|(m, x)| *m += x),
+        }
+    }
+    mean.map(|mut mean| {
+        let share = 1.0 / teachers.len() as f32;
+        if teachers.len() > 1 {
+            mean.iter_mut().for_each(|x| *x *= share);
+        }
+        Arc::new(mean)
+    })
+}

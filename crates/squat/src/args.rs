@@ -1,0 +1,232 @@
+//! The words on the command line.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Small language models at 4 bits and below on the CPU you have: train, evaluate, pack, run.
+#[derive(Parser, Debug)]
+#[command(name = "squat", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// The whole way on built-in data: tokenizer, teacher, student, quantization-aware training, packing, text.
+    #[cfg(feature = "train")]
+    Quickstart(Quickstart),
+    /// Prepare a corpus.
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Data(Data),
+    /// Train a tokenizer.
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Tokenizer(Tokenizer),
+    /// Train by a recipe: pretraining, distillation, quantization-aware training.
+    #[cfg(feature = "train")]
+    Train(Train),
+    /// Pack a trained model to integers.
+    Pack(Pack),
+    /// Evaluate a model.
+    Eval(Eval),
+    /// Generate text.
+    Generate(Generate),
+    /// Measure speed.
+    Bench(Bench),
+    /// Show a model's plan, sizes and thresholds.
+    Inspect(Inspect),
+    /// Show what this machine can do and which kernels are used.
+    Doctor(Doctor),
+}
+
+#[cfg(feature = "train")]
+#[derive(Args, Debug)]
+pub struct Quickstart {
+    /// Folder for everything that is made.
+    #[arg(long, default_value = "quickstart")]
+    pub out: PathBuf,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Threads; 0 is one for each core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(feature = "train")]
+#[derive(Subcommand, Debug)]
+pub enum Data {
+    /// Clean and tokenize texts into memory-mapped shards.
+    Prepare(DataPrepare),
+}
+
+#[cfg(feature = "train")]
+#[derive(Args, Debug)]
+pub struct DataPrepare {
+    /// Files or folders: .txt, .gz, .jsonl.
+    #[arg(required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Tokenizer folder or tokenizer.json.
+    #[arg(long)]
+    pub tokenizer: PathBuf,
+    /// Folder for the shards.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Which files of a folder: train, dev, test or all.
+    #[arg(long, default_value = "train")]
+    pub split: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(feature = "train")]
+#[derive(Subcommand, Debug)]
+pub enum Tokenizer {
+    /// Train byte-level BPE on texts.
+    Train(TokenizerTrain),
+}
+
+#[cfg(feature = "train")]
+#[derive(Args, Debug)]
+pub struct TokenizerTrain {
+    /// Files or folders: .txt, .gz, .jsonl.
+    #[arg(required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Number of ids.
+    #[arg(long, default_value_t = 16_000)]
+    pub vocab_size: usize,
+    /// Folder for tokenizer.json.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Which files of a folder: train, dev, test or all.
+    #[arg(long, default_value = "train")]
+    pub split: String,
+}
+
+#[cfg(feature = "train")]
+#[derive(Args, Debug)]
+pub struct Train {
+    /// Recipe, a TOML file.
+    pub recipe: PathBuf,
+    /// Change a value: `--set stage.fp.steps=100`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Folder of the run; `runs/NAME` if absent.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Continue where the run stopped.
+    #[arg(long)]
+    pub resume: bool,
+    /// Threads; 0 is one for each core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct Pack {
+    /// Run folder, stage folder, or model folder.
+    pub run: PathBuf,
+    /// Folder for the packed model.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Plan for a model that was not trained with quantization (round to nearest): w4a8, w4a4, w8a8, ...
+    #[arg(long)]
+    pub plan: Option<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// Packed model, model folder, or run.
+    pub model: PathBuf,
+    /// blimp, supplement, pairs or perplexity.
+    #[arg(long)]
+    pub task: String,
+    /// Data of the task: an archive, a folder or a file.
+    #[arg(long)]
+    pub data: PathBuf,
+    /// fp, fake or packed; what the folder holds if absent.
+    #[arg(long)]
+    pub form: Option<String>,
+    /// Only the first pairs of each file, or windows of so many tokens for perplexity.
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Threads; 0 is one for each core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Generate {
+    /// Packed model or model folder.
+    pub model: PathBuf,
+    /// Text to continue.
+    #[arg(long, default_value = "")]
+    pub prompt: String,
+    /// Tokens to generate at most.
+    #[arg(long, default_value_t = 100)]
+    pub max_tokens: usize,
+    /// 0 is greedy.
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f32,
+    /// Keep the k likeliest tokens; 0 keeps all.
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Keep the likeliest tokens up to this mass.
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Threads; 0 is one for each core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// Packed model or model folder.
+    pub model: PathBuf,
+    /// Tokens of the prompt test; 0 leaves it out.
+    #[arg(short = 'p', long, default_value_t = 128)]
+    pub prompt: usize,
+    /// Tokens of the generation test; 0 leaves it out.
+    #[arg(short = 'n', long, default_value_t = 128)]
+    pub generate: usize,
+    /// Threads; 0 is one for each core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Repetitions; the median is printed.
+    #[arg(short, long, default_value_t = 5)]
+    pub repeat: usize,
+    /// Print a JSON list.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// Packed model, model folder, or run.
+    pub model: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,57 @@
+//! `squat generate`.
+
+use crate::args::Generate;
+use crate::forms::ModelTokenizer;
+use crate::{forms, printer};
+use anyhow::Result;
+use squat_engine::{Engine, GenerateOptions, Sampling};
+use squat_eval::Tokenize;
+use std::process::ExitCode;
+
+pub fn run(args: &Generate) -> Result<ExitCode> {
+    let path = forms::locate(&args.model);
+    let engine = Engine::load(&path, forms::threads(args.threads))?;
+    let tokenizer = ModelTokenizer::open(&path, engine.spec())?;
+    printer::note(&format!("kernels: {}", engine.kernel_name()));
+    let mut ids = vec![tokenizer.bos_id()];
+    if !args.prompt.is_empty() {
+        ids.extend(tokenizer.inner().encode(&args.prompt)?);
+    }
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        sampling: Sampling {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            seed: args.seed,
+        },
+        stop_ids: tokenizer.inner().eos_ids().to_vec(),
+    };
+    // Text is printed as far as it is whole: a token may end within a character.
+    let mut written = tokenizer.inner().decode(&ids[1..])?;
+    printer::data(&written);
+    let mut failed = None;
+    engine.generate(&ids.clone(), &options, |token| {
+        ids.push(token);
+        match tokenizer.inner().decode(&ids[1..]) {
+            Ok(text) => {
+                if let Some(new) = text.strip_prefix(written.as_str())
+                    && !new.ends_with('\u{FFFD}')
+                {
+                    printer::data(new);
+                    written = text;
+                }
+                true
+            }
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    printer::line("");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,61 @@
+//! `squat inspect`.
+
+use crate::args::Inspect;
+use crate::{forms, printer};
+use anyhow::Result;
+use squat_eval::table::Table;
+use squat_model::ModelSummary;
+use std::process::ExitCode;
+
+pub fn run(args: &Inspect) -> Result<ExitCode> {
+    let path = forms::locate(&args.model);
+    let summary = ModelSummary::open(&path)?;
+    if args.json {
+        printer::json(&serde_json::to_value(&summary)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    printer::line(&format!(
+        "{}: {} parameters, {} bytes of weights, {:.2} bits per parameter",
+        path.display(),
+        summary.num_parameters,
+        summary.weight_bytes,
+        summary.bits_per_parameter
+    ));
+    let mut table = Table::new(["tensor", "shape", "scheme", "stored as", "bytes", "threshold"]);
+    let layers = summary.layers.iter().flat_map(|layer| {
+        layer
+            .tensors
+            .iter()
+            .enumerate()
+            .map(|(i, tensor)| (tensor, if i == 0 { layer.threshold } else { None }))
+    });
+    for (tensor, threshold) in summary.outside.iter().map(|t| (t, None)).chain(layers) {
+        table.push([
+            tensor.name.clone(),
+            format!("{:?}", tensor.shape),
+            tensor.scheme.clone(),
+            tensor.stored_as.clone(),
+            tensor.bytes.to_string(),
+            threshold.map(|t| format!("{t:.4}")).unwrap_or_default(),
+        ]);
+    }
+    printer::data(&table.to_markdown());
+    if summary.plan.is_some() {
+        let mut points = Table::new(["activation point", "scheme", "bits"]);
+        for point in &summary.points {
+            let bits: Vec<String> = point.bits.iter().map(u32::to_string).collect();
+            points.push([
+                point.point.to_owned(),
+                point.scheme.unwrap_or("full precision").to_owned(),
+                bits.join(", "),
+            ]);
+        }
+        printer::line("");
+        printer::data(&points.to_markdown());
+        if let Some(policy) = summary.policy {
+            let rho = summary.rho.map(|rho| format!(", rho {rho}")).unwrap_or_default();
+            printer::line(&format!("\ntoken policy: {policy}{rho}"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,40 @@
+//! One file for each verb.
+
+mod bench;
+#[cfg(feature = "train")]
+mod data;
+mod doctor;
+mod eval;
+mod generate;
+mod inspect;
+mod pack;
+#[cfg(feature = "train")]
+mod quickstart;
+#[cfg(feature = "train")]
+mod tokenizer;
+#[cfg(feature = "train")]
+mod train;
+
+use crate::args::Command;
+use anyhow::Result;
+use std::process::ExitCode;
+
+/// Runs a command.
+pub fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        #[cfg(feature = "train")]
+        Command::Quickstart(args) => quickstart::run(&args),
+        #[cfg(feature = "train")]
+        Command::Data(args) => data::run(&args),
+        #[cfg(feature = "train")]
+        Command::Tokenizer(args) => tokenizer::run(&args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::run(&args),
+        Command::Pack(args) => pack::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    }
+}

@@ -1,0 +1,293 @@
+//! `squat quickstart`: the main job on built-in data, from nothing to a packed model that talks.
+
+use super::bench;
+use super::doctor::cpu_name;
+use crate::args::Quickstart;
+use crate::forms::{self, ModelTokenizer};
+use crate::printer;
+use crate::progress::Progress;
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use squat_engine::{Engine, EngineOptions, GenerateOptions, Sampling};
+use squat_eval::report::{
+    FormValue, LossPoint, Parity, QuickstartReport, RunInfo, Sample, Setting, TokenBits, write_html,
+};
+use squat_eval::{
+    Form, PairSet, PerplexityResult, ScoringOptions, TaskResult, TextOptions, TokenizedText, evaluate,
+    perplexity, task,
+};
+use squat_model::hf::ModelFolder;
+use squat_train::Recipe;
+use squat_train::evaluate::Evaluator;
+use squat_train::run::{RunOptions, run as run_recipe};
+use squat_train::stage::Outcome;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+const RECIPE: &str = include_str!("../../../../recipes/quickstart.toml");
+
+/// Held-out pairs of each phenomenon.
+const PAIRS: usize = 100;
+
+/// Beginnings that the samples continue.
+const PROMPTS: [&str; 4] = ["", "The", "One day", "Every"];
+
+pub fn run(args: &Quickstart) -> Result<ExitCode> {
+    let started = Instant::now();
+    let threads = forms::threads(args.threads);
+    let mut recipe = Recipe::parse(RECIPE, &[format!("seed={}", args.seed)])?;
+    let folder = args.out.join("run");
+    let packed_folder = args.out.join("packed");
+    if folder.join("recipe.toml").exists() {
+        bail!("{} holds a quickstart already; choose another folder with --out", args.out.display());
+    }
+    recipe.data.generated_words = recipe.data.generated_words.max(1);
+    let options =
+        RunOptions { folder: folder.clone(), threads, resume: false, stop: super::train::stop_flag()? };
+    let mut progress = Progress::new();
+    if let Outcome::Interrupted { .. } = run_recipe(&recipe, &options, &mut |event| progress.event(&event))? {
+        printer::note("stopped; quickstart begins anew next time");
+        return Ok(ExitCode::from(130));
+    }
+    let pairs_folder = folder.join("data").join("pairs");
+    squat_data::english::write_pairs(&pairs_folder, args.seed, PAIRS)?;
+    let fp = squat_train::checkpoint::locate_stage(&folder, "student");
+    let fake = squat_train::checkpoint::locate_stage(&folder, "qat");
+    let packed_report = ModelFolder::open(&fake)?.pack(None, &packed_folder)?;
+    printer::note(&format!("packed: {} -> {} bytes", packed_report.bytes_before, packed_report.bytes_after));
+
+    let set = PairSet::read(task("pairs")?, &pairs_folder, None)?;
+    let held_out = folder.join("data").join("generated").join("valid");
+    let (mut accuracy, mut perplexities): (Vec<TaskResult>, Vec<PerplexityResult>) = (Vec::new(), Vec::new());
+    for (form, path) in [(Form::Fp, &fp), (Form::Fake, &fake), (Form::Packed, &packed_folder)] {
+        printer::note(&format!("evaluating: {}", form.title()));
+        let mut subject = forms::open(path, Some(form), threads)?;
+        let mut scoring = ScoringOptions::default();
+        accuracy.push(evaluate(subject.model.as_mut(), &subject.tokenizer, &set, &mut scoring)?);
+        let texts = TokenizedText::read(
+            &held_out,
+            &subject.tokenizer,
+            TextOptions { max_tokens: Some(20_000), ..TextOptions::default() },
+        )?;
+        let bos = squat_eval::Tokenize::bos_id(&subject.tokenizer);
+        let window = recipe.data.seq_len;
+        perplexities.push(perplexity(subject.model.as_mut(), bos, &texts, Some(window), &mut scoring)?);
+    }
+    let packed = Engine::load_with(&packed_folder, EngineOptions::threads(threads))?;
+    let float = Engine::load_with(&fp, EngineOptions::threads(threads))?;
+    let tokenizer = ModelTokenizer::open(&packed_folder, packed.spec())?;
+    let parity = parity(&packed, &fake, &tokenizer, &set)?;
+    let samples = samples(&packed, &tokenizer, args.seed)?;
+    let speed = |engine: &Engine| -> Result<f64> {
+        let measured = bench::measure(engine, 0, 128, 5)?;
+        Ok(measured.first().context("the generation test was asked for")?.tokens_per_second)
+    };
+    let (fp_speed, packed_speed) = (speed(&float)?, speed(&packed)?);
+    let bytes = |path: &Path| -> Result<f64> {
+        Ok(std::fs::metadata(path.join("model.safetensors"))
+            .with_context(|| format!("{}", path.display()))?
+            .len() as f64)
+    };
+    let (fp_bytes, packed_bytes) = (bytes(&fp)?, bytes(&packed_folder)?);
+    let report = QuickstartReport {
+        title: "Squat quickstart".into(),
+        run: RunInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            seed: args.seed,
+            seconds: started.elapsed().as_secs_f64(),
+            threads,
+            cpu: cpu_name(),
+            kernel: packed.kernel_name(),
+        },
+        settings: settings(&recipe),
+        losses: losses(&recipe, &folder)?,
+        accuracy,
+        perplexity: perplexities,
+        bytes: vec![
+            FormValue { form: Form::Fp, value: fp_bytes },
+            FormValue { form: Form::Packed, value: packed_bytes },
+        ],
+        decode_tokens_per_second: vec![
+            FormValue { form: Form::Fp, value: fp_speed },
+            FormValue { form: Form::Packed, value: packed_speed },
+        ],
+        parity: Some(parity),
+        token_bits: token_bits(&packed, &tokenizer, &set)?,
+        samples,
+    };
+    write_html(&report, &args.out.join("report.html"))?;
+    print(args, &report)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(args: &Quickstart, report: &QuickstartReport) -> Result<()> {
+    let by_form = |get: &dyn Fn(Form) -> Option<f64>| -> serde_json::Value {
+        let found: BTreeMap<&str, f64> =
+            Form::ALL.into_iter().filter_map(|form| get(form).map(|value| (form.as_str(), value))).collect();
+        json!(found)
+    };
+    let value = |list: &[FormValue], form: Form| list.iter().find(|v| v.form == form).map(|v| v.value);
+    if args.json {
+        let parity = report.parity.context("parity was measured")?;
+        let texts: Vec<String> = report.samples.iter().map(|s| format!("{}{}", s.prompt, s.text)).collect();
+        printer::json(&json!({
+            "seconds": report.run.seconds,
+            "seed": report.run.seed,
+            "accuracy": by_form(&|form| report.accuracy.iter().find(|r| r.form == form).map(|r| r.average)),
+            "perplexity": by_form(&|form| report.perplexity.iter().find(|r| r.form == form).map(|r| r.perplexity)),
+            "bytes": by_form(&|form| value(&report.bytes, form)),
+            "parity": {"max_abs_logit_diff": parity.max_abs_logit_diff,
+                "prefill_decode_max_abs_diff": parity.prefill_decode_max_abs_diff},
+            "decode_tokens_per_second": by_form(&|form| value(&report.decode_tokens_per_second, form)),
+            "samples": texts,
+            "kernel": report.run.kernel,
+            "threads": report.run.threads,
+            "report": args.out.join("report.html"),
+        }));
+        return Ok(());
+    }
+    printer::data(&report.summary_table().to_markdown());
+    if let Some(parity) = report.parity {
+        printer::line(&format!(
+            "\nlargest difference of logits, packed against fake-quantized: {:e}; prefill against decoding: {:e}",
+            parity.max_abs_logit_diff, parity.prefill_decode_max_abs_diff
+        ));
+    }
+    printer::line("");
+    for sample in &report.samples {
+        printer::line(&format!("> {}{}", sample.prompt, sample.text.trim_end()));
+    }
+    printer::line(&format!(
+        "\n{:.0} s on {} threads, {}; everything is in {}: report.html, packed/, run/",
+        report.run.seconds,
+        report.run.threads,
+        report.run.kernel,
+        args.out.display()
+    ));
+    Ok(())
+}
+
+/// Sentences of the held-out pairs that parity and pictures are made of.
+fn sentences(tokenizer: &ModelTokenizer, set: &PairSet, count: usize) -> Result<Vec<Vec<u32>>> {
+    let stride = (set.pairs.len() / count.max(1)).max(1);
+    set.pairs
+        .iter()
+        .step_by(stride)
+        .take(count)
+        .map(|pair| {
+            let mut ids = vec![squat_eval::Tokenize::bos_id(tokenizer)];
+            ids.extend(tokenizer.inner().encode(&pair.good)?);
+            Ok(ids)
+        })
+        .collect()
+}
+
+/// Largest differences of logits: packed against fake-quantized, and one prefill against token-by-token decoding.
+fn parity(packed: &Engine, fake: &Path, tokenizer: &ModelTokenizer, set: &PairSet) -> Result<Parity> {
+    let evaluator = Evaluator::load(fake, true, 1)?;
+    let mut parity = Parity { max_abs_logit_diff: 0.0, prefill_decode_max_abs_diff: 0.0 };
+    let worst =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    for ids in sentences(tokenizer, set, 24)? {
+        let want = evaluator.logits(&ids)?;
+        let mut session = packed.session()?;
+        let got = session.prefill_all(&ids)?;
+        parity.max_abs_logit_diff = parity.max_abs_logit_diff.max(worst(&want, &got));
+        let vocabulary = packed.spec().vocab_size;
+        session.reset();
+        for (t, &id) in ids.iter().enumerate() {
+            let decoded = session.decode(id)?;
+            let row = &got[t * vocabulary..(t + 1) * vocabulary];
+            parity.prefill_decode_max_abs_diff = parity.prefill_decode_max_abs_diff.max(worst(row, decoded));
+        }
+    }
+    Ok(parity)
+}
+
+fn samples(engine: &Engine, tokenizer: &ModelTokenizer, seed: u64) -> Result<Vec<Sample>> {
+    let mut out = Vec::new();
+    for (index, prompt) in PROMPTS.iter().enumerate() {
+        let mut ids = vec![squat_eval::Tokenize::bos_id(tokenizer)];
+        if !prompt.is_empty() {
+            ids.extend(tokenizer.inner().encode(prompt)?);
+        }
+        let options = GenerateOptions {
+            max_tokens: 40,
+            sampling: Sampling {
+                temperature: 0.7,
+                top_k: 0,
+                top_p: 0.95,
+                seed: seed.wrapping_add(index as u64),
+            },
+            stop_ids: tokenizer.inner().eos_ids().to_vec(),
+        };
+        let generation = engine.generate(&ids, &options, |_| true)?;
+        let text = tokenizer.inner().decode(&generation.tokens)?;
+        out.push(Sample { form: Form::Packed, prompt: (*prompt).to_owned(), text });
+    }
+    Ok(out)
+}
+
+fn token_bits(engine: &Engine, tokenizer: &ModelTokenizer, set: &PairSet) -> Result<Vec<TokenBits>> {
+    sentences(tokenizer, set, 4)?
+        .iter()
+        .map(|ids| {
+            let layers = engine.token_bits(ids)?;
+            let layers =
+                layers.iter().map(|row| row.iter().map(|bits| bits.bits() as u8).collect()).collect();
+            let tokens = ids.iter().map(|&id| tokenizer.inner().decode(&[id]).unwrap_or_default());
+            let tokens =
+                tokens.enumerate().map(|(i, text)| if i == 0 { "<s>".to_owned() } else { text }).collect();
+            Ok(TokenBits { tokens, layers })
+        })
+        .collect()
+}
+
+fn settings(recipe: &Recipe) -> Vec<Setting> {
+    let mut out = Vec::new();
+    let mut add = |section: &str, name: &str, value: String| {
+        out.push(Setting { section: section.to_owned(), name: name.to_owned(), value });
+    };
+    add("data", "words", recipe.data.generated_words.to_string());
+    add("data", "vocabulary", recipe.data.vocab_size.to_string());
+    add("data", "sequence length", recipe.data.seq_len.to_string());
+    for stage in &recipe.stages {
+        let sizes = stage.model.as_ref().unwrap_or(&recipe.model);
+        let shape = format!(
+            "{} layers, hidden {}, intermediate {}, {} heads",
+            sizes.num_hidden_layers, sizes.hidden_size, sizes.intermediate_size, sizes.num_attention_heads
+        );
+        add(&stage.name, "model", shape);
+        add(&stage.name, "steps", format!("{} of {} sequences", stage.steps, stage.batch_size));
+        add(&stage.name, "learning rate", stage.learning_rate.to_string());
+        if let Some(quant) = &stage.quant {
+            add(&stage.name, "plan", quant.plan.clone());
+        }
+        if !stage.teachers.is_empty() {
+            add(&stage.name, "teachers", stage.teachers.join(", "));
+        }
+    }
+    out
+}
+
+fn losses(recipe: &Recipe, folder: &Path) -> Result<Vec<LossPoint>> {
+    let mut out = Vec::new();
+    for stage in &recipe.stages {
+        let path = folder.join(&stage.name).join("metrics.jsonl");
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line)?;
+            let Some(step) = line["step"].as_u64() else { continue };
+            for term in ["loss", "cross_entropy", "divergence", "entropy", "alignment", "valid_cross_entropy"]
+            {
+                if let Some(value) = line[term].as_f64() {
+                    out.push(LossPoint { stage: stage.name.clone(), step, term: term.to_owned(), value });
+                }
+            }
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,175 @@
+//! Every form of a model behind one trait, `squat_eval::LanguageModel`.
+
+use anyhow::{Context, Result, bail};
+use squat_engine::{Engine, EngineOptions};
+use squat_eval::{EvalError, Form, LanguageModel, Tokenize};
+use squat_model::tokenizer::Tokenizer;
+use squat_model::{ModelSpec, OpenedModel};
+use std::path::{Path, PathBuf};
+
+/// Threads to use for a request of `threads` (0: one for each core).
+pub fn threads(threads: usize) -> usize {
+    match threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    }
+}
+
+/// The model folder that a path means: the folder itself, or the checkpoint of a stage or run.
+pub fn locate(path: &Path) -> PathBuf {
+    #[cfg(feature = "train")]
+    return squat_train::checkpoint::locate(path);
+    #[cfg(not(feature = "train"))]
+    path.to_path_buf()
+}
+
+/// A model in the engine: packed, or in full precision.
+pub struct EngineForm {
+    engine: Engine,
+    name: String,
+    form: Form,
+}
+
+impl EngineForm {
+    /// Loads a folder.
+    pub fn load(path: &Path, form: Form, threads: usize) -> Result<Self> {
+        let engine = Engine::load_with(path, EngineOptions::threads(threads))?;
+        Ok(Self { engine, name: path.display().to_string(), form })
+    }
+}
+
+impl LanguageModel for EngineForm {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn form(&self) -> Form {
+        self.form
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.engine.spec().vocab_size
+    }
+
+    fn max_length(&self) -> usize {
+        self.engine.spec().max_position_embeddings
+    }
+
+    fn log_likelihoods(&mut self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EvalError> {
+        self.engine.log_likelihoods(sequences).map_err(EvalError::model)
+    }
+}
+
+/// A model in training form: full precision or fake-quantized.
+#[cfg(feature = "train")]
+pub struct TrainingForm {
+    evaluator: squat_train::evaluate::Evaluator,
+    name: String,
+    form: Form,
+}
+
+#[cfg(feature = "train")]
+impl TrainingForm {
+    /// Loads a checkpoint folder.
+    pub fn load(path: &Path, form: Form, threads: usize) -> Result<Self> {
+        let evaluator = squat_train::evaluate::Evaluator::load(path, form == Form::Fake, threads)?;
+        Ok(Self { evaluator, name: path.display().to_string(), form })
+    }
+}
+
+#[cfg(feature = "train")]
+impl LanguageModel for TrainingForm {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn form(&self) -> Form {
+        self.form
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.evaluator.model().spec.vocab_size
+    }
+
+    fn max_length(&self) -> usize {
+        self.evaluator.max_seq()
+    }
+
+    fn log_likelihoods(&mut self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EvalError> {
+        self.evaluator.log_likelihoods(sequences).map_err(EvalError::model)
+    }
+}
+
+/// A tokenizer as the evaluation wants it.
+pub struct ModelTokenizer {
+    inner: Tokenizer,
+    bos: u32,
+}
+
+impl ModelTokenizer {
+    /// The tokenizer of a model folder.
+    pub fn open(path: &Path, spec: &ModelSpec) -> Result<Self> {
+        let inner = Tokenizer::open(path, spec)?;
+        let bos = inner
+            .bos_id()
+            .or(spec.bos_token_id)
+            .context("the tokenizer names no BOS token, and every sequence must begin with one; set bos_token_id in config.json")?;
+        Ok(Self { inner, bos })
+    }
+
+    /// The tokenizer itself.
+    pub fn inner(&self) -> &Tokenizer {
+        &self.inner
+    }
+}
+
+impl Tokenize for ModelTokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.inner.encode(text)?)
+    }
+
+    fn bos_id(&self) -> u32 {
+        self.bos
+    }
+}
+
+/// A model to evaluate, with its tokenizer.
+pub struct Subject {
+    /// The model in the form asked for.
+    pub model: Box<dyn LanguageModel>,
+    /// Its tokenizer.
+    pub tokenizer: ModelTokenizer,
+}
+
+/// Opens `path` in `form`, or in the form that the folder holds.
+pub fn open(path: &Path, form: Option<Form>, threads: usize) -> Result<Subject> {
+    let path = locate(path);
+    let opened = OpenedModel::open(&path)?;
+    let packed = matches!(opened, OpenedModel::Packed(_));
+    let spec = opened.spec().clone();
+    let quantized = opened.plan().is_some();
+    drop(opened);
+    let form = form.unwrap_or(match (packed, quantized) {
+        (true, _) => Form::Packed,
+        (false, true) => Form::Fake,
+        (false, false) => Form::Fp,
+    });
+    let tokenizer = ModelTokenizer::open(&path, &spec)?;
+    let model: Box<dyn LanguageModel> = match (form, packed) {
+        (Form::Packed, true) => Box::new(EngineForm::load(&path, form, threads)?),
+        (Form::Packed, false) => {
+            bail!("{} is not packed; pack it first: squat pack {} --out DIR", path.display(), path.display())
+        }
+        (_, true) => bail!(
+            "{} is packed: only --form packed can be evaluated; give the run it was packed from for --form {form}",
+            path.display()
+        ),
+        #[cfg(feature = "train")]
+        (_, false) => Box::new(TrainingForm::load(&path, form, threads)?),
+        #[cfg(not(feature = "train"))]
+        (Form::Fp, false) => Box::new(EngineForm::load(&path, form, threads)?),
+        #[cfg(not(feature = "train"))]
+        (Form::Fake, false) => bail!("this build has no fake-quantized form; build with the feature `train`"),
+    };
+    Ok(Subject { model, tokenizer })
+}

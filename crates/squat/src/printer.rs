@@ -1,0 +1,45 @@
+//! The only place that prints. Data goes to stdout, everything else to stderr.
+
+use std::io::Write;
+
+/// Prints data. A reader that went away (`squat ... | head`) is no error.
+pub fn data(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a line of data.
+pub fn line(text: &str) {
+    data(&format!("{text}\n"));
+}
+
+/// Prints a JSON value on one line... or indented for people at a terminal.
+pub fn json(value: &serde_json::Value) {
+    use std::io::IsTerminal;
+    let text = if std::io::stdout().is_terminal() {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    };
+    line(&text.unwrap_or_default());
+}
+
+/// Says something to the person.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Says what went wrong, cause after cause, each once.
+pub fn error(error: &anyhow::Error) {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    note(&format!("error: {text}"));
+}
