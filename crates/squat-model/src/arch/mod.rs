@@ -1,4 +1,4 @@
-//! The known architectures: one file each, one line each in [`REGISTRY`].
+//! The known architectures: one file each, one line each in `REGISTRY`.
 
 pub mod llama;
 
