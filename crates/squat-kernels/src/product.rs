@@ -288,6 +288,10 @@ impl Job<'_, '_> {
             self.tile::<S, U, MR, NP>(s, m, p);
             m += MR;
         }
+        while m + 4 <= rows {
+            self.tile::<S, U, 4, NP>(s, m, p);
+            m += 4;
+        }
         while m + 2 <= rows {
             self.tile::<S, U, 2, NP>(s, m, p);
             m += 2;

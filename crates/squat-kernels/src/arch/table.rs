@@ -132,7 +132,7 @@ macro_rules! kernel_table {
             }
             $(#[target_feature(enable = $features)])?
             pub fn attend_float(head: &FloatKvHead, len: usize, q: &[f32], scratch: &mut AttentionScratch, out: &mut [f32]) -> f32 {
-                attend_float_impl(head, len, q, scratch, out)
+                attend_float_impl($token, head, len, q, scratch, out)
             }
         }
 

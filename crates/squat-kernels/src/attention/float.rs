@@ -2,7 +2,8 @@
 
 use super::attend::AttentionScratch;
 use crate::error::CacheError;
-use crate::float;
+use crate::float::{self, FloatSimd};
+use crate::output::ColumnsMut;
 use alloc::vec::Vec;
 use squat_quant::math;
 
@@ -74,7 +75,8 @@ impl FloatKvHead {
 /// # Panics
 /// When `len` is 0 or more than the cache holds, or lengths differ from `head_dim`.
 #[inline(always)]
-pub(crate) fn attend_float(
+pub(crate) fn attend_float<S: FloatSimd>(
+    s: S,
     head: &FloatKvHead,
     len: usize,
     q: &[f32],
@@ -88,15 +90,42 @@ pub(crate) fn attend_float(
         scratch.scores.resize(len, 0.0);
     }
     let scores = &mut scratch.scores[..len];
+    float::matmul::<S, f32, 1, 4>(
+        s,
+        q,
+        &head.keys[..len * dim],
+        None,
+        dim,
+        &mut ColumnsMut::new(scores, 1, len),
+    );
     let inv_sqrt = 1.0 / math::sqrt(dim as f32);
-    for (score, key) in scores.iter_mut().zip(head.keys.chunks_exact(dim)) {
-        *score = float::dot(q, key) * inv_sqrt;
+    for score in scores.iter_mut() {
+        *score *= inv_sqrt;
     }
     float::softmax(scores);
+    // 64 columns at a time stay in registers over all positions; the rest in memory.
+    let (blocks, _) = out.as_chunks_mut::<64>();
+    for (block, out) in blocks.iter_mut().enumerate() {
+        let mut acc = [s.zero(); 4];
+        for (&p, value) in scores.iter().zip(head.values.chunks_exact(dim)) {
+            let p = s.splat(p);
+            let (lanes, _) = value[block * 64..][..64].as_chunks::<16>();
+            for i in 0..4 {
+                acc[i] = s.multiply_add(acc[i], p, s.load(&lanes[i]));
+            }
+        }
+        for i in 0..4 {
+            out[16 * i..][..16].copy_from_slice(&s.store(acc[i]));
+        }
+    }
+    let done = dim - dim % 64;
+    let out = &mut out[done..];
     out.fill(0.0);
-    for (&p, value) in scores.iter().zip(head.values.chunks_exact(dim)) {
-        for (out, &v) in out.iter_mut().zip(value) {
-            *out += p * v;
+    if !out.is_empty() {
+        for (&p, value) in scores.iter().zip(head.values.chunks_exact(dim)) {
+            for (out, &v) in out.iter_mut().zip(&value[done..]) {
+                *out += p * v;
+            }
         }
     }
     scores[0]

@@ -11,9 +11,20 @@ pub(crate) trait FloatSimd: Copy {
     fn zero(self) -> Self::V;
     fn load(self, x: &[f32; LANES]) -> Self::V;
     fn load_f16(self, x: &[u16; LANES]) -> Self::V;
+    /// The same value in every lane.
+    fn splat(self, x: f32) -> Self::V;
     /// `acc + a * b`, rounded twice.
     fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
     fn store(self, v: Self::V) -> [f32; LANES];
+    /// [`fold`] of four vectors.
+    #[inline(always)]
+    fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {
+        let mut sums = [0.0; 4];
+        for i in 0..4 {
+            sums[i] = fold(self.store(v[i]));
+        }
+        sums
+    }
 }
 
 /// A type weights may have: f32, or the bits of a half-precision number.
@@ -49,6 +60,10 @@ impl FloatSimd for crate::arch::Portable {
     #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> Self::V {
         x.map(f16_to_f32)
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [x; LANES]
     }
     #[inline(always)]
     fn multiply_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
@@ -110,9 +125,15 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
         }
     }
     let mut y = [[0.0; NR]; MR];
-    for m in 0..MR {
-        for n in 0..NR {
-            y[m][n] = fold(s.store(acc[m][n]));
+    // Four sums at a time, across rows where a row has fewer.
+    for first in (0..MR * NR).step_by(4) {
+        let mut four = [s.zero(); 4];
+        for i in 0..(MR * NR - first).min(4) {
+            four[i] = acc[(first + i) / NR][(first + i) % NR];
+        }
+        let four = s.fold4(four);
+        for i in 0..(MR * NR - first).min(4) {
+            y[(first + i) / NR][(first + i) % NR] = four[i];
         }
     }
     y

@@ -71,17 +71,46 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     tail.iter().chain(&lanes).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
 }
 
-/// Largest magnitude; NaNs are ignored, an empty slice gives 0.
+/// Largest magnitude; NaNs are ignored, an empty slice gives 0. The value of [`squat_quant::affine::max_abs`].
 #[inline(always)]
 pub fn max_abs(x: &[f32]) -> f32 {
-    squat_quant::affine::max_abs(x)
+    let mut lanes = [0f32; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for l in 0..LANES {
+            let magnitude = chunk[l].abs();
+            lanes[l] = if magnitude > lanes[l] { magnitude } else { lanes[l] };
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(tail) {
+        *lane = if x.abs() > *lane { x.abs() } else { *lane };
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// Index of the first largest value; NaNs are ignored. `None` when there is no number.
 #[inline(always)]
 pub fn argmax(x: &[f32]) -> Option<usize> {
     let largest = max(x);
-    x.iter().position(|&v| v == largest)
+    let (chunks, tail) = x.as_chunks::<64>();
+    for (index, chunk) in chunks.iter().enumerate() {
+        // Without an early exit inside, so that it vectorises.
+        let mut found = false;
+        for &v in chunk {
+            found |= v == largest;
+        }
+        if found {
+            return chunk.iter().position(|&v| v == largest).map(|i| 64 * index + i);
+        }
+    }
+    tail.iter().position(|&v| v == largest).map(|i| 64 * chunks.len() + i)
 }
 
 /// Natural logarithm to about 1 unit in the last place of f64, from additions, multiplications and one division, so

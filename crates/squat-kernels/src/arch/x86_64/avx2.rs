@@ -258,6 +258,12 @@ impl FloatSimd for Avx2 {
     }
 
     #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        // SAFETY: the token proves AVX2.
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+
+    #[inline(always)]
     fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX2.
         unsafe {
@@ -275,6 +281,32 @@ impl FloatSimd for Avx2 {
         unsafe {
             _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
             _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {
+        let mut out = [0.0; 4];
+        // SAFETY: the token proves AVX2; the destination has four f32, and the store needs no alignment.
+        unsafe {
+            // Lanes i and i + 8; then i and i + 4 of two vectors, side by side.
+            let a = _mm256_add_ps(v[0][0], v[0][1]);
+            let b = _mm256_add_ps(v[1][0], v[1][1]);
+            let c = _mm256_add_ps(v[2][0], v[2][1]);
+            let d = _mm256_add_ps(v[3][0], v[3][1]);
+            let ac =
+                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, c), _mm256_permute2f128_ps::<0x31>(a, c));
+            let bd =
+                _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(b, d), _mm256_permute2f128_ps::<0x31>(b, d));
+            // i and i + 2: two sums of a and two of b in the low half, of c and d in the high half; then neighbours.
+            let pairs = _mm256_add_ps(
+                _mm256_shuffle_ps::<0b0100_0100>(ac, bd),
+                _mm256_shuffle_ps::<0b1110_1110>(ac, bd),
+            );
+            let sums = _mm256_hadd_ps(pairs, pairs);
+            let (low, high) = (_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
+            _mm_storeu_ps(out.as_mut_ptr(), _mm_movelh_ps(low, high));
         }
         out
     }

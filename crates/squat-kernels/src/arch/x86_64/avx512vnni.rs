@@ -169,6 +169,12 @@ impl FloatSimd for Avx512 {
     }
 
     #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
     fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_add_ps(acc, _mm512_mul_ps(a, b)) }
@@ -179,6 +185,33 @@ impl FloatSimd for Avx512 {
         let mut out = [0.0; 16];
         // SAFETY: the token proves AVX-512; the store is as long as the array and needs no alignment.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+        out
+    }
+
+    #[inline(always)]
+    fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {
+        let mut out = [0.0; 4];
+        // SAFETY: the token proves AVX-512; the destination has four f32, and the store needs no alignment.
+        unsafe {
+            // Lanes i and i + 8 of two vectors, side by side; then i and i + 4 of four.
+            let ab = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b0100_0100>(v[0], v[1]),
+                _mm512_shuffle_f32x4::<0b1110_1110>(v[0], v[1]),
+            );
+            let cd = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b0100_0100>(v[2], v[3]),
+                _mm512_shuffle_f32x4::<0b1110_1110>(v[2], v[3]),
+            );
+            let abcd = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b1000_1000>(ab, cd),
+                _mm512_shuffle_f32x4::<0b1101_1101>(ab, cd),
+            );
+            // Within 128 bits: i and i + 2, then i and i + 1; the sums end in every fourth lane.
+            let pairs = _mm512_add_ps(abcd, _mm512_permute_ps::<0b0100_1110>(abcd));
+            let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0b1011_0001>(pairs));
+            let sums = _mm512_maskz_compress_ps(0b0001_0001_0001_0001, sums);
+            _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(sums));
+        }
         out
     }
 }
