@@ -178,7 +178,7 @@ fn floats(kernels: &Kernels, random: &mut Random) {
 }
 
 fn attention(kernels: &Kernels, random: &mut Random) {
-    print!("  attention, head of 64, 1024 positions, microseconds a query:");
+    print!("  attention, head of 64, microseconds a query over 1024 (64) positions:");
     let (dim, len) = (64, 1024);
     let mut rows = QuantizedRows::new();
     let mut out = vec![0f32; dim];
@@ -192,20 +192,24 @@ fn attention(kernels: &Kernels, random: &mut Random) {
             kernels.quantize_rows(&mut rows, &x, dim, &[widths[j % 2]], &RowQuantizer::Dynamic);
             head.push(rows.row(0), rows.row(1)).unwrap();
         }
-        let seconds = time(|| {
-            black_box(kernels.attend(&head, len, rows.row(0), &mut scratch, &mut out));
-        });
-        print!("  {name} {:.2}", seconds * 1e6);
+        let mut seconds = |len| {
+            time(|| {
+                black_box(kernels.attend(&head, len, rows.row(0), &mut scratch, &mut out));
+            })
+        };
+        print!("  {name} {:.2} ({:.2})", seconds(len) * 1e6, seconds(64) * 1e6);
     }
     let mut head = FloatKvHead::new(dim);
     for _ in 0..len {
         head.push(&random.floats(dim), &random.floats(dim)).unwrap();
     }
     let q = random.floats(dim);
-    let seconds = time(|| {
-        black_box(kernels.attend_float(&head, len, &q, &mut scratch, &mut out));
-    });
-    println!("  f32 {:.2}", seconds * 1e6);
+    let mut seconds = |len| {
+        time(|| {
+            black_box(kernels.attend_float(&head, len, &q, &mut scratch, &mut out));
+        })
+    };
+    println!("  f32 {:.2} ({:.2})", seconds(len) * 1e6, seconds(64) * 1e6);
 }
 
 fn main() {

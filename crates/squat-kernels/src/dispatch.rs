@@ -301,6 +301,14 @@ mod tests {
     fn names() {
         assert_eq!(Kernels::by_name("scalar").unwrap().name(), "scalar");
         assert!(!Kernels::by_name("scaler").unwrap_err().exists);
+        for kernels in Kernels::available() {
+            assert!(core::ptr::eq(Kernels::by_name(kernels.name()).unwrap(), kernels));
+        }
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        assert_eq!(
+            Kernels::by_name("avx2").is_ok(),
+            std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("f16c")
+        );
         let name = Kernels::scalar().product_name(WeightBits::W4, ActBits::A8).to_string();
         assert_eq!(name, "scalar-w4a8");
         assert!(Kernels::available().any(|kernels| core::ptr::eq(kernels, Kernels::detect())));

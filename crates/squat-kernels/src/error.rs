@@ -53,8 +53,8 @@ impl core::fmt::Display for MatrixError {
 
 impl core::error::Error for MatrixError {}
 
-/// Why a row could not be appended to a key-value cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a row could not be appended to a key-value cache, or a static quantizer of rows is none.
+#[derive(Clone, Debug, PartialEq)]
 pub enum CacheError {
     /// A row of another length than the head: expected, got.
     Dim(usize, usize),
@@ -64,6 +64,8 @@ pub enum CacheError {
     Code(usize, i8, u32),
     /// An activation range that a signed byte cannot hold: smallest and largest code, zero point.
     Range(i32, i32, i32),
+    /// A scale of a static quantizer that is not positive and finite.
+    Scale(f32),
 }
 
 impl core::fmt::Display for CacheError {
@@ -80,6 +82,12 @@ impl core::fmt::Display for CacheError {
                 write!(
                     f,
                     "code {code} at {index} does not fit {bits} bits: quantize the row at the width it is stored in"
+                )
+            }
+            Self::Scale(scale) => {
+                write!(
+                    f,
+                    "activation scale {scale}: expected a positive, finite number, so the file is damaged"
                 )
             }
             Self::Range(min, max, zero) => write!(

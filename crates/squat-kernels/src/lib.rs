@@ -1,4 +1,69 @@
 //! Integer products on SIMD, chosen at run time, and the float functions around them.
+//!
+//! Everything here gives the same bits on every instruction set: integer sums are exact, and float sums have one fixed
+//! order ([`float`]). So a model generates the same text on every CPU and with any number of threads, the trainer can
+//! call the same functions as the engine, and one prefill equals decoding token by token.
+//!
+//! # A product
+//!
+//! Weights are packed once, activations are quantized row by row, and the product writes the columns it is given:
+//!
+//! ```
+//! use squat_kernels::{ColumnsMut, Kernels, PackedMatrix, QuantizedRows, RowQuantizer};
+//! use squat_quant::{ActBits, WeightBits, WeightScheme};
+//!
+//! // Two outputs, three inputs, 4-bit codes, one scale for each output.
+//! let scheme = WeightScheme::per_channel(WeightBits::W4);
+//! let matrix = PackedMatrix::from_codes(2, 3, scheme, &[1, 2, 3, -4, 0, 7], &[0.5, 0.25])?;
+//!
+//! let kernels = Kernels::detect();
+//! let mut rows = QuantizedRows::new();
+//! kernels.quantize_rows(&mut rows, &[127.0, -1.0, 0.0], 3, &[ActBits::A8], &RowQuantizer::Dynamic);
+//!
+//! let mut y = [0.0; 2];
+//! kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(&mut y, 1, 2));
+//! assert_eq!(y, [62.5, -127.0]);
+//! # Ok::<(), squat_kernels::MatrixError>(())
+//! ```
+//!
+//! Threads share a product by output channels: [`ColumnsMut::split_even`] gives each its columns.
+//!
+//! # How it works
+//!
+//! A dot-product instruction multiplies four unsigned by four signed bytes and adds them to a 32-bit lane. So weights
+//! are stored unsigned (plus 128, 8 or 2), sixteen channels side by side, four inputs of a channel in each lane; the
+//! activations of a row are broadcast, four at a time. What the offset added is `offset * sum(row)`, known when
+//! the row is quantized; what a zero point adds is `z * sum(weights)`, known when the matrix is packed. With scales per
+//! channel the inner loop is nothing but these instructions: 4-bit weights cost one shift and two masks for 128 codes.
+//!
+//! Rows of 4-bit and of 8-bit activations go through the same loop: their codes are bytes in memory, and a dot-product
+//! instruction takes the same time for both. What 4-bit activations save is the cache: [`KvHead`] stores such rows in
+//! half the bytes.
+//!
+//! AVX2 has no such instruction: `vpmaddubsw` adds two products in 16 bits and saturates at 32767. That is safe while
+//! one side is at most 15 (4, 3 and 2-bit weights); full bytes are widened first.
+//!
+//! # Where things are
+//!
+//! | | |
+//! |---|---|
+//! | [`Kernels`] | the functions of an instruction set: `scalar`, `avx2`, `avx512vnni` |
+//! | [`PackedMatrix`] | weights, their layout, embedding lookup |
+//! | [`QuantizedRows`], [`RowQuantizer`] | activations |
+//! | [`ColumnsMut`] | outputs, divisible over threads |
+//! | [`product`] | the definition of the product and its one algorithm |
+//! | [`attention`], [`KvHead`], [`FloatKvHead`] | attention over an integer cache of mixed precision, or over floats |
+//! | [`float`] | norms, softmax, activation, rotary embedding, float products |
+//! | [`mod@reference`] | the same in plain loops, for tests |
+//!
+//! A new instruction set is one file in `arch/`: a token type that implements the three small traits `IntSimd`,
+//! `CodeSimd` and `FloatSimd`, one `kernel_table!`, and one line in the list of `dispatch`; the tests find it there.
+//!
+//! # When it is slow
+//!
+//! `cargo run --release -p squat-kernels --example speed` prints every kernel's speed. Look at
+//! [`Kernels::name`] first: `scalar` on a CPU that has more means a build without the feature `std`. A single row is
+//! bound by memory, so count bytes of weights; many rows are bound by the dot-product instructions.
 #![no_std]
 #![warn(missing_docs)]
 

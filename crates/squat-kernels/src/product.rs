@@ -1,4 +1,4 @@
-//! The integer product, written once over [`IntSimd`].
+//! The integer product, written once for all instruction sets.
 //!
 //! Definition, which every instruction set reproduces bit for bit (METHOD.md section 2, with the order of float
 //! operations fixed):
@@ -288,15 +288,20 @@ impl Job<'_, '_> {
             self.tile::<S, U, MR, NP>(s, m, p);
             m += MR;
         }
-        while m + 4 <= rows {
-            self.tile::<S, U, 4, NP>(s, m, p);
-            m += 4;
+        // Tiles that cannot be needed are not compiled.
+        if const { MR > 4 } {
+            while m + 4 <= rows {
+                self.tile::<S, U, 4, NP>(s, m, p);
+                m += 4;
+            }
         }
-        while m + 2 <= rows {
-            self.tile::<S, U, 2, NP>(s, m, p);
-            m += 2;
+        if const { MR > 2 } {
+            while m + 2 <= rows {
+                self.tile::<S, U, 2, NP>(s, m, p);
+                m += 2;
+            }
         }
-        if m < rows {
+        if const { MR > 1 } && m < rows {
             self.tile::<S, U, 1, NP>(s, m, p);
         }
     }

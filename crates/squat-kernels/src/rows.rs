@@ -26,9 +26,13 @@ impl StaticAffines {
     /// Quantizers for 4 and 8 bits, in the order of [`ActBits::ALL`].
     ///
     /// # Errors
-    /// [`CacheError::Range`] when codes or zero point leave -128..=127.
+    /// [`CacheError::Range`] when codes or zero point leave -128..=127, [`CacheError::Scale`] for a scale that is not
+    /// positive and finite.
     pub fn new(affines: [Affine; 2]) -> Result<Self, CacheError> {
-        for Affine { range, zero_point, .. } in affines {
+        for Affine { range, zero_point, scale } in affines {
+            if !(scale > 0.0 && scale.is_finite()) {
+                return Err(CacheError::Scale(scale));
+            }
             let fits = range.min >= -128 && range.max <= 127 && (-128..=127).contains(&zero_point);
             if !fits || range.min > range.max {
                 return Err(CacheError::Range(range.min, range.max, zero_point));

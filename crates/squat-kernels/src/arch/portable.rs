@@ -52,7 +52,7 @@ impl IntSimd for Portable {
 
 kernel_table! {
     /// Kernels for every CPU.
-    pub(crate) static SCALAR = [], token: Portable, float: (2, 2), int: (2, 1, 1), attention: crate::attention::Primitives {
+    pub(crate) static SCALAR = [], token: Portable, float: (2, 2), int: (1, 1, 1), attention: crate::attention::Primitives {
         dots: [primitives::dots_narrow, primitives::dots_wide],
         weigh: [primitives::weigh_narrow, primitives::weigh_wide],
     }

@@ -67,9 +67,7 @@ pub(crate) const CHUNK: usize = 64;
 fn query_len(dim: usize, bits: ActBits) -> usize {
     match bits {
         ActBits::A8 => dim.next_multiple_of(CHUNK),
-        ActBits::A4 => {
-            (2 * dim.div_ceil(2)).next_multiple_of(CHUNK).max(CHUNK * dim.div_ceil(2).div_ceil(32))
-        }
+        ActBits::A4 => CHUNK * dim.div_ceil(2).div_ceil(CHUNK / 2),
     }
 }
 
