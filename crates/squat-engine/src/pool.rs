@@ -1,32 +1,40 @@
-//! A parked thread pool: the same closure runs on every worker, and the call returns when all are done.
+//! A parked thread pool: items of a job are taken by whichever worker is free, the caller included.
 //!
 //! A decoded token crosses the pool a few times per layer, so a join must cost microseconds: workers spin for a
-//! short while after a job, because the next one usually comes at once, and park when it does not. Nothing is
-//! allocated per job. The pool only decides *who* computes; each result is computed whole by one worker, so the
-//! number of threads never changes a bit.
+//! short while after a job, because the next one usually comes at once, and park when it does not. The caller never
+//! waits for a worker that has not begun: when the items are gone it closes the job, and only those inside must
+//! finish. A machine that is busy with other things therefore slows two threads down to about one, not below.
+//!
+//! Nothing is allocated per job. The pool only decides *who* computes; each item is computed whole by one worker, so
+//! the number of threads never changes a bit.
 
 use crate::error::{EngineError, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 
 /// Turns of the spin loop before a thread parks: some tens of microseconds.
-const SPINS: u32 = 4000;
+const SPINS: u32 = 2000;
 
-type Job = &'static (dyn Fn(usize) + Sync);
+/// Bit of [`Shared::gate`] that keeps further workers out of the job.
+const CLOSED: u64 = 1 << 15;
+/// Bits of [`Shared::gate`] that count the workers inside.
+const INSIDE: u64 = CLOSED - 1;
+/// The job's number stands above.
+const EPOCH_SHIFT: u32 = 16;
+
+type Job = &'static (dyn Fn() + Sync);
 
 struct Shared {
-    /// Number of the current job; workers wait for it to change.
-    epoch: AtomicUsize,
+    /// Number of the current job, whether it is closed, workers inside.
+    gate: AtomicU64,
     job: Mutex<Option<(Job, Thread)>>,
-    /// Workers that have not finished the current job.
-    pending: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
 }
 
-/// Persistent worker threads. The calling thread is worker 0.
+/// Persistent worker threads. The calling thread works too.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -56,9 +64,8 @@ impl Pool {
             });
         }
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
+            gate: AtomicU64::new(CLOSED),
             job: Mutex::new(None),
-            pending: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
@@ -67,7 +74,7 @@ impl Pool {
             let shared = pool.shared.clone();
             let handle = thread::Builder::new()
                 .name(format!("squat-{index}"))
-                .spawn(move || work(index, &shared))
+                .spawn(move || work(&shared))
                 .map_err(|source| EngineError::Thread { index, source })?;
             pool.workers.push(handle);
         }
@@ -79,35 +86,31 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `job(worker)` once for every worker `0..threads`, and returns when all have finished.
+    /// Runs `job` on the caller and on every worker that comes before the caller is done; returns when all who began
+    /// have finished. Any one of them must be able to do all of it.
     ///
-    /// If the pool is busy (another session runs, or a job starts a job), the caller runs all of it by itself.
-    ///
-    /// # Panics
-    /// When `job` panics on any worker, after all have finished.
-    pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+    /// If the pool is busy (another session runs, or a job starts a job), the caller runs it by itself.
+    fn run(&self, job: &(dyn Fn() + Sync)) {
         let guard = match self.busy.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return job(),
         };
-        if self.workers.is_empty() || guard.is_none() {
-            drop(guard);
-            (0..self.threads()).for_each(job);
-            return;
-        }
-        // SAFETY: the reference is used only by workers running the current job. `finish` below waits until every
-        // worker has dropped its copy and takes the pool's copy away, before this function returns or unwinds, so
-        // the extended lifetime is never relied upon.
-        let job_static = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job) };
+        // SAFETY: the reference is used only by workers inside the gate. This function closes the gate, waits until
+        // nobody is inside and takes the reference away before it returns or unwinds, so the extended lifetime is
+        // never relied upon.
+        let job_static = unsafe { std::mem::transmute::<&(dyn Fn() + Sync), Job>(job) };
         *lock(&self.shared.job) = Some((job_static, thread::current()));
-        self.shared.pending.store(self.workers.len(), Ordering::Relaxed);
-        self.shared.epoch.fetch_add(1, Ordering::Release);
+        let gate = &self.shared.gate;
+        let epoch = (gate.load(Ordering::Relaxed) >> EPOCH_SHIFT) + 1;
+        gate.store(epoch << EPOCH_SHIFT, Ordering::Release);
         for worker in &self.workers {
             worker.thread().unpark();
         }
-        let own = catch_unwind(AssertUnwindSafe(|| job(0)));
-        self.finish();
+        let own = catch_unwind(AssertUnwindSafe(job));
+        gate.fetch_or(CLOSED, Ordering::AcqRel);
+        wait(|| gate.load(Ordering::Acquire) & INSIDE == 0);
+        *lock(&self.shared.job) = None;
         drop(guard);
         if let Err(payload) = own {
             resume_unwind(payload);
@@ -117,20 +120,17 @@ impl Pool {
         }
     }
 
-    /// Waits for all workers and forgets the job.
-    fn finish(&self) {
-        wait(|| self.shared.pending.load(Ordering::Acquire) == 0);
-        *lock(&self.shared.job) = None;
-    }
-
     /// Calls `visit(index, item)` once for each item, spread over the workers as they become free.
+    ///
+    /// # Panics
+    /// When `visit` panics on any worker, after all have finished; items may be left out then.
     pub fn for_each<T: Send>(&self, items: impl Iterator<Item = T> + Send, visit: impl Fn(usize, T) + Sync) {
         if self.workers.is_empty() || items.size_hint().1.is_some_and(|most| most < 2) {
             items.enumerate().for_each(|(index, item)| visit(index, item));
             return;
         }
         let next = Mutex::new(items.enumerate());
-        self.run(&|_| {
+        self.run(&|| {
             loop {
                 let taken = lock(&next).next();
                 let Some((index, item)) = taken else { break };
@@ -142,8 +142,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.epoch.fetch_add(1, Ordering::Release);
+        self.shared.stop.store(true, Ordering::Release);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker catches its panics, so the join cannot fail; nothing could be done about it here anyway.
@@ -165,20 +164,32 @@ fn wait(ready: impl Fn() -> bool) {
     }
 }
 
-fn work(index: usize, shared: &Shared) {
+fn work(shared: &Shared) {
+    let epoch = |gate: u64| gate >> EPOCH_SHIFT;
     let mut seen = 0;
     loop {
-        wait(|| shared.epoch.load(Ordering::Acquire) != seen);
-        seen = shared.epoch.load(Ordering::Acquire);
-        if shared.stop.load(Ordering::Relaxed) {
+        let load = || shared.gate.load(Ordering::Acquire);
+        wait(|| epoch(load()) != seen || shared.stop.load(Ordering::Acquire));
+        if shared.stop.load(Ordering::Acquire) {
             return;
         }
-        let Some((job, caller)) = lock(&shared.job).clone() else { continue };
-        if catch_unwind(AssertUnwindSafe(|| job(index))).is_err() {
-            shared.panicked.store(true, Ordering::Relaxed);
+        let enter = |gate: u64| (gate & CLOSED == 0).then_some(gate + 1);
+        let entered = shared.gate.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter);
+        let (Ok(gate) | Err(gate)) = entered;
+        seen = epoch(gate);
+        if entered.is_err() {
+            continue;
         }
-        if shared.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-            caller.unpark();
+        let job = lock(&shared.job).clone();
+        // There is a job as long as anybody is inside.
+        if let Some((job, caller)) = job {
+            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                shared.panicked.store(true, Ordering::Relaxed);
+            }
+            let before = shared.gate.fetch_sub(1, Ordering::AcqRel);
+            if before & INSIDE == 1 && before & CLOSED != 0 {
+                caller.unpark();
+            }
         }
     }
 }
@@ -186,68 +197,83 @@ fn work(index: usize, shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
-    fn every_worker_runs_every_job_once() {
+    fn items_are_visited_once_and_may_be_changed() {
         for threads in [1, 2, 5] {
             let pool = Pool::new(threads).unwrap();
-            let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-            for _ in 0..2000 {
-                pool.run(&|worker| {
-                    counts[worker].fetch_add(1, Ordering::Relaxed);
-                });
+            let mut items = vec![0u32; 100];
+            for round in 1..=2000 {
+                pool.for_each(items.iter_mut(), |index, item| *item += index as u32);
+                assert!(items.iter().enumerate().all(|(index, &item)| item == round * index as u32));
             }
-            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 2000));
         }
     }
 
     #[test]
-    fn items_are_visited_once_and_may_be_changed() {
-        let pool = Pool::new(3).unwrap();
-        let mut items = vec![0u32; 1000];
-        for round in 1..=20 {
-            pool.for_each(items.iter_mut(), |index, item| *item += index as u32);
-            assert!(items.iter().enumerate().all(|(index, &item)| item == round * index as u32));
-        }
+    fn workers_do_help() {
+        let pool = Pool::new(2).unwrap();
+        let helpers = Mutex::new(std::collections::HashSet::new());
+        pool.for_each(0..2, |_, _| {
+            lock(&helpers).insert(thread::current().id());
+            // Leave the other item to the other thread.
+            thread::sleep(std::time::Duration::from_millis(200));
+        });
+        assert_eq!(lock(&helpers).len(), 2);
     }
 
     #[test]
     fn a_job_inside_a_job_runs_on_its_own_worker() {
         let pool = Pool::new(2).unwrap();
         let count = AtomicUsize::new(0);
-        pool.run(&|_| {
-            pool.run(&|_| {
+        pool.for_each(0..3, |_, _| {
+            pool.for_each(0..4, |_, _| {
                 count.fetch_add(1, Ordering::Relaxed);
             })
         });
-        assert_eq!(count.load(Ordering::Relaxed), 4);
+        assert_eq!(count.load(Ordering::Relaxed), 12);
+    }
+
+    #[test]
+    fn two_callers_share_a_pool() {
+        let pool = Pool::new(2).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let mut items = [1u32; 8];
+                        pool.for_each(items.iter_mut(), |_, item| *item += 1);
+                        assert_eq!(items, [2; 8]);
+                    }
+                });
+            }
+        });
     }
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
         let pool = Pool::new(2).unwrap();
-        for bad in 0..2 {
-            let caught = catch_unwind(AssertUnwindSafe(|| pool.run(&|worker| assert_ne!(worker, bad))));
-            assert!(caught.is_err());
+        for _ in 0..20 {
+            let job = || pool.for_each(0..4, |_, item| assert_ne!(item, 2));
+            assert!(catch_unwind(AssertUnwindSafe(job)).is_err());
         }
         let count = AtomicUsize::new(0);
-        pool.run(&|_| {
+        pool.for_each(0..4, |_, _| {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        assert_eq!(count.load(Ordering::Relaxed), 2);
+        assert_eq!(count.load(Ordering::Relaxed), 4);
     }
 
     #[test]
     fn parked_workers_wake_up() {
         let pool = Pool::new(2).unwrap();
-        let count = AtomicUsize::new(0);
         for _ in 0..3 {
             thread::sleep(std::time::Duration::from_millis(5));
-            pool.run(&|_| {
-                count.fetch_add(1, Ordering::Relaxed);
-            });
+            let mut items = [0; 3];
+            pool.for_each(items.iter_mut(), |index, item| *item = index);
+            assert_eq!(items, [0, 1, 2]);
         }
-        assert_eq!(count.load(Ordering::Relaxed), 6);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A token's logits depend on the tokens before it and on nothing else: not on the block it was fed in, the threads,
 //! the instruction set, the company, or what the session held before. All comparisons are exact.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! The engine against the fake-quantized forward as training defines it: integer-valued floats, scales applied to the
 //! sums (METHOD.md sections 2, 3, 5). Written here a second time, in plain loops and without the engine's parts, and
 //! compared bit for bit.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The engine against other definitions of the same thing: the slow reference forward, and a real model's known text.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

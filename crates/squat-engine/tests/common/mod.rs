@@ -1,5 +1,5 @@
 //! Random tiny models: enough of everything that can go wrong, small enough for exact comparisons everywhere.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use squat_engine::{Engine, EngineOptions};
 use squat_model::plan::{static_scale_name, static_zero_point_name};

@@ -1,0 +1,57 @@
+//! Decoding a token allocates nothing: a counting allocator watches.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{engine, mixed, tokens};
+use squat_engine::{EngineOptions, SessionOptions};
+use squat_model::QuantPlan;
+use squat_quant::token_policy::TokenPolicy;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn decoding_allocates_nothing() {
+    for plan in [
+        QuantPlan::w4a8(),
+        QuantPlan::w4a4(),
+        mixed(TokenPolicy::SinkAttention),
+        common::make_static(mixed(TokenPolicy::SinkAttention)),
+        QuantPlan::full_precision(),
+    ] {
+        for threads in [1, 2] {
+            let engine = engine(&plan, false, EngineOptions::threads(threads));
+            let ids = tokens(engine.spec(), 60, 1);
+            let mut session = engine.session_with(SessionOptions { capacity: Some(64), block: 16 }).unwrap();
+            // The first tokens may size what depends on the plan.
+            session.prefill(&ids[..3]).unwrap();
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            for &id in &ids[3..] {
+                session.decode(id).unwrap();
+            }
+            let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
+            assert_eq!(count, 0, "{plan:?}, {threads} threads");
+        }
+    }
+}
