@@ -1,5 +1,7 @@
 //! The whole way on real text, which `SQUAT_DATA` names. Skips, and says so, without it.
 
+#![allow(clippy::unwrap_used)]
+
 use squat_data::tokenizer::{save, train_tokenizer};
 use squat_data::{CleanOptions, Corpus, PrepareOptions, Split, TokenizerOptions, clean::Event, prepare};
 use std::collections::HashSet;

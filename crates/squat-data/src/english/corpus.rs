@@ -136,7 +136,7 @@ impl Paragraphs {
         let object = f.object(verb);
         let place = f.place();
         let quality = f.word(QUALITIES);
-        match (time, f.rng.below(10)) {
+        match (time, f.rng.below(13)) {
             (Time::Past, 0) => d.word(pronoun).content(act.past, act.base).place(&place),
             (Time::Past, 1) => d.word("then").word(pronoun).content(verb.past, verb.base).phrase(&object),
             (Time::Past, 2) => d
@@ -158,6 +158,12 @@ impl Paragraphs {
             (Time::Past, 6) if !matches!(verb.object, Some(Object::Animate)) => {
                 d.words("what did").phrase(&friend).content(verb.base, verb.base).end('?');
                 d.word(if f.rng.percent(50) { "It" } else { "Maybe it" }).word("was").phrase(&object)
+            }
+            (Time::Past, 9..=11) => {
+                // `The king himself ...`: a name and the pronoun of its gender side by side.
+                let gender = f.gender();
+                let owner = f.gendered(gender, Number::Singular);
+                d.phrase(&owner).word(gender.reflexive()).content(verb.past, verb.base).phrase(&object)
             }
             (Time::Past, 7 | 8) => {
                 // A possessive as near to its owner as can be: what gender a name has is learned here first.
@@ -198,6 +204,11 @@ impl Paragraphs {
             }
             (Time::Present, 6) => {
                 d.phrase(&hero).word("and").phrase(&friend).content(act.base, act.base).words("every day")
+            }
+            (Time::Present, 9..=11) => {
+                let gender = f.gender();
+                let owner = f.gendered(gender, Number::Singular);
+                d.phrase(&owner).word(gender.reflexive()).content(verb.third, verb.base).phrase(&object)
             }
             (Time::Present, 7 | 8) => {
                 let gender = f.gender();

@@ -61,7 +61,7 @@ pub(super) static PHENOMENA: &[Phenomenon] = &[
     row("existential_there_quantifiers", "semantics", "quantifiers", Past, 3, existential),
     row("transitivity", "syntax", "argument_structure", Past, 4, transitivity),
     row("passive", "syntax", "argument_structure", Past, 4, passive),
-    row("principle_a_c_command", "syntax_semantics", "binding", Past, 6, principle_a_c_command),
+    row("principle_a_c_command", "syntax_semantics", "binding", Past, 5, principle_a_c_command),
     row("principle_a_domain", "syntax_semantics", "binding", Past, 5, principle_a_domain),
     Phenomenon { lexically_identical: true, ..row("adjective_order", "syntax", "adjective_order", Past, 3, adjective_order) },
     row("question_verb_form", "syntax", "auxiliaries", Past, 4, question_verb_form),

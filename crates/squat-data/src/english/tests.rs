@@ -32,8 +32,8 @@ fn golden_hashes() {
     assert_eq!(sha256(serde_json::to_string(&Generator::new(1).pairs(10)).unwrap().as_bytes()), GOLDEN_PAIRS);
 }
 
-const GOLDEN_CORPUS: &str = "afc7cee7d1383bafa21c839c1abe31e43dd385e30f9ebfc0b25911a2eab3bce0";
-const GOLDEN_PAIRS: &str = "";
+const GOLDEN_CORPUS: &str = "2df51003c7dbb19f8bf1d141096a2806eb0714119eacf67cee009bb85afe28ca";
+const GOLDEN_PAIRS: &str = "60850d5c99835b04de98f2abebf36572623f7ee1de188b5c9a28e03e86d520a4";
 
 #[test]
 fn pairs_are_minimal_and_in_the_shape_of_blimp() {
