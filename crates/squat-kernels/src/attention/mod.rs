@@ -10,7 +10,10 @@ pub use attend::AttentionScratch;
 pub use cache::{AttentionScheme, CodeStore, KvHead, MAX_CONTEXT};
 pub use float::FloatKvHead;
 
-pub(crate) use attend::{Primitives, StoredRows, attend, primitives};
+pub(crate) use attend::{Primitives, attend, primitives};
 pub(crate) use float::attend_float;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use sums::{CodeSimd, dots, weigh};
+pub(crate) use {
+    attend::StoredRows,
+    sums::{CodeSimd, dots, weigh},
+};
