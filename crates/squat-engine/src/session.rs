@@ -48,6 +48,8 @@ pub struct Session {
     lanes: Vec<Lane>,
     heads: Vec<HeadScratch>,
     logits: Vec<f32>,
+    /// Logits of some tokens together, `[tokens, vocabulary]`; empty until asked for.
+    tile: Vec<f32>,
     /// `[layer][token]`, if recorded.
     trace: Option<Vec<Vec<ActBits>>>,
 }
@@ -93,7 +95,20 @@ impl Session {
             head.reserve(&model.layers[0].attention, lane_rows * threads, capacity);
         }
         let logits = vec![0.0; model.spec.vocab_size];
-        Ok(Self { model, pool, rope, capacity, block, position: 0, cache, lanes, heads, logits, trace: None })
+        Ok(Self {
+            model,
+            pool,
+            rope,
+            capacity,
+            block,
+            position: 0,
+            cache,
+            lanes,
+            heads,
+            logits,
+            tile: Vec::new(),
+            trace: None,
+        })
     }
 
     /// Tokens held.
@@ -176,8 +191,9 @@ impl Session {
         let (model, pool) = (self.model.clone(), self.pool.clone());
         let vocabulary = model.spec.vocab_size;
         let start = self.position;
-        let mut tile = vec![0f32; LOGITS_TILE.min(tokens.len()) * vocabulary];
-        self.blocks(tokens, |first, lane, session_logits| {
+        let mut tile = std::mem::take(&mut self.tile);
+        tile.resize(tile.len().max(LOGITS_TILE.min(tokens.len()) * vocabulary), 0.0);
+        let done = self.blocks(tokens, |first, lane, session_logits| {
             for index in (0..lane.count).step_by(LOGITS_TILE) {
                 let rows = LOGITS_TILE.min(lane.count - index);
                 let tile = &mut tile[..rows * vocabulary];
@@ -190,7 +206,9 @@ impl Session {
                 session_logits.copy_from_slice(&tile[(rows - 1) * vocabulary..]);
             }
             Ok(())
-        })
+        });
+        self.tile = tile;
+        done
     }
 
     /// Records from now on which bits each token gets in each layer; forgets what was recorded, and every token.
@@ -213,7 +231,7 @@ impl Session {
     pub fn scratch_bytes(&self) -> usize {
         let lanes: usize = self.lanes.iter().map(Lane::bytes).sum();
         let heads: usize = self.heads.iter().map(HeadScratch::bytes).sum();
-        lanes + heads + 4 * self.logits.len()
+        lanes + heads + 4 * (self.logits.len() + self.tile.len())
     }
 
     fn check(&self, tokens: &[u32]) -> Result<()> {

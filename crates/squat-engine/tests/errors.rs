@@ -143,3 +143,13 @@ fn sampling_is_the_same_for_the_same_seed_and_any_threads() {
     assert_eq!(run(1, 1), run(1, 2));
     assert_ne!(run(1, 1), run(2, 1));
 }
+
+#[test]
+fn engines_and_sessions_can_move_to_other_threads() {
+    fn assert_send<T: Send>() {}
+    fn assert_sync<T: Sync>() {}
+    assert_send::<squat_engine::Session>();
+    assert_send::<Engine>();
+    assert_sync::<Engine>();
+    assert_send::<EngineError>();
+}
