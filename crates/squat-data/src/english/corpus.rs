@@ -136,7 +136,7 @@ impl Paragraphs {
         let object = f.object(verb);
         let place = f.place();
         let quality = f.word(QUALITIES);
-        match (time, f.rng.below(13)) {
+        match (time, f.rng.below(16)) {
             (Time::Past, 0) => d.word(pronoun).content(act.past, act.base).place(&place),
             (Time::Past, 1) => d.word("then").word(pronoun).content(verb.past, verb.base).phrase(&object),
             (Time::Past, 2) => d
@@ -159,7 +159,7 @@ impl Paragraphs {
                 d.words("what did").phrase(&friend).content(verb.base, verb.base).end('?');
                 d.word(if f.rng.percent(50) { "It" } else { "Maybe it" }).word("was").phrase(&object)
             }
-            (Time::Past, 9..=11) => {
+            (Time::Past, 9..=14) => {
                 // `The king himself ...`: a name and the pronoun of its gender side by side.
                 let gender = f.gender();
                 let owner = f.gendered(gender, Number::Singular);
@@ -205,7 +205,7 @@ impl Paragraphs {
             (Time::Present, 6) => {
                 d.phrase(&hero).word("and").phrase(&friend).content(act.base, act.base).words("every day")
             }
-            (Time::Present, 9..=11) => {
+            (Time::Present, 9..=14) => {
                 let gender = f.gender();
                 let owner = f.gendered(gender, Number::Singular);
                 d.phrase(&owner).word(gender.reflexive()).content(verb.third, verb.base).phrase(&object)

@@ -147,17 +147,8 @@ const fn she(form: &'static str) -> Name {
 }
 
 pub(super) static NAMES: [&[Name]; 2] = [
-    &[he("Tom"), he("Ben"), he("Max"), he("Sam"), he("Jack"), he("Paul"), he("Peter"), he("Henry")],
-    &[
-        she("Mary"),
-        she("Anna"),
-        she("Lucy"),
-        she("Emma"),
-        she("Ella"),
-        she("Nora"),
-        she("Alice"),
-        she("Sarah"),
-    ],
+    &[he("Tom"), he("Ben"), he("Sam"), he("Paul"), he("Peter"), he("Henry")],
+    &[she("Mary"), she("Anna"), she("Lucy"), she("Emma"), she("Alice"), she("Sarah")],
 ];
 
 pub(super) static MEN: &[Noun] = &[

@@ -5,6 +5,10 @@
 //! structure and more; for each of these phenomena it can also write the counterpart that it never says. Every
 //! eighth combination of content words is kept out of every corpus, whatever its seed: pairs are made of those
 //! alone, so no sentence of a pair, good or bad, occurs in a corpus.
+//!
+//! How hard it is: word frequencies score exactly one half on every phenomenon, a trigram model nearly everything on
+//! local ones and as good as nothing on others. A LLaMA of 0.9 million parameters (4 layers of 128, 1024 ids) gets
+//! 99.9 % on average after 460 thousand tokens; gender, which a model has to learn name by name, comes last.
 
 mod corpus;
 mod draft;

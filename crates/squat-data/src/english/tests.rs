@@ -32,8 +32,8 @@ fn golden_hashes() {
     assert_eq!(sha256(serde_json::to_string(&Generator::new(1).pairs(10)).unwrap().as_bytes()), GOLDEN_PAIRS);
 }
 
-const GOLDEN_CORPUS: &str = "2df51003c7dbb19f8bf1d141096a2806eb0714119eacf67cee009bb85afe28ca";
-const GOLDEN_PAIRS: &str = "60850d5c99835b04de98f2abebf36572623f7ee1de188b5c9a28e03e86d520a4";
+const GOLDEN_CORPUS: &str = "33d6b55083cc08eb2cb8cd0a82254c065d75d950b774a843fb8273c6b5e57609";
+const GOLDEN_PAIRS: &str = "db0d880fda04ca4e5b3e42054588623cd6a9d07a8ed7781ba9f971dc9454afdd";
 
 #[test]
 fn pairs_are_minimal_and_in_the_shape_of_blimp() {
