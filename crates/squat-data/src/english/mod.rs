@@ -77,7 +77,17 @@ impl Generator {
     /// Paragraphs without line breaks until there are at least `words` words. Same seed, same bytes; a longer
     /// corpus begins with the shorter one.
     pub fn lines(&self, words: u64) -> impl Iterator<Item = String> + use<> {
-        let mut paragraphs = corpus::Paragraphs::new(SplitMix64::stream(self.seed, 0));
+        self.paragraphs(0, words)
+    }
+
+    /// Paragraphs for held-out perplexity: of the same kind, and others than those of [`Generator::lines`]. Short
+    /// sentences occur in both, as they do in any language.
+    pub fn held_out_lines(&self, words: u64) -> impl Iterator<Item = String> + use<> {
+        self.paragraphs(u64::MAX, words)
+    }
+
+    fn paragraphs(&self, stream: u64, words: u64) -> impl Iterator<Item = String> + use<> {
+        let mut paragraphs = corpus::Paragraphs::new(SplitMix64::stream(self.seed, stream));
         let mut written = 0;
         std::iter::from_fn(move || {
             (written < words).then(|| {
@@ -144,18 +154,38 @@ impl Generator {
 /// Name of the training text that [`write_corpus`] writes.
 pub const CORPUS_FILE: &str = "english.train.txt";
 
+/// Name of the held-out text that [`write_held_out`] writes.
+pub const HELD_OUT_FILE: &str = "english.dev.txt";
+
 /// Writes `english.train.txt` with at least `words` words into `folder`, atomically; returns its path.
 ///
 /// # Errors
 /// Writing, or no words asked for.
 pub fn write_corpus(folder: &Path, seed: u64, words: u64) -> Result<PathBuf> {
+    write_lines(folder, CORPUS_FILE, words, Generator::new(seed).lines(words))
+}
+
+/// Writes `english.dev.txt` with at least `words` words of held-out text into `folder`, atomically; returns its path.
+///
+/// # Errors
+/// Writing, or no words asked for.
+pub fn write_held_out(folder: &Path, seed: u64, words: u64) -> Result<PathBuf> {
+    write_lines(folder, HELD_OUT_FILE, words, Generator::new(seed).held_out_lines(words))
+}
+
+fn write_lines(
+    folder: &Path,
+    name: &str,
+    words: u64,
+    lines: impl Iterator<Item = String>,
+) -> Result<PathBuf> {
     if words == 0 {
         return Err(DataError::BadOption { what: "words", got: "0".into(), expected: "at least 1".into() });
     }
     create_folder(folder)?;
-    let path = folder.join(CORPUS_FILE);
+    let path = folder.join(name);
     let mut out = BufWriter::with_capacity(1 << 17, temp_in(folder)?);
-    for line in Generator::new(seed).lines(words) {
+    for line in lines {
         out.write_all(line.as_bytes())
             .and_then(|()| out.write_all(b"\n"))
             .map_err(DataError::io("write", &path))?;

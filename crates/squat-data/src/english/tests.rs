@@ -69,6 +69,9 @@ fn no_held_out_sentence_occurs_in_a_corpus() {
         let corpus = Generator::new(corpus_seed).corpus(1_500_000);
         let seen: HashSet<&str> = corpus.lines().flat_map(sentences).collect();
         assert!(seen.len() > 100_000, "{}", seen.len());
+        let held_out: Vec<String> = Generator::new(corpus_seed).held_out_lines(100_000).collect();
+        let seen: HashSet<&str> =
+            seen.into_iter().chain(held_out.iter().flat_map(|l| sentences(l))).collect();
         for pair in Generator::new(pair_seed).pairs(500) {
             for sentence in [&pair.sentence_good, &pair.sentence_bad] {
                 assert!(!seen.contains(sentence.as_str()), "{}: {sentence}", pair.uid);
@@ -234,4 +237,7 @@ fn files_of_corpus_and_pairs() {
         }
     }
     assert!(write_corpus(dir.path(), 4, 0).is_err());
+    let held_out = std::fs::read_to_string(write_held_out(dir.path(), 4, 20_000).unwrap()).unwrap();
+    let trained: HashSet<String> = Generator::new(4).lines(500_000).collect();
+    assert!(held_out.lines().all(|line| !trained.contains(line)));
 }
