@@ -70,9 +70,11 @@ impl Permutation {
         Self { n, half_bits: bits.div_ceil(2).max(1), keys: std::array::from_fn(|_| rng.next_u64()) }
     }
 
-    /// Where position `i` (below `n`) goes.
+    /// Where position `i` goes; one that is not below `n` stays.
     pub fn get(&self, i: u64) -> u64 {
-        debug_assert!(i < self.n);
+        if i >= self.n {
+            return i;
+        }
         let mask = (1u64 << self.half_bits) - 1;
         let mut x = i;
         // The network permutes at most 4 n values, so the expected walk is under four steps.
