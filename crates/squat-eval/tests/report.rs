@@ -111,7 +111,7 @@ fn example() -> QuickstartReport {
     }
     let sentence = |text: &str| -> TokenBits {
         let tokens: Vec<String> =
-            std::iter::once("<s>".to_owned()).chain(text.split_inclusive(' ').map(str::to_owned)).collect();
+            std::iter::once("<s>".to_owned()).chain(text.split(' ').map(|word| format!(" {word}"))).collect();
         let mut random = random(text.len() as u64);
         let layer = |layer: usize, random: &mut dyn FnMut() -> f64| -> Vec<u8> {
             (0..tokens.len()).map(|i| if i == 0 || layer == 0 || random() < 0.45 { 8 } else { 4 }).collect()
@@ -255,6 +255,12 @@ fn a_report_of_little_or_odd_figures_is_a_page_too() {
     let page = render_html(&empty).expect("made");
     assert!(!page.contains("<section") && !page.contains("<svg"));
 
+    assert!(render_html(&report).expect("made").contains("have 8 bits throughout"));
+    report.token_bits[1].layers[0][1] = 4;
+    assert!(
+        !render_html(&report).expect("made").contains("throughout"),
+        "another rule is not called the usual one"
+    );
     report.token_bits[0].layers[2].pop();
     assert!(matches!(render_html(&report), Err(EvalError::Mismatch { .. })));
 }

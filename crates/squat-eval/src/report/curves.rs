@@ -76,7 +76,8 @@ impl Curve {
         let mut svg =
             Svg::new(WIDTH, HEIGHT, &format!("Loss term {} by step of stage {}", self.term, self.stage));
         let (left, right, top, bottom) = (46.0, WIDTH - 10.0, 30.0, HEIGHT - 34.0);
-        let x = Scale { domain: domain(points.iter().map(|point| point.0)), range: (left, right) };
+        let x =
+            Scale { domain: domain(self.points.iter().map(|point| point.0 as f64)), range: (left, right) };
         let y = Scale { domain: domain(points.iter().map(|point| point.1)), range: (bottom, top + 4.0) };
 
         svg.text("strong", (left, 16.0), Anchor::Start, &title);

@@ -41,7 +41,7 @@ pub(super) fn draw(results: &[TaskResult]) -> String {
     let groups = groups(results);
     let longest = groups.iter().map(|group| text_width(&readable(group), 12.5)).fold(60.0, f64::max);
     let (left, top) = (longest + 16.0, 34.0);
-    let width = left + 420.0;
+    let width = left + 330.0;
     let body = ROW * groups.len() as f64;
     let bottom = top + body + ROW + 10.0;
     let mut svg = Svg::new(width, bottom + 38.0, "Accuracy by phenomenon and form");

@@ -57,8 +57,8 @@ pub fn render_html(report: &QuickstartReport) -> Result<String, EvalError> {
         .collect();
     let parity = report.parity.map(|parity| {
         format!(
-            "Largest difference of a logit: {} between the fake-quantized and the packed form, {} between one prefill \
-             and token-by-token decoding.",
+            "Largest difference of a logit between the fake-quantized and the packed form: {}; between one prefill and \
+             token-by-token decoding: {}.",
             significant(parity.max_abs_logit_diff),
             significant(parity.prefill_decode_max_abs_diff)
         )
@@ -151,8 +151,8 @@ fn tiles(report: &QuickstartReport) -> Vec<Value> {
         tiles.push(tile("size, packed", format_bytes(packed), beside));
     }
     if let Some((packed, fp)) = both(&report.decode_tokens_per_second) {
-        let beside = format!("{:.2} times full precision ({fp:.0})", packed / fp);
-        tiles.push(tile("decoding, packed", format!("{packed:.0} tokens/s"), beside));
+        let beside = format!("{:.2} times full precision, {fp:.0}", packed / fp);
+        tiles.push(tile("decoding, packed, tokens/s", format!("{packed:.0}"), beside));
     }
     tiles
 }
@@ -247,7 +247,20 @@ fn token_bits(report: &QuickstartReport) -> Option<Value> {
     let keys: Vec<Value> =
         widths.iter().map(|bits| context! { bits, class => heatmap::class(*bits) }).collect();
     let plots: Vec<Value> = grids.iter().map(|grid| safe(heatmap::draw(grid, high))).collect();
-    Some(context! { high, keys, plots, table => table(shares) })
+    // Said only where the picture shows it: a uniform or a random choice of tokens is another rule.
+    let sure = grids.iter().all(|grid| {
+        grid.layers.iter().all(|row| row.first() == Some(&high))
+            && grid.layers.first().is_none_or(|row| row.iter().all(|bits| *bits == high))
+    });
+    let sure = if sure {
+        format!(" The first token and layer 0 have {high} bits throughout.")
+    } else {
+        String::new()
+    };
+    let note = format!(
+        "Activation bits of every token (columns) in every layer (rows).{sure} At the right: share of {high}-bit tokens."
+    );
+    Some(context! { high, note, keys, plots, table => table(shares) })
 }
 
 fn stages(curves: &[Curve]) -> Vec<Value> {
