@@ -1,6 +1,6 @@
 //! Tasks made of minimal pairs: what belongs to one, where its files are, how it is scored.
 //!
-//! A task is data: `tasks/NAME.toml`, registered in [`definition`].
+//! A task is data: `tasks/NAME.toml`, registered in its table of sources (`definition.rs`).
 
 mod definition;
 mod pairs;
