@@ -1,9 +1,10 @@
 //! Quantized activation rows: the left side of every integer product.
 
 use crate::error::CacheError;
-use crate::float::{integer, max_abs};
+use crate::float::max_abs;
 use alloc::vec::Vec;
 use core::ops::Range;
+use squat_quant::math::to_integer;
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 
 /// Rows are padded with zero codes to a multiple of this many.
@@ -289,7 +290,7 @@ impl<'a> RowsMut<'a> {
 #[inline(always)]
 pub(crate) fn quantize_row(row: &[f32], affine: Affine, codes: &mut [i8]) {
     for (code, &x) in codes[..row.len()].iter_mut().zip(row) {
-        *code = (integer(affine.centered(x)) + affine.zero_point) as i8;
+        *code = (to_integer(affine.centered(x)) + affine.zero_point) as i8;
     }
 }
 
@@ -305,6 +306,6 @@ pub(crate) fn quantize_row_dynamic(row: &[f32], range: CodeRange, codes: &mut [i
 #[inline(always)]
 pub(crate) fn quantize_unsigned(row: &[f32], affine: Affine, codes: &mut [u8]) {
     for (code, &x) in codes[..row.len()].iter_mut().zip(row) {
-        *code = integer(affine.centered(x)) as u8;
+        *code = to_integer(affine.centered(x)) as u8;
     }
 }

@@ -1,6 +1,6 @@
 //! Quantize, dequantize, fake-quantize, and the gradients of the last (METHOD.md section 2).
 
-use crate::math::round_ties_even;
+use crate::math::{round_ties_even, to_integer};
 use crate::range::CodeRange;
 
 /// Scale and zero point of a quantizer: `x^ = scale * (q - zero_point)`.
@@ -39,7 +39,7 @@ impl Affine {
     /// Integer code of `x`. NaN gives the smallest code.
     #[inline(always)]
     pub fn quantize(&self, x: f32) -> i32 {
-        round_ties_even(self.clamped(x, 1.0 / self.scale)) as i32 + self.zero_point
+        to_integer(round_ties_even(self.clamped(x, 1.0 / self.scale))) + self.zero_point
     }
 
     /// Value of `code`.
@@ -95,7 +95,9 @@ pub fn max_abs(row: &[f32]) -> f32 {
     let rest = chunks.remainder();
     for chunk in chunks {
         for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(x.abs());
+            let x = x.abs();
+            // Not f32::max: this form is one instruction and ignores NaN too, because NaN compares false.
+            *lane = if x > *lane { x } else { *lane };
         }
     }
     rest.iter().chain(&[0.0]).fold(lanes.iter().fold(0f32, |a, &b| a.max(b)), |a, x| a.max(x.abs()))
@@ -120,7 +122,7 @@ pub fn quantize_row_dynamic(row: &[f32], range: CodeRange, codes: &mut [i8]) -> 
 pub fn quantize_row(row: &[f32], affine: Affine, codes: &mut [i8]) {
     let inv = 1.0 / affine.scale;
     for (code, &x) in codes[..row.len()].iter_mut().zip(row) {
-        *code = (round_ties_even(affine.clamped(x, inv)) as i32 + affine.zero_point) as i8;
+        *code = (to_integer(round_ties_even(affine.clamped(x, inv))) + affine.zero_point) as i8;
     }
 }
 

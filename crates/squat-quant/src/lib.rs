@@ -15,7 +15,7 @@
 //! | [`scheme`] | bit widths and granularities of weights and activations, and their names |
 //! | [`affine`] | quantize, dequantize, fake-quantize, straight-through and LSQ gradients |
 //! | [`calibrate`] | first guesses of scales and zero points |
-//! | [`pack`] | dense bit packing, and the 32-bit words of compressed-tensors |
+//! | [`pack`] | dense bit packing |
 //! | [`plan`] | the points of a transformer where it quantizes |
 //! | [`token_policy`] | which tokens get 8-bit activations |
 //! | [`math`] | the exponential and the rounding that give the same bits on every CPU |

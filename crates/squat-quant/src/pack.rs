@@ -1,8 +1,7 @@
 //! Dense storage of codes.
 //!
-//! Codes are stored unsigned, shifted by `offset` (`-q_min` of the storage width), lowest bits first.
-//! [`pack_bits`] wastes nothing. [`pack_words`] is the layout of compressed-tensors' `pack-quantized` format: 32 / bits
-//! codes in each 32-bit word of a row, the rest of the word unused (3-bit codes: 10 in a word).
+//! Codes are stored unsigned, shifted by `2^(b-1)`, lowest bits first, no bit wasted. Read as little-endian 32-bit
+//! words this is the layout of compressed-tensors' `pack-quantized` format.
 
 /// Why packing or unpacking was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +34,6 @@ pub const fn offset(bits: u32) -> i32 {
 /// Bytes that `n` codes of `bits` bits take in [`pack_bits`].
 pub const fn packed_len(n: usize, bits: u32) -> usize {
     (n * bits as usize).div_ceil(8)
-}
-
-/// 32-bit words that a row of `n` codes of `bits` bits takes in [`pack_words`].
-pub const fn words_len(n: usize, bits: u32) -> usize {
-    n.div_ceil((32 / bits) as usize)
 }
 
 fn check(bits: u32, expected: usize, got: usize) -> Result<(), PackError> {
@@ -110,45 +104,6 @@ pub fn unpack_bits(packed: &[u8], bits: u32, codes: &mut [i8]) -> Result<(), Pac
     Ok(())
 }
 
-/// Packs one row of signed codes into 32-bit words as compressed-tensors does; `out` has [`words_len`] words.
-///
-/// # Errors
-/// Bits outside 1..=8, a buffer of the wrong length, a code outside the width.
-pub fn pack_words(codes: &[i8], bits: u32, out: &mut [i32]) -> Result<(), PackError> {
-    if !(1..=8).contains(&bits) {
-        return Err(PackError::Bits(bits));
-    }
-    check(bits, words_len(codes.len(), bits), out.len())?;
-    let per_word = (32 / bits) as usize;
-    for (word_index, (word, chunk)) in out.iter_mut().zip(codes.chunks(per_word)).enumerate() {
-        let mut held = 0u32;
-        for (i, &code) in chunk.iter().enumerate() {
-            held |= shifted(word_index * per_word + i, code, bits)? << (i as u32 * bits);
-        }
-        *word = held as i32;
-    }
-    Ok(())
-}
-
-/// The inverse of [`pack_words`].
-///
-/// # Errors
-/// Bits outside 1..=8, a buffer of the wrong length.
-pub fn unpack_words(words: &[i32], bits: u32, codes: &mut [i8]) -> Result<(), PackError> {
-    if !(1..=8).contains(&bits) {
-        return Err(PackError::Bits(bits));
-    }
-    check(bits, words_len(codes.len(), bits), words.len())?;
-    let per_word = (32 / bits) as usize;
-    let mask = (1u32 << bits) - 1;
-    for (&word, chunk) in words.iter().zip(codes.chunks_mut(per_word)) {
-        for (i, code) in chunk.iter_mut().enumerate() {
-            *code = (((word as u32) >> (i as u32 * bits) & mask) as i32 - offset(bits)) as i8;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -174,30 +129,14 @@ mod tests {
             unpack_bits(&packed, bits, &mut back).unwrap();
             prop_assert_eq!(&codes, &back);
         }
-
-        #[test]
-        fn word_round_trip((bits, codes) in codes()) {
-            let mut packed = vec![0i32; words_len(codes.len(), bits)];
-            pack_words(&codes, bits, &mut packed).unwrap();
-            let mut back = vec![0i8; codes.len()];
-            unpack_words(&packed, bits, &mut back).unwrap();
-            prop_assert_eq!(&codes, &back);
-            // Where the width divides 32, words and dense bytes are the same bits.
-            if 32 % bits == 0 {
-                let mut dense = vec![0u8; packed_len(codes.len(), bits)];
-                pack_bits(&codes, bits, &mut dense).unwrap();
-                let bytes: Vec<u8> = packed.iter().flat_map(|w| w.to_le_bytes()).collect();
-                prop_assert_eq!(&bytes[..dense.len()], &dense[..]);
-            }
-        }
     }
 
     #[test]
     fn known_layout() {
         // Codes -8..=-1 are 0..=7 unsigned: the first code sits in the lowest nibble.
-        let mut word = [0i32];
-        pack_words(&[-8, -7, -6, -5, -4, -3, -2, -1], 4, &mut word).unwrap();
-        assert_eq!(word[0] as u32, 0x7654_3210);
+        let mut bytes = [0u8; 4];
+        pack_bits(&[-8, -7, -6, -5, -4, -3, -2, -1], 4, &mut bytes).unwrap();
+        assert_eq!(u32::from_le_bytes(bytes), 0x7654_3210);
     }
 
     #[test]
@@ -207,6 +146,6 @@ mod tests {
         assert_eq!(pack_bits(&[0, 0, 0], 4, &mut out), Err(PackError::Length(2, 1)));
         assert_eq!(pack_bits(&[0], 9, &mut out), Err(PackError::Bits(9)));
         assert_eq!(unpack_bits(&out, 0, &mut [0]), Err(PackError::Bits(0)));
-        assert_eq!(unpack_words(&[], 4, &mut [0]), Err(PackError::Length(1, 0)));
+        assert_eq!(unpack_bits(&[], 4, &mut [0]), Err(PackError::Length(1, 0)));
     }
 }

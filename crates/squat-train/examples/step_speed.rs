@@ -1,6 +1,6 @@
 //! Seconds of a training step on random data: `cargo run --release -p squat-train --example step_speed -- llama-6m w4a8 2`.
 use squat_data::{Chunks, Sequential, TokenShards};
-use squat_model::hf::TokenizerFiles;
+use squat_model::TokenizerFiles;
 use squat_train::checkpoint::Loaded;
 use squat_train::recipe::Recipe;
 use squat_train::stage::{Event, StageData, StageInput, train};

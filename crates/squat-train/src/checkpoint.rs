@@ -6,9 +6,9 @@ use crate::model::{Leaves, Model, add_quantizer_parameters, matrix_shape, static
 use crate::optimizer::Moments;
 use crate::parameters::{Group, Parameters};
 use serde::{Deserialize, Serialize};
-use squat_model::hf::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_folder};
 use squat_model::plan::{static_scale_name, static_zero_point_name};
 use squat_model::tensors::{Tensors, read_finite};
+use squat_model::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_folder};
 use squat_model::{ModelSpec, ParamKind, QuantPlan};
 use squat_quant::ActBits;
 use squat_quant::math::exp;

@@ -22,7 +22,7 @@ use squat_data::tokenizer::{
     TokenizerOptions, locate as locate_tokenizer, save as save_tokenizer, train_tokenizer,
 };
 use squat_data::{Chunks, Corpus, Sequential, Split};
-use squat_model::hf::TokenizerFiles;
+use squat_model::TokenizerFiles;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -148,13 +148,15 @@ pub fn prepare_data(
     let open = |names: &[String], split: &str| -> Result<Corpus, TrainError> {
         if names.len() == 1 && names[0] == GENERATED {
             let text = data.join("generated");
-            // The held-out text grows from another seed; no sentence structure is reserved for it.
-            let (seed, words) = if split == "train" {
-                (recipe.seed, config.generated_words as u64)
-            } else {
-                (recipe.seed ^ 0x5EED_0F7E, (config.generated_words as u64 / 20).max(2_000))
+            let words = config.generated_words as u64;
+            let path = match split {
+                "train" => squat_data::english::write_corpus(&text.join(split), recipe.seed, words)?,
+                _ => squat_data::english::write_held_out(
+                    &text.join(split),
+                    recipe.seed,
+                    (words / 20).max(2_000),
+                )?,
             };
-            let path = squat_data::english::write_corpus(&text.join(split), seed, words)?;
             return Ok(Corpus::open(&[path], &Split::All)?);
         }
         let paths = names.iter().map(|name| expand(name)).collect::<Result<Vec<_>, _>>()?;

@@ -16,7 +16,7 @@ use crate::thresholds;
 use serde_json::json;
 use squat_data::{Chunks, Sequential};
 use squat_model::QuantPlan;
-use squat_model::hf::TokenizerFiles;
+use squat_model::TokenizerFiles;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

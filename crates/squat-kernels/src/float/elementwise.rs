@@ -1,6 +1,5 @@
 //! Norm, softmax, activation function, rotary embedding: one output for each input.
 
-use super::exp::exp_value;
 use super::reduce;
 use squat_quant::math;
 
@@ -17,11 +16,11 @@ pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
-/// `x = e^x`, see [`exp_value`].
+/// `x = e^x`, see [`squat_quant::math::exp`].
 #[inline(always)]
 pub fn exp(x: &mut [f32]) {
     for x in x {
-        *x = exp_value(*x);
+        *x = math::exp(*x);
     }
 }
 
@@ -30,7 +29,7 @@ pub fn exp(x: &mut [f32]) {
 pub fn softmax(row: &mut [f32]) {
     let largest = reduce::max(row);
     for x in row.iter_mut() {
-        *x = exp_value(*x - largest);
+        *x = math::exp(*x - largest);
     }
     let inv = 1.0 / reduce::sum(row);
     for x in row {
@@ -46,7 +45,7 @@ pub fn softmax(row: &mut [f32]) {
 pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(up.len() == gate.len() && out.len() == gate.len(), "lengths of a gated product");
     for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-        *out = (g * (1.0 / (1.0 + exp_value(-g)))) * u;
+        *out = (g * (1.0 / (1.0 + math::exp(-g)))) * u;
     }
 }
 

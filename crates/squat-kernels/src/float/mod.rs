@@ -8,14 +8,11 @@
 
 mod convert;
 mod elementwise;
-mod exp;
 mod matmul;
 mod reduce;
 
 pub use convert::f16_to_f32;
 pub use elementwise::{add, exp, rms_norm, rope, silu_mul, softmax};
-pub use exp::exp_value;
 pub use reduce::{argmax, dot, ln, log_softmax_at, max_abs, sum_squares};
 
-pub(crate) use exp::integer;
 pub(crate) use matmul::{FloatSimd, matmul};

@@ -1,6 +1,6 @@
 //! Sums, products and maxima over slices, in the 16-lane order.
 
-use super::exp::exp_value;
+use squat_quant::math;
 
 /// Lanes of every sum.
 pub(crate) const LANES: usize = 16;
@@ -162,11 +162,11 @@ pub fn log_softmax_at(logits: &[f32], index: usize) -> f64 {
     let (chunks, tail) = logits.as_chunks::<LANES>();
     for chunk in chunks {
         for l in 0..LANES {
-            lanes[l] += exp_value(chunk[l] - largest);
+            lanes[l] += math::exp(chunk[l] - largest);
         }
     }
     for (lane, x) in lanes.iter_mut().zip(tail) {
-        *lane += exp_value(x - largest);
+        *lane += math::exp(x - largest);
     }
     (f64::from(logits[index]) - f64::from(largest)) - ln(f64::from(fold(lanes)))
 }

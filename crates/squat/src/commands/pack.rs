@@ -5,7 +5,7 @@ use crate::{forms, printer};
 use anyhow::Result;
 use squat_eval::table::Table;
 use squat_model::QuantPlan;
-use squat_model::hf::ModelFolder;
+use squat_model::ModelFolder;
 use std::process::ExitCode;
 
 pub fn run(args: &Pack) -> Result<ExitCode> {

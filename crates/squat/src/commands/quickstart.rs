@@ -16,7 +16,7 @@ use squat_eval::{
     Form, PairSet, PerplexityResult, ScoringOptions, TaskResult, TextOptions, TokenizedText, evaluate,
     perplexity, task,
 };
-use squat_model::hf::ModelFolder;
+use squat_model::ModelFolder;
 use squat_train::Recipe;
 use squat_train::evaluate::Evaluator;
 use squat_train::run::{RunOptions, run as run_recipe};
@@ -59,7 +59,7 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
     printer::note(&format!("packed: {} -> {} bytes", packed_report.bytes_before, packed_report.bytes_after));
 
     let set = PairSet::read(task("pairs")?, &pairs_folder, None)?;
-    let held_out = folder.join("data").join("generated").join("valid");
+    let held_out = folder.join("data").join("generated").join("dev");
     let (mut accuracy, mut perplexities): (Vec<TaskResult>, Vec<PerplexityResult>) = (Vec::new(), Vec::new());
     for (form, path) in [(Form::Fp, &fp), (Form::Fake, &fake), (Form::Packed, &packed_folder)] {
         printer::note(&format!("evaluating: {}", form.title()));
