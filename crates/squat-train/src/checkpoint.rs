@@ -5,12 +5,12 @@ use crate::error::TrainError;
 use crate::model::{Leaves, Model, add_quantizer_parameters, matrix_shape, static_name, static_points};
 use crate::optimizer::Moments;
 use crate::parameters::{Group, Parameters};
+use crate::quantizer::STATIC_PARAMETERS;
 use serde::{Deserialize, Serialize};
 use squat_model::plan::{static_scale_name, static_zero_point_name};
 use squat_model::tensors::{Tensors, read_finite};
 use squat_model::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_folder};
 use squat_model::{ModelSpec, ParamKind, QuantPlan};
-use squat_quant::ActBits;
 use squat_quant::math::exp;
 use std::path::{Path, PathBuf};
 
@@ -69,7 +69,7 @@ pub fn save(
     if let Some(plan) = plan {
         for (layer, point) in static_points(spec, plan) {
             let Some(p) = parameters.get(&static_name(layer, point)) else { continue };
-            for bits in ActBits::ALL {
+            for &bits in plan.widths(point) {
                 let affine = crate::quantizer::static_affine(&p.values, bits);
                 tensors.insert(static_scale_name(point, layer, bits), &[1], vec![affine.scale])?;
                 tensors.insert_i32(
@@ -143,10 +143,12 @@ fn static_values(
     else {
         return Ok(None);
     };
-    let mut values = Vec::new();
-    for bits in ActBits::ALL {
+    // A width that the plan never uses is not stored, and nothing reads its values.
+    let mut values = vec![0.0; STATIC_PARAMETERS];
+    for &bits in plan.widths(point) {
         let affine = squat_model::tensors::read_static_affine(folder, point, layer, bits)?;
-        values.extend([log_of(affine.scale), affine.zero_point as f32]);
+        let at = 2 * bits.index();
+        values[at..at + 2].copy_from_slice(&[log_of(affine.scale), affine.zero_point as f32]);
     }
     Ok(Some(values))
 }

@@ -43,7 +43,8 @@ impl AttentionPlan {
     ) -> Self {
         use RowQuantizer::{Dynamic, Static};
         let form = match (&query, &key, &value, probs) {
-            (Some(_), Some(Dynamic), Some(Dynamic), Some(8)) => Form::Integer(AttentionScheme::Dynamic),
+            // Sums over dynamic keys know no zero point, so a static query, which may have one, is not for them.
+            (Some(Dynamic), Some(Dynamic), Some(Dynamic), Some(8)) => Form::Integer(AttentionScheme::Dynamic),
             (Some(_), Some(Static(keys)), Some(Static(values)), Some(bits)) => {
                 let scheme = AttentionScheme::Static { keys: *keys, values: *values, probability_bits: bits };
                 Form::Integer(scheme)

@@ -133,6 +133,9 @@ pub fn plans() -> Vec<(String, QuantPlan)> {
     half.set_point(ActPoint::Key, Some(ActScheme::Static));
     half.set_point(ActPoint::MlpMid, Some(ActScheme::Static));
     plans.push(("keys and mlp_mid static".to_owned(), half));
+    let mut queries = mixed(TokenPolicy::SinkAttention);
+    queries.set_point(ActPoint::Query, Some(ActScheme::Static));
+    plans.push(("queries static".to_owned(), queries));
     plans
 }
 

@@ -1,0 +1,120 @@
+//! Tiny quantization-aware checkpoints, made as training makes them, for the tests of this folder.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use squat_model::plan::QuantPlan;
+use squat_model::{Architecture, ModelFolder, ModelSpec, TokenizerFiles};
+use squat_train::calibration::calibrate;
+use squat_train::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters, initial_parameters};
+use squat_train::parameters::Group;
+use squat_train::recipe::QuantConfig;
+use squat_train::{Parameters, checkpoint, thresholds};
+use std::path::{Path, PathBuf};
+
+/// SplitMix64: numbers for weights and texts.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Evenly between -1 and 1.
+    pub fn signed(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// Odd sizes, grouped-query heads, a head width that is no multiple of any vector.
+pub fn spec(tied: bool) -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Llama,
+        vocab_size: 67,
+        hidden_size: 36,
+        intermediate_size: 83,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 10,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: tied,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+        pad_token_id: Some(0),
+    }
+}
+
+/// BOS and random ids.
+pub fn tokens(spec: &ModelSpec, n: usize, seed: u64) -> Vec<u32> {
+    let mut rng = Rng(seed);
+    std::iter::once(1).chain((1..n).map(|_| (rng.next() % spec.vocab_size as u64) as u32)).collect()
+}
+
+/// The plan that a recipe's `quant = { ... }` means for a model of this spec.
+pub fn plan_of(quant: &str, spec: &ModelSpec, seq_len: usize) -> QuantPlan {
+    let table: toml::Table = toml::from_str(&format!("quant = {{ {quant} }}")).unwrap();
+    let config: QuantConfig = table["quant"].clone().try_into().unwrap();
+    let mut plan = config.plan(seq_len, 5).unwrap();
+    if spec.tie_word_embeddings {
+        plan.head = plan.embedding;
+    }
+    plan
+}
+
+/// Weights large enough for sharp attention, with gains that differ from one.
+pub fn weights(spec: &ModelSpec, seed: u64) -> Parameters {
+    let mut parameters = initial_parameters(spec, 0.25, seed);
+    let mut rng = Rng(seed ^ 0xA5);
+    for p in parameters.list_mut().iter_mut().filter(|p| p.group == Group::Norm) {
+        p.values.iter_mut().for_each(|x| *x += 0.3 * rng.signed());
+    }
+    parameters
+}
+
+/// Quantizer parameters and thresholds as a stage begins with them, then moved a little, as training moves them.
+pub fn quantize(parameters: &mut Parameters, spec: &ModelSpec, plan: &mut QuantPlan, seed: u64) {
+    let seq = 24;
+    let batches: Vec<(Vec<u32>, usize, usize)> = (0..4)
+        .map(|i| ((0..3).flat_map(|j| tokens(spec, seq, seed + 10 * i + j)).collect(), 3, seq))
+        .collect();
+    add_quantizer_parameters(parameters, spec, plan);
+    calibrate(&Model::new(spec.clone(), None, seq), parameters, plan, &batches);
+    let mut rng = Rng(seed ^ 0x5A);
+    for p in parameters.list_mut().iter_mut().filter(|p| p.group == Group::Step) {
+        let is_static = p.name.ends_with(".static");
+        for (i, x) in p.values.iter_mut().enumerate() {
+            // Zero points stand at odd places of static points and are in units of the code.
+            *x += if is_static && i % 2 == 1 { 1.7 } else { 0.15 } * rng.signed();
+        }
+    }
+    if plan.needs_thresholds() {
+        plan.thresholds = vec![0.0; spec.num_hidden_layers];
+        let model = Model::new(spec.clone(), Some(plan.clone()), seq);
+        let leaves = Leaves::constant(parameters);
+        let (ids, batch, seq) = &batches[0];
+        let scores = model.forward(&leaves, ids, (*batch, *seq), &ForwardOptions::default()).scores;
+        plan.thresholds = thresholds::initial(&scores, *seq, plan.rho);
+    }
+}
+
+/// Writes a checkpoint of random weights under the plan of `quant` to `DIR/checkpoint`; packs it to `DIR/packed`.
+pub fn checkpoint_and_packed(dir: &Path, quant: &str, tied: bool, seed: u64) -> (PathBuf, PathBuf) {
+    let spec = spec(tied);
+    let mut plan = plan_of(quant, &spec, 24);
+    let mut parameters = weights(&spec, seed);
+    quantize(&mut parameters, &spec, &mut plan, seed);
+    let (from, to) = (dir.join("checkpoint"), dir.join("packed"));
+    checkpoint::save(&from, &spec, Some(&plan), &parameters, &TokenizerFiles::none(), None).unwrap();
+    ModelFolder::open(&from).unwrap().pack(None, &to).unwrap();
+    (from, to)
+}
+
+/// Bits of logits, for exact comparison.
+pub fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
+}
