@@ -1,4 +1,5 @@
 //! Seconds of a training step on random data: `cargo run --release -p squat-train --example step_speed -- llama-6m w4a8 2`.
+#![allow(clippy::print_stdout)] // a program that prints
 use squat_data::{Chunks, Sequential, TokenShards};
 use squat_model::TokenizerFiles;
 use squat_train::checkpoint::Loaded;

@@ -375,7 +375,7 @@ impl Recipe {
             if stage.steps == 0 || stage.batch_size == 0 || stage.micro_batch == 0 {
                 return fail(format!("{at}: steps, batch_size and micro_batch must be positive"));
             }
-            if stage.batch_size % stage.micro_batch != 0 {
+            if !stage.batch_size.is_multiple_of(stage.micro_batch) {
                 return fail(format!(
                     "{at}: batch_size {} is no multiple of micro_batch {}",
                     stage.batch_size, stage.micro_batch
@@ -422,7 +422,7 @@ impl ModelConfig {
     /// Sizes that do not fit together.
     pub fn spec(&self, vocab_size: usize) -> Result<ModelSpec, TrainError> {
         let heads = self.num_attention_heads;
-        if heads == 0 || self.hidden_size % heads != 0 {
+        if heads == 0 || !self.hidden_size.is_multiple_of(heads) {
             return Err(TrainError::Recipe(format!(
                 "model.hidden_size {} is no multiple of num_attention_heads {heads}",
                 self.hidden_size

@@ -206,7 +206,7 @@ impl<'a> Run<'a> {
             self.step += 1;
             let tokens = (self.step - first) as f64 * (config.batch_size * self.input.seq_len) as f64;
             let tokens_per_second = tokens / started.elapsed().as_secs_f64().max(1e-9);
-            if self.step % config.log_every == 0 || self.step == config.steps || self.step == 1 {
+            if self.step.is_multiple_of(config.log_every) || self.step == config.steps || self.step == 1 {
                 let mut line = json!({"step": self.step, "learning_rate": rate, "gradient_norm": norm});
                 for (name, value) in loss.terms() {
                     line[name] = json!(value);
@@ -227,10 +227,10 @@ impl<'a> Run<'a> {
                 eight_bit_share: share,
             });
             let done = self.step == config.steps;
-            if self.step % config.eval_every == 0 || done {
+            if self.step.is_multiple_of(config.eval_every) || done {
                 self.evaluate(report)?;
             }
-            if self.step % config.save_every == 0 || done {
+            if self.step.is_multiple_of(config.save_every) || done {
                 self.save(report)?;
             }
         }

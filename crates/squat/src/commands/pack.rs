@@ -4,8 +4,8 @@ use crate::args::Pack;
 use crate::{forms, printer};
 use anyhow::Result;
 use squat_eval::table::Table;
-use squat_model::QuantPlan;
 use squat_model::ModelFolder;
+use squat_model::QuantPlan;
 use std::process::ExitCode;
 
 pub fn run(args: &Pack) -> Result<ExitCode> {

@@ -224,7 +224,10 @@ fn samples(engine: &Engine, tokenizer: &ModelTokenizer, seed: u64) -> Result<Vec
             stop_ids: tokenizer.inner().eos_ids().to_vec(),
         };
         let generation = engine.generate(&ids, &options, |_| true)?;
-        let text = tokenizer.inner().decode(&generation.tokens)?;
+        // Decoded as one text: a decoder drops the space that its first token begins with.
+        ids.extend(generation.tokens);
+        let whole = tokenizer.inner().decode(&ids[1..])?;
+        let text = whole.strip_prefix(prompt).unwrap_or(&whole).to_owned();
         out.push(Sample { form: Form::Packed, prompt: (*prompt).to_owned(), text });
     }
     Ok(out)
