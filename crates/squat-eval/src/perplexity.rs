@@ -17,12 +17,15 @@ use crate::file::read_text;
 use crate::model::{Form, LanguageModel, Tokenize};
 use crate::scoring::{ScoringOptions, sum_log_likelihoods};
 
+/// Text that is encoded at once.
+const BLOCK_BYTES: usize = 16 << 10;
+
 /// How text becomes tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct TextOptions {
     /// Whether line ends are part of the text. Where they are not, their bytes are not counted either.
     pub keep_line_ends: bool,
-    /// Stop after the line in which a file reaches so many tokens.
+    /// Stop after the block of lines in which a file reaches so many tokens.
     pub max_tokens: Option<usize>,
 }
 
@@ -46,8 +49,7 @@ pub struct TokenizedText {
 }
 
 impl TokenizedText {
-    /// Tokenizes `text` line by line (each with its `\n`, where [`TextOptions::keep_line_ends`]), so that memory stays
-    /// small and a merge never crosses a line end.
+    /// Tokenizes `text` in blocks of whole lines, so that memory stays small.
     ///
     /// # Errors
     /// [`EvalError::Tokenize`] with the line.
@@ -58,18 +60,29 @@ impl TokenizedText {
         options: TextOptions,
     ) -> Result<Self, EvalError> {
         let mut this = Self { name: name.to_owned(), tokens: Vec::new(), n_bytes: 0, n_words: 0 };
-        for (i, line) in text.split_inclusive('\n').enumerate() {
-            if options.max_tokens.is_some_and(|max| this.tokens.len() >= max) {
-                break;
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let mut first = 0;
+        while first < lines.len() && options.max_tokens.is_none_or(|max| this.tokens.len() < max) {
+            // Lines without their ends are separate texts. With them they are encoded in blocks: a tokenizer may treat
+            // the end of a text like the beginning of another word.
+            let mut last = first + 1;
+            let mut block = lines[first].to_owned();
+            if options.keep_line_ends {
+                while last < lines.len() && block.len() < BLOCK_BYTES {
+                    block.push_str(lines[last]);
+                    last += 1;
+                }
+            } else {
+                block.truncate(block.trim_end_matches(['\n', '\r']).len());
             }
-            let line = if options.keep_line_ends { line } else { line.trim_end_matches(['\n', '\r']) };
-            let ids = tokenizer.encode(line).map_err(|error| EvalError::Tokenize {
-                location: format!("{name}, line {}", i + 1),
+            let ids = tokenizer.encode(&block).map_err(|error| EvalError::Tokenize {
+                location: format!("{name}, line {}", first + 1),
                 message: error.to_string(),
             })?;
             this.tokens.extend(ids);
-            this.n_bytes += line.len();
-            this.n_words += line.split_whitespace().count();
+            this.n_bytes += block.len();
+            this.n_words += block.split_whitespace().count();
+            first = last;
         }
         Ok(this)
     }

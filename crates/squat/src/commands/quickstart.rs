@@ -12,10 +12,7 @@ use squat_engine::{Engine, EngineOptions, GenerateOptions, Sampling};
 use squat_eval::report::{
     FormValue, LossPoint, Parity, QuickstartReport, RunInfo, Sample, Setting, TokenBits, write_html,
 };
-use squat_eval::{
-    Form, PairSet, PerplexityResult, ScoringOptions, TaskResult, TextOptions, TokenizedText, evaluate,
-    perplexity, task,
-};
+use squat_eval::{Form, PairSet, PerplexityResult, ScoringOptions, TaskResult, evaluate, perplexity, task};
 use squat_model::ModelFolder;
 use squat_train::Recipe;
 use squat_train::evaluate::Evaluator;
@@ -59,18 +56,14 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
     printer::note(&format!("packed: {} -> {} bytes", packed_report.bytes_before, packed_report.bytes_after));
 
     let set = PairSet::read(task("pairs")?, &pairs_folder, None)?;
-    let held_out = folder.join("data").join("generated").join("dev");
+    let held_out = folder.join("data").join("valid");
     let (mut accuracy, mut perplexities): (Vec<TaskResult>, Vec<PerplexityResult>) = (Vec::new(), Vec::new());
     for (form, path) in [(Form::Fp, &fp), (Form::Fake, &fake), (Form::Packed, &packed_folder)] {
         printer::note(&format!("evaluating: {}", form.title()));
         let mut subject = forms::open(path, Some(form), threads)?;
         let mut scoring = ScoringOptions::default();
         accuracy.push(evaluate(subject.model.as_mut(), &subject.tokenizer, &set, &mut scoring)?);
-        let texts = TokenizedText::read(
-            &held_out,
-            &subject.tokenizer,
-            TextOptions { max_tokens: Some(20_000), ..TextOptions::default() },
-        )?;
+        let texts = super::eval::texts(&held_out, &subject.tokenizer)?;
         let bos = squat_eval::Tokenize::bos_id(&subject.tokenizer);
         let window = recipe.data.seq_len;
         perplexities.push(perplexity(subject.model.as_mut(), bos, &texts, Some(window), &mut scoring)?);
