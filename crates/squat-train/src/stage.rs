@@ -268,12 +268,12 @@ impl<'a> Run<'a> {
         let loss = StepLoss::mean(&losses);
         for (term, value) in loss.terms() {
             if !value.is_finite() {
-                return Err(self.non_finite(term));
+                return Err(self.non_finite(self.step + 1, term));
             }
         }
         let norm = global_norm(&gradients);
         if !norm.is_finite() {
-            return Err(self.non_finite("gradient norm"));
+            return Err(self.non_finite(self.step + 1, "gradient norm"));
         }
         let factor = schedule(self.step, config.steps, config.warmup, config.final_learning_rate_ratio);
         let adam =
@@ -315,7 +315,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn non_finite(&self, term: &str) -> TrainError {
+    fn non_finite(&self, step: u64, term: &str) -> TrainError {
         let last = self.input.folder.join("last");
         let checkpoint = if checkpoint::resumable(&last) {
             format!("the last good checkpoint is {}", last.display())
@@ -324,7 +324,7 @@ impl<'a> Run<'a> {
         };
         TrainError::NonFinite {
             stage: self.input.config.name.clone(),
-            step: self.step + 1,
+            step,
             term: term.to_owned(),
             checkpoint,
         }
@@ -340,6 +340,9 @@ impl<'a> Run<'a> {
             self.input.config.micro_batch,
             self.input.threads,
         );
+        if !cross_entropy.is_finite() {
+            return Err(self.non_finite(self.step, "held-out cross-entropy"));
+        }
         let best = self.best.is_none_or(|best| cross_entropy < best);
         if best {
             self.best = Some(cross_entropy);
@@ -353,6 +356,9 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        if let Some((name, _)) = self.parameters.non_finite() {
+            return Err(self.non_finite(self.step, name));
+        }
         let path = self.input.folder.join("last");
         let plan = self.model.plan.as_ref();
         let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|x| x.to_bits()).collect() };

@@ -1,0 +1,61 @@
+//! The real model `stories260K` in the trainer's forward, against its known continuation and the reference.
+#![allow(clippy::unwrap_used)]
+
+use squat_model::format::llama2c::{Llama2cTokenizer, load_checkpoint};
+use squat_model::{ParamKind, TensorSource, reference};
+use squat_train::Parameters;
+use squat_train::evaluate::Evaluator;
+use squat_train::model::{Leaves, Model, matrix_shape};
+use squat_train::parameters::Group;
+use std::path::PathBuf;
+
+const KNOWN: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. \
+                     One day, she saw a big, red ball. She wanted to play with it, but it was too high.";
+
+fn stories() -> Option<PathBuf> {
+    match std::env::var_os("SQUAT_DATA").map(|data| PathBuf::from(data).join("stories260K")) {
+        Some(path) if path.is_dir() => Some(path),
+        _ => {
+            eprintln!("SKIPPED: set SQUAT_DATA to a folder with stories260K to run this test");
+            None
+        }
+    }
+}
+
+#[test]
+fn the_training_forward_continues_the_story() {
+    let Some(path) = stories() else { return };
+    let (spec, tensors) = load_checkpoint(path.join("stories260K.bin")).unwrap();
+    let tokenizer = Llama2cTokenizer::load(path.join("tok512.bin"), spec.vocab_size).unwrap();
+    let mut parameters = Parameters::default();
+    for info in spec.parameters() {
+        let group = if info.kind == ParamKind::Norm { Group::Norm } else { Group::Weight };
+        let values = tensors.read_f32(&info.name).unwrap();
+        parameters.push(info.name, matrix_shape(&info.shape), values, group);
+    }
+    let max_seq = spec.max_position_embeddings;
+    let model = Model::new(spec.clone(), None, max_seq);
+    let evaluator = Evaluator::new(model, Leaves::constant(&parameters), 1, max_seq);
+
+    let mut ids = vec![1u32];
+    let known = tokenizer.encode(KNOWN);
+    while ids.len() <= known.len() {
+        let logits = evaluator.logits(&ids).unwrap();
+        let last = &logits[logits.len() - spec.vocab_size..];
+        let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+        ids.push(best as u32);
+    }
+    assert_eq!(tokenizer.decode(&ids), KNOWN);
+    assert_eq!(&ids[1..], known);
+
+    let got = evaluator.logits(&ids).unwrap();
+    let want = reference::forward(&spec, &tensors, &ids).unwrap();
+    assert_eq!(got.len(), want.len());
+    let low = want.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = want.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(worst <= 1e-3 * (high - low), "{worst:e} of a range of {}", high - low);
+    // As log-likelihoods: a story it would tell itself is likely.
+    let nats: f32 = evaluator.log_likelihoods(&[&ids]).unwrap()[0].iter().sum();
+    assert!(nats / known.len() as f32 > -1.0, "{nats}");
+}
