@@ -96,7 +96,7 @@ impl DataError {
     }
 
     /// A missing path, with the name in the same folder that is nearest to it.
-    pub(crate) fn missing(path: &Path) -> Self {
+    pub fn missing(path: &Path) -> Self {
         let folder = match path.parent() {
             Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
             _ => PathBuf::from("."),

@@ -1,7 +1,7 @@
 //! What can go wrong, in words that say what to do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Error of every fallible function of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +10,10 @@ pub enum EvalError {
     /// A file or folder could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+
+    /// A path that does not exist.
+    #[error("{} does not exist{hint}", path.display())]
+    Missing { path: PathBuf, hint: String },
 
     /// A text file holds bytes that are no UTF-8.
     #[error("{file} is not UTF-8 text: first bad byte at offset {offset}; convert it to UTF-8 first")]
@@ -108,7 +112,13 @@ impl EvalError {
     }
 
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::Io { action, path: path.into(), source }
+        let path = path.into();
+        match source.kind() {
+            io::ErrorKind::NotFound if action.starts_with("read") => {
+                Self::Missing { hint: nearest_sibling(&path), path }
+            }
+            _ => Self::Io { action, path, source },
+        }
     }
 
     pub(crate) fn unknown_name(kind: &'static str, got: &str, known: &[&str]) -> Self {
@@ -119,6 +129,18 @@ impl EvalError {
             hint: nearest(got, known.iter().copied()),
         }
     }
+}
+
+/// The nearest name in the folder of a path that does not exist, as a hint.
+fn nearest_sibling(path: &Path) -> String {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return format!("; neither does {}", folder.display());
+    };
+    let names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let wanted = path.file_name().unwrap_or_default().to_string_lossy();
+    nearest(&wanted, names.iter().map(String::as_str))
 }
 
 /// `; did you mean "x"?`, or nothing when no name is near.

@@ -62,6 +62,7 @@ fn main() {
         folder: std::env::temp_dir().join("squat-step-speed"),
         fingerprint: String::new(),
         threads,
+        device: burn::tensor::Device::flex(),
         resume: false,
         stop: Arc::default(),
     };

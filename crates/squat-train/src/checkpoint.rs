@@ -176,16 +176,14 @@ fn log_of(scale: f32) -> f32 {
 /// A folder without training state, or one that does not fit the parameters.
 pub fn load_state(path: &Path, parameters: &mut Parameters) -> Result<(State, Moments), TrainError> {
     let bad = |message: String| TrainError::Checkpoint { path: path.to_path_buf(), message };
-    let text = std::fs::read(path.join(STATE)).map_err(TrainError::io("cannot read", path.join(STATE)))?;
-    let state: State = serde_json::from_slice(&text)
-        .map_err(|e| bad(format!("{STATE} is damaged ({e}); train again without --resume")))?;
+    let state = read_state(path)?;
     let bytes =
         std::fs::read(path.join(MOMENTS)).map_err(TrainError::io("cannot read", path.join(MOMENTS)))?;
     let total: usize = parameters.iter().map(|p| p.values.len()).sum();
     if bytes.len() != total * 8 {
         let message = format!(
-            "{MOMENTS} has {} bytes, expected {} for this model; it is truncated or of another model: train again \
-             without --resume",
+            "{MOMENTS} has {} bytes, expected {} for this model; it is truncated or of another model: delete \
+             the folder to train the stage anew",
             bytes.len(),
             total * 8
         );
@@ -202,6 +200,39 @@ pub fn load_state(path: &Path, parameters: &mut Parameters) -> Result<(State, Mo
         }
     }
     Ok((state, moments))
+}
+
+/// Fingerprint of the stage that a checkpoint belongs to; none where there is no training state.
+///
+/// # Errors
+/// A training state that cannot be read.
+pub fn fingerprint(path: &Path) -> Result<Option<String>, TrainError> {
+    if !resumable(path) {
+        return Ok(None);
+    }
+    read_state(path).map(|state| Some(state.fingerprint))
+}
+
+/// The error of a checkpoint whose fingerprint is another than the stage's.
+pub(crate) fn made_with_another(path: &Path) -> TrainError {
+    let stage = path.parent().unwrap_or(path);
+    TrainError::Checkpoint {
+        path: path.to_path_buf(),
+        message: format!(
+            "was made with another recipe, data, tokenizer or seed; give the same ones, choose another --out, or delete \
+             {} to train the stage anew",
+            stage.display()
+        ),
+    }
+}
+
+fn read_state(path: &Path) -> Result<State, TrainError> {
+    let file = path.join(STATE);
+    let text = std::fs::read(&file).map_err(TrainError::io("cannot read", &file))?;
+    serde_json::from_slice(&text).map_err(|e| TrainError::Checkpoint {
+        path: path.to_path_buf(),
+        message: format!("{STATE} is damaged ({e}); delete the folder to train the stage anew"),
+    })
 }
 
 /// Whether a folder can be resumed from.

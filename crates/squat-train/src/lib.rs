@@ -10,6 +10,8 @@
 //! | [`step`] | loss and gradients of a micro-batch |
 //! | [`ops`] | fused operations with hand-written backward |
 //! | [`host`] | how such an operation becomes a node of Burn's tape |
+//! | [`plain`] | the same operations as tensor expressions, for other devices |
+//! | [`device`] | devices by name |
 //! | [`quantizer`] | fake quantizers |
 //! | [`calibration`], [`thresholds`] | first static quantizers; thresholds of the token policy |
 //! | [`optimizer`], [`parameters`] | AdamW, parameter groups |
@@ -17,6 +19,7 @@
 
 pub mod calibration;
 pub mod checkpoint;
+pub mod device;
 pub mod error;
 pub mod evaluate;
 pub mod host;
@@ -24,6 +27,7 @@ pub mod model;
 pub mod ops;
 pub mod optimizer;
 pub mod parameters;
+pub mod plain;
 pub mod quantizer;
 pub mod recipe;
 pub mod run;

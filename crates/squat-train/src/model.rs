@@ -1,7 +1,6 @@
 //! The forward pass of a LLaMA-family model over named parameters, full precision or fake-quantized.
 
 use crate::calibration::Observer;
-use crate::host::apply;
 use crate::ops::alignment::Alignment;
 use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionSide, Rope, prepare};
 use crate::ops::embedding::Embedding;
@@ -10,6 +9,7 @@ use crate::ops::linear::Linear;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::SwiGlu;
 use crate::parameters::{Group, Parameters};
+use crate::plain::run;
 use crate::quantizer::{ActQuant, STATIC_PARAMETERS, TokenBits};
 use burn::tensor::{Device, Tensor, TensorData};
 use squat_kernels::Kernels;
@@ -25,14 +25,18 @@ pub struct Leaves {
 }
 
 impl Leaves {
-    /// Copies parameters to tensors without a tape.
+    /// Copies parameters to tensors on the CPU, without a tape.
     pub fn constant(parameters: &Parameters) -> Self {
-        let device = Device::flex();
+        Self::on(parameters, &Device::flex())
+    }
+
+    /// Copies parameters to tensors of a device, without a tape.
+    pub fn on(parameters: &Parameters, device: &Device) -> Self {
         let tensors = parameters
             .iter()
             .map(|p| {
                 let data = TensorData::new(p.values.clone(), p.shape);
-                (p.name.clone(), Tensor::<2>::from_data(data, &device))
+                (p.name.clone(), Tensor::<2>::from_data(data, device))
             })
             .collect();
         Self { tensors }
@@ -157,9 +161,9 @@ impl Model {
         let op = Linear { weight: scheme, input };
         let weight = leaves.get(name);
         match (scheme.map(|_| leaves.get(&log_scale_name(name))), parameters) {
-            (None, None) => apply(op, [x, weight]),
-            (Some(a), None) | (None, Some(a)) => apply(op, [x, weight, a]),
-            (Some(a), Some(b)) => apply(op, [x, weight, a, b]),
+            (None, None) => run(op, [x, weight]),
+            (Some(a), None) | (None, Some(a)) => run(op, [x, weight, a]),
+            (Some(a), Some(b)) => run(op, [x, weight, a, b]),
         }
     }
 
@@ -189,8 +193,8 @@ impl Model {
         let embedding = Embedding { ids: ids.into(), weight: plan.and_then(|plan| plan.embedding) };
         let table = leaves.get(ModelSpec::EMBEDDING);
         let mut x = match embedding.weight {
-            Some(_) => apply(embedding, [table, leaves.get(&log_scale_name(ModelSpec::EMBEDDING))]),
-            None => apply(embedding, [table]),
+            Some(_) => run(embedding, [table, leaves.get(&log_scale_name(ModelSpec::EMBEDDING))]),
+            None => run(embedding, [table]),
         };
         let norm = RmsNorm { eps: spec.rms_norm_eps as f32 };
         let weight = plan.and_then(|plan| plan.weight);
@@ -199,7 +203,7 @@ impl Model {
         for layer in 0..spec.num_hidden_layers {
             let bits = self.token_bits(layer, &x, &sink, seq, &mut output.scores);
             let at = Some(layer);
-            let h = apply(norm, [x.clone(), leaves.get(&spec.attn_norm_name(layer))]);
+            let h = run(norm, [x.clone(), leaves.get(&spec.attn_norm_name(layer))]);
             options.record(at, ActPoint::AttnIn, &h);
             let project = |kind| {
                 self.linear(
@@ -227,19 +231,19 @@ impl Model {
             let attended =
                 self.linear(leaves, attended, &name(LinearKind::O), weight, (ActPoint::AttnOut, at, &bits));
             x = x + attended;
-            let h = apply(norm, [x.clone(), leaves.get(&spec.mlp_norm_name(layer))]);
+            let h = run(norm, [x.clone(), leaves.get(&spec.mlp_norm_name(layer))]);
             options.record(at, ActPoint::MlpIn, &h);
             let gate =
                 self.linear(leaves, h.clone(), &name(LinearKind::Gate), weight, (ActPoint::MlpIn, at, &bits));
             let up = self.linear(leaves, h, &name(LinearKind::Up), weight, (ActPoint::MlpIn, at, &bits));
-            let mid = apply(SwiGlu, [gate, up]);
+            let mid = run(SwiGlu, [gate, up]);
             options.record(at, ActPoint::MlpMid, &mid);
             let mid =
                 self.linear(leaves, mid, &name(LinearKind::Down), weight, (ActPoint::MlpMid, at, &bits));
             x = x + mid;
             output.bits.push(bits);
         }
-        x = apply(norm, [x, leaves.get(ModelSpec::FINAL_NORM)]);
+        x = run(norm, [x, leaves.get(ModelSpec::FINAL_NORM)]);
         options.record(None, ActPoint::HeadIn, &x);
         // The head's input is always 8 bits.
         let bits = TokenBits::Uniform(ActBits::A8);
@@ -350,10 +354,10 @@ impl Model {
         let [q, k, v] = qkv;
         let mut rest = parameters.into_iter();
         match (rest.next(), rest.next(), rest.next()) {
-            (None, ..) => apply(op, [q, k, v]),
-            (Some(a), None, _) => apply(op, [q, k, v, a]),
-            (Some(a), Some(b), None) => apply(op, [q, k, v, a, b]),
-            (Some(a), Some(b), Some(c)) => apply(op, [q, k, v, a, b, c]),
+            (None, ..) => run(op, [q, k, v]),
+            (Some(a), None, _) => run(op, [q, k, v, a]),
+            (Some(a), Some(b), None) => run(op, [q, k, v, a, b]),
+            (Some(a), Some(b), Some(c)) => run(op, [q, k, v, a, b, c]),
         }
     }
 
@@ -381,9 +385,9 @@ impl Model {
             };
             let (q, k) = (q.clone(), k.clone());
             output.alignment.push(match (query_parameters.clone(), key_parameters.clone()) {
-                (None, None) => apply(op, [q, k]),
-                (Some(a), None) | (None, Some(a)) => apply(op, [q, k, a]),
-                (Some(a), Some(b)) => apply(op, [q, k, a, b]),
+                (None, None) => run(op, [q, k]),
+                (Some(a), None) | (None, Some(a)) => run(op, [q, k, a]),
+                (Some(a), Some(b)) => run(op, [q, k, a, b]),
             });
         }
         if options.entropy {
@@ -393,8 +397,8 @@ impl Model {
                 let Some(quant) = quant else { continue };
                 let op = CodeEntropy { shape, heads, rope: self.rope.clone(), quant };
                 output.entropy.push(match parameters {
-                    None => apply(op, [x.clone()]),
-                    Some(a) => apply(op, [x.clone(), a]),
+                    None => run(op, [x.clone()]),
+                    Some(a) => run(op, [x.clone(), a]),
                 });
             }
         }

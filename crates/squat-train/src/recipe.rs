@@ -311,7 +311,10 @@ impl Recipe {
     /// # Errors
     /// A missing file, bad TOML, unknown keys, or values that contradict each other.
     pub fn load(path: &Path, settings: &[String]) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(TrainError::io("cannot read recipe", path))?;
+        let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => squat_data::DataError::missing(path).into(),
+            _ => TrainError::io("cannot read recipe", path)(error),
+        })?;
         Self::parse(&text, settings).map_err(|error| match error {
             TrainError::Recipe(message) => TrainError::Recipe(format!("{}: {message}", path.display())),
             other => other,
@@ -328,10 +331,14 @@ impl Recipe {
         for setting in settings {
             set(&mut table, setting)?;
         }
-        // Through text once more, so that messages show line and key of what is wrong.
-        let text = toml::to_string(&table).map_err(|e| TrainError::Recipe(e.to_string()))?;
-        let recipe: Self =
-            toml::from_str(&text).map_err(|e| TrainError::Recipe(with_suggestion(e.to_string().trim())))?;
+        let recipe: Self = toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| {
+            // What is wrong in the text itself is shown with its line; what a setting brought in has none.
+            let message = match toml::from_str::<Self>(text) {
+                Err(in_text) => in_text.to_string(),
+                Ok(_) => format!("after --set {}: {}", settings.join(" --set "), error.message()),
+            };
+            TrainError::Recipe(with_suggestion(message.trim()))
+        })?;
         recipe.validate()?;
         Ok(recipe)
     }
@@ -403,6 +410,12 @@ impl Recipe {
                     return fail(format!("{at}: `quant` belongs to a qat stage"));
                 }
                 _ => {}
+            }
+            if let Some(name) = stage.init.iter().chain(&stage.teachers).find(|&name| {
+                self.stages[index..].iter().any(|later| &later.name == name)
+                    && !self.stages[..index].iter().any(|earlier| &earlier.name == name)
+            }) {
+                return fail(format!("{at}: stage `{name}` must come before the stages that use it"));
             }
             if loss.alignment != 0.0 && stage.teachers.is_empty() {
                 return fail(format!("{at}: loss.alignment needs a teacher of the student's shape"));

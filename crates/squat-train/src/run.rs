@@ -9,8 +9,9 @@
 //! ```
 
 use crate::checkpoint::{self, Loaded};
+use crate::device::is_cpu;
 use crate::error::TrainError;
-use crate::model::initial_parameters;
+use crate::model::{Leaves, Model, initial_parameters};
 use crate::recipe::{Recipe, StageConfig, StageKind, expand};
 use crate::stage::{self, Event, Outcome, StageData, StageInput};
 use crate::step::Teacher;
@@ -37,6 +38,8 @@ pub struct RunOptions {
     pub folder: PathBuf,
     /// Threads.
     pub threads: usize,
+    /// Where forward and backward run.
+    pub device: burn::tensor::Device,
     /// Continue a run that is there.
     pub resume: bool,
     /// Set from outside to stop after the current step.
@@ -80,8 +83,16 @@ pub fn run(
             folder.display()
         )));
     }
+    check_models(recipe)?;
+    let existed = folder.exists();
     std::fs::create_dir_all(folder).map_err(TrainError::io("cannot create", folder))?;
-    let data = prepare_data(recipe, folder, report)?;
+    let data = prepare_data(recipe, folder, report).inspect_err(|_| {
+        if !existed {
+            // Whatever was made before the data turned out to be unusable.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    })?;
+    refuse_another(recipe, &data, folder)?;
     write(&recipe_path, recipe.to_toml()?.as_bytes())?;
     let provenance = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -250,6 +261,35 @@ fn fingerprint(recipe: &Recipe, config: &StageConfig, data: &RunData, folder: &P
     hex(&hasher.finalize())
 }
 
+/// Opens every model folder that the recipe names, before anything is made.
+fn check_models(recipe: &Recipe) -> Result<(), TrainError> {
+    for name in recipe.stages.iter().flat_map(|stage| stage.init.iter().chain(&stage.teachers)) {
+        if !recipe.stages.iter().any(|stage| &stage.name == name) {
+            squat_model::ModelFolder::open(checkpoint::locate(&expand(name)?))?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to continue a stage that began with another recipe, before the run's own recipe is written over.
+fn refuse_another(recipe: &Recipe, data: &RunData, folder: &Path) -> Result<(), TrainError> {
+    for config in &recipe.stages {
+        let stage = folder.join(&config.name);
+        let wanted = fingerprint(recipe, config, data, folder);
+        if std::fs::read_to_string(stage.join("finished")).is_ok_and(|text| text == wanted) {
+            continue;
+        }
+        if let Some(found) = checkpoint::fingerprint(&stage.join("last"))?
+            && found != wanted
+        {
+            return Err(checkpoint::made_with_another(&stage.join("last")));
+        }
+        // Later stages depend on what this one will give.
+        break;
+    }
+    Ok(())
+}
+
 /// The folder of a model that a stage names: an earlier stage, or a path.
 fn named_model(recipe: &Recipe, run: &Path, name: &str) -> Result<PathBuf, TrainError> {
     if recipe.stages.iter().any(|stage| stage.name == name) {
@@ -346,8 +386,8 @@ fn stage_input<'a>(
                 s.num_attention_heads
             )));
         }
-        let (model, leaves) = loaded.into_model(seq_len);
-        teachers.push(Teacher { model, leaves });
+        let leaves = Leaves::on(&loaded.parameters, &options.device);
+        teachers.push(Teacher { model: Model::new(loaded.spec, loaded.plan, seq_len), leaves });
     }
     let start = if recipe.data.start_at_line { Start::Line } else { Start::Anywhere };
     let train = Chunks::new(&data.train.shards, seq_len, recipe.seed)?.starting(start);
@@ -362,7 +402,9 @@ fn stage_input<'a>(
         tokenizer: TokenizerFiles::read(&data.tokenizer)?,
         folder: run.join(&config.name),
         fingerprint,
-        threads: options.threads,
+        // Another device does its own scheduling.
+        threads: if is_cpu(&options.device) { options.threads } else { 1 },
+        device: options.device.clone(),
         resume: options.resume,
         stop: options.stop.clone(),
     })

@@ -56,6 +56,8 @@ pub struct StageInput<'a> {
     pub fingerprint: String,
     /// Threads.
     pub threads: usize,
+    /// Where forward and backward run; parameters and optimizer stay on the CPU.
+    pub device: burn::tensor::Device,
     /// Continue from `last`, if it is there.
     pub resume: bool,
     /// Set from outside to stop after the current step, with a checkpoint.
@@ -175,12 +177,7 @@ impl<'a> Run<'a> {
         let mut loaded = checkpoint::load(last)?;
         let (state, moments) = checkpoint::load_state(last, &mut loaded.parameters)?;
         if state.fingerprint != input.fingerprint {
-            return Err(TrainError::Checkpoint {
-                path: last.to_path_buf(),
-                message: "was made with another recipe, data, tokenizer or seed; give the same ones, or train again \
-                          without --resume"
-                    .into(),
-            });
+            return Err(checkpoint::made_with_another(last));
         }
         if let Some(plan) = &mut loaded.plan {
             plan.thresholds = state.thresholds.iter().map(|&b| f32::from_bits(b)).collect();
@@ -241,7 +238,7 @@ impl<'a> Run<'a> {
     fn one_step(&mut self, config: &StageConfig) -> Result<(StepLoss, f64, f32, f64), TrainError> {
         let batch = self.input.data.train.batch(self.step, config.batch_size);
         let micros: Vec<&[Vec<u32>]> = batch.chunks(config.micro_batch).collect();
-        let constant = Leaves::constant(&self.parameters);
+        let constant = Leaves::on(&self.parameters, &self.input.device);
         let mut gradients: Option<Vec<Vec<f32>>> = None;
         let (mut losses, mut scores, mut share) = (Vec::new(), Vec::new(), 0.0);
         // Waves of as many micro-batches as there are threads: memory stays bounded, the order of sums fixed.
@@ -331,7 +328,7 @@ impl<'a> Run<'a> {
     }
 
     fn evaluate(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
-        let leaves = Leaves::constant(&self.parameters);
+        let leaves = Leaves::on(&self.parameters, &self.input.device);
         let cross_entropy = held_out_loss(
             &self.model,
             &leaves,

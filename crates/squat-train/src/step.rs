@@ -1,9 +1,9 @@
 //! Loss and gradients of one micro-batch.
 
-use crate::host::apply;
 use crate::model::{ForwardOptions, Leaves, Model};
 use crate::ops::lm_loss::{LmLoss, LossTerms};
 use crate::parameters::Parameters;
+use crate::plain::run;
 use crate::quantizer::TokenBits;
 use crate::recipe::LossConfig;
 use squat_quant::ActBits;
@@ -130,7 +130,7 @@ pub fn micro_step(
     let gamma = if teacher.is_some() { config.gamma } else { 0.0 };
     let distilled = teacher.is_some();
     let lm = LmLoss::new(targets.into(), teacher, gamma, config.temperature, terms.clone());
-    let mut total = apply(lm, [output.logits]);
+    let mut total = run(lm, [output.logits]);
     let scalar = |t: &burn::tensor::Tensor<2>| f64::from(t.clone().into_scalar::<f32>());
     let mut loss = StepLoss::default();
     if let Some(entropy) = output.entropy {

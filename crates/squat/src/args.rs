@@ -123,6 +123,9 @@ pub struct Train {
     /// Continue where the run stopped.
     #[arg(long)]
     pub resume: bool,
+    /// Where to compute: cpu, or cuda, vulkan, metal in a build with the feature of that name.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Threads; 0 is one for each core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,
@@ -178,13 +181,13 @@ pub struct Generate {
     #[arg(long, default_value_t = 100)]
     pub max_tokens: usize,
     /// 0 is greedy.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Keep the k likeliest tokens; 0 keeps all.
     #[arg(long, default_value_t = 0)]
     pub top_k: usize,
     /// Keep the likeliest tokens up to this mass.
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Seed of the sampling.
     #[arg(long, default_value_t = 1)]

@@ -41,5 +41,12 @@ pub fn error(error: &anyhow::Error) {
             text = format!("{text}: {cause}");
         }
     }
+    let full = |error: &std::io::Error| {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+    };
+    if error.chain().filter_map(|cause| cause.downcast_ref()).any(full) {
+        text += "; nothing was replaced: make room and give the same command again";
+    }
     note(&format!("error: {text}"));
 }

@@ -91,6 +91,7 @@ impl<'a> Run<'a> {
         let options = RunOptions {
             folder: self.folder.to_path_buf(),
             threads: self.threads,
+            device: squat_train::device::device("cpu").expect("the CPU"),
             resume: self.resume,
             stop: stop.clone(),
         };

@@ -28,8 +28,7 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
         stop_ids: tokenizer.inner().eos_ids().to_vec(),
     };
     // Text is printed as far as it is whole: a token may end within a character.
-    let mut written = tokenizer.inner().decode(&ids[1..])?;
-    printer::data(&written);
+    let mut written = String::new();
     let mut failed = None;
     engine.generate(&ids.clone(), &options, |token| {
         ids.push(token);
@@ -52,6 +51,7 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
     if let Some(error) = failed {
         return Err(error.into());
     }
-    printer::line("");
+    let text = tokenizer.inner().decode(&ids[1..])?;
+    printer::line(text.strip_prefix(written.as_str()).unwrap_or_default());
     Ok(ExitCode::SUCCESS)
 }

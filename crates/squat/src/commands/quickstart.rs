@@ -41,8 +41,13 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
         bail!("{} holds a quickstart already; choose another folder with --out", args.out.display());
     }
     recipe.data.generated_words = recipe.data.generated_words.max(1);
-    let options =
-        RunOptions { folder: folder.clone(), threads, resume: false, stop: super::train::stop_flag()? };
+    let options = RunOptions {
+        folder: folder.clone(),
+        threads,
+        device: squat_train::device::device("cpu")?,
+        resume: false,
+        stop: super::train::stop_flag()?,
+    };
     let mut progress = Progress::new();
     if let Outcome::Interrupted { .. } = run_recipe(&recipe, &options, &mut |event| progress.event(&event))? {
         printer::note("stopped; quickstart begins anew next time");

@@ -36,6 +36,7 @@ pub fn run(args: &Train) -> Result<ExitCode> {
         folder: folder.clone(),
         threads: forms::threads(args.threads),
         resume: args.resume,
+        device: squat_train::device::device(&args.device)?,
         stop: stop_flag()?,
     };
     let mut progress = Progress::new();

@@ -1,0 +1,51 @@
+//! Where tensors live.
+
+use crate::error::TrainError;
+use burn::tensor::Device;
+
+/// Names that [`device`] knows.
+pub const NAMES: [&str; 4] = ["cpu", "cuda", "vulkan", "metal"];
+
+/// The device of that name: `cpu` always, the others where the program was built with the feature of their name.
+///
+/// # Errors
+/// An unknown name, with the nearest; a device that this build does not have.
+pub fn device(name: &str) -> Result<Device, TrainError> {
+    match name {
+        "cpu" => Ok(Device::flex()),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Device::cuda(0)),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "metal")]
+        "metal" => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
+        name if NAMES.contains(&name) => Err(TrainError::Input(format!(
+            "this program was built without {name}; build it with --features {name}, or use --device cpu"
+        ))),
+        name => {
+            let near = crate::recipe::nearest(name, NAMES).unwrap_or("cpu");
+            Err(TrainError::Input(format!(
+                "no device `{name}`; did you mean `{near}`? Known: {}",
+                NAMES.join(", ")
+            )))
+        }
+    }
+}
+
+/// Whether tensors of this device lie in the CPU's memory, where the fused operations run.
+pub fn is_cpu(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_devices_or_to_advice() {
+        assert!(is_cpu(&device("cpu").unwrap()));
+        assert!(device("cdua").unwrap_err().to_string().contains("did you mean `cuda`"));
+        #[cfg(not(feature = "cuda"))]
+        assert!(device("cuda").unwrap_err().to_string().contains("--features cuda"));
+    }
+}

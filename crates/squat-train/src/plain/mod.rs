@@ -1,0 +1,86 @@
+//! The same operations as plain tensor expressions, for every device that is not the CPU.
+//!
+//! They compute what the host operations compute, up to rounding: products of dequantized values instead of integer
+//! codes, gradients by the tape with straight-through estimators. Tests hold each against its host form.
+
+mod attention;
+mod loss;
+mod quantizer;
+
+use crate::device::is_cpu;
+use crate::host::{self, HostOp};
+use crate::ops::embedding::Embedding;
+use crate::ops::linear::Linear;
+use crate::ops::rms_norm::RmsNorm;
+use crate::ops::swiglu::SwiGlu;
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+
+/// An operation that also has a plain-tensor form.
+pub trait PlainForm: HostOp {
+    /// The operation as tensor expressions; inputs and output as in the host form.
+    fn plain(&self, inputs: Vec<Tensor<2>>) -> Tensor<2>;
+}
+
+/// Runs an operation where its inputs are: fused on the CPU, as tensor expressions elsewhere.
+pub fn run<const N: usize>(op: impl PlainForm, inputs: [Tensor<2>; N]) -> Tensor<2> {
+    if is_cpu(&inputs[0].device().inner()) {
+        host::apply(op, inputs)
+    } else {
+        op.plain(inputs.into_iter().collect())
+    }
+}
+
+/// Ids as an integer tensor.
+fn int_tensor(ids: &[u32], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    let n = ids.len();
+    Tensor::from_data(TensorData::new(ids, [n]), device)
+}
+
+impl PlainForm for RmsNorm {
+    fn plain(&self, mut inputs: Vec<Tensor<2>>) -> Tensor<2> {
+        let gain = inputs.remove(1);
+        let x = inputs.remove(0);
+        let mean = x.clone().square().mean_dim(1);
+        x / (mean + self.eps).sqrt() * gain
+    }
+}
+
+impl PlainForm for SwiGlu {
+    fn plain(&self, mut inputs: Vec<Tensor<2>>) -> Tensor<2> {
+        let up = inputs.remove(1);
+        activation::silu(inputs.remove(0)) * up
+    }
+}
+
+impl PlainForm for Embedding {
+    fn plain(&self, mut inputs: Vec<Tensor<2>>) -> Tensor<2> {
+        let table = inputs.remove(0);
+        let ids = int_tensor(&self.ids, &table.device());
+        let rows = table.select(0, ids.clone());
+        match self.weight {
+            None => rows,
+            Some(scheme) => {
+                let logs = inputs.remove(0).swap_dims(0, 1).select(0, ids);
+                quantizer::weight(rows, scheme, logs.swap_dims(0, 1))
+            }
+        }
+    }
+}
+
+impl PlainForm for Linear {
+    fn plain(&self, inputs: Vec<Tensor<2>>) -> Tensor<2> {
+        let mut inputs = inputs.into_iter();
+        let (mut x, mut w) = (inputs.next().expect("x"), inputs.next().expect("weight"));
+        if let Some(scheme) = self.weight {
+            w = quantizer::weight(w, scheme, inputs.next().expect("log scales of a quantized weight"));
+        }
+        if let Some(quant) = &self.input {
+            x = quantizer::rows(x, quant, inputs.next(), 1).values;
+        }
+        x.matmul(w.transpose())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Each plain form against its host form: outputs and gradients, on the CPU device, through the same tape.
+
+use super::PlainForm;
+use crate::host;
+use crate::ops::alignment::Alignment;
+use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, Rope};
+use crate::ops::embedding::Embedding;
+use crate::ops::entropy::CodeEntropy;
+use crate::ops::gradient_check::noise;
+use crate::ops::linear::Linear;
+use crate::ops::lm_loss::LmLoss;
+use crate::ops::rms_norm::RmsNorm;
+use crate::ops::swiglu::SwiGlu;
+use crate::quantizer::{ActQuant, TokenBits};
+use burn::tensor::{Device, Tensor, TensorData};
+use squat_quant::{ActBits, ActScheme, Granularity, WeightBits, WeightScheme};
+use std::sync::Arc;
+
+type Values = (Vec<f32>, [usize; 2]);
+
+/// Output and gradients of `sum(noise * f(inputs))`.
+fn run(inputs: &[Values], f: impl FnOnce(Vec<Tensor<2>>) -> Tensor<2>) -> Vec<Vec<f32>> {
+    let device = Device::flex().autodiff();
+    let leaves: Vec<Tensor<2>> = inputs
+        .iter()
+        .map(|(data, shape)| Tensor::from_data(TensorData::new(data.clone(), *shape), &device).require_grad())
+        .collect();
+    let y = f(leaves.clone());
+    let [rows, cols] = y.dims();
+    let up = Tensor::<2>::from_data(TensorData::new(noise(rows * cols, 77), [rows, cols]), &device);
+    let grads = (y.clone() * up).sum().backward();
+    let host = |t: Tensor<2>| t.into_data().try_into_vec::<f32>().unwrap();
+    let mut out = vec![host(y)];
+    for (leaf, (data, _)) in leaves.iter().zip(inputs) {
+        out.push(leaf.grad(&grads).map_or_else(|| vec![0.0; data.len()], host));
+    }
+    out
+}
+
+/// Both forms of one operation agree to `tolerance` of the largest entry of each result.
+fn agree<const N: usize, O: PlainForm>(make: impl Fn() -> O, inputs: [Values; N], tolerance: f32) {
+    let fused = run(&inputs, |tensors| {
+        let tensors: [Tensor<2>; N] = tensors.try_into().unwrap_or_else(|_| panic!("{N} inputs"));
+        host::apply(make(), tensors)
+    });
+    let plain = run(&inputs, |tensors| make().plain(tensors));
+    for (which, (a, b)) in fused.iter().zip(&plain).enumerate() {
+        let largest = a.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+        for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            assert!((a - b).abs() <= tolerance * largest, "result {which}, entry {i}: {a} {b} of {largest}");
+        }
+    }
+}
+
+fn values(rows: usize, cols: usize, seed: u64) -> Values {
+    (noise(rows * cols, seed), [rows, cols])
+}
+
+fn mixed(scheme: ActScheme, tokens: usize) -> ActQuant {
+    let bits: Vec<ActBits> =
+        (0..tokens).map(|i| if i % 3 == 1 { ActBits::A4 } else { ActBits::A8 }).collect();
+    ActQuant { scheme, bits: TokenBits::PerToken(bits.into()) }
+}
+
+fn statics() -> Values {
+    (vec![-2.1, 1.2, -4.9, -3.4], [1, 4])
+}
+
+#[test]
+fn norm_and_swiglu() {
+    agree(|| RmsNorm { eps: 1e-5 }, [values(5, 24, 1), values(1, 24, 2)], 1e-5);
+    agree(|| SwiGlu, [values(5, 24, 3), values(5, 24, 4)], 1e-5);
+}
+
+#[test]
+fn linears() {
+    agree(|| Linear { weight: None, input: None }, [values(6, 20, 1), values(9, 20, 2)], 1e-5);
+    for granularity in [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup(8)] {
+        let scheme = WeightScheme { bits: WeightBits::W4, granularity };
+        let logs = (vec![(0.11f32).ln(); scheme.num_scales(9, 20)], [1, scheme.num_scales(9, 20)]);
+        let dynamic = || Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Dynamic, 6)) };
+        agree(dynamic, [values(6, 20, 1), values(9, 20, 2), logs.clone()], 1e-5);
+        let fixed = || Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Static, 6)) };
+        agree(fixed, [values(6, 20, 1), values(9, 20, 2), logs, statics()], 1e-5);
+    }
+}
+
+#[test]
+fn embeddings() {
+    let ids: Arc<[u32]> = [3, 1, 3, 0].into();
+    agree(|| Embedding { ids: ids.clone(), weight: None }, [values(5, 12, 1)], 1e-5);
+    let scheme = WeightScheme::per_channel(WeightBits::W4);
+    let logs = (vec![-2.0, -2.2, -1.9, -2.4, -2.0], [1, 5]);
+    agree(|| Embedding { ids: ids.clone(), weight: Some(scheme) }, [values(5, 12, 1), logs], 1e-5);
+}
+
+const SHAPE: AttentionShape = AttentionShape { batch: 2, seq: 6, heads: 4, kv_heads: 2, head_dim: 8 };
+
+fn rope() -> Arc<Rope> {
+    let angles: Vec<f32> = (0..24).map(|i| (i / 4) as f32 * 0.5f32.powi(i % 4)).collect();
+    Arc::new(Rope {
+        cos: angles.iter().map(|a| a.cos()).collect(),
+        sin: angles.iter().map(|a| a.sin()).collect(),
+    })
+}
+
+fn qkv() -> [Values; 3] {
+    [values(12, 32, 1), values(12, 16, 2), values(12, 16, 3)]
+}
+
+#[test]
+fn attention() {
+    let op = |quant: AttentionQuant| Attention { shape: SHAPE, rope: rope(), quant, side: Arc::default() };
+    agree(|| op(AttentionQuant::default()), qkv(), 1e-4);
+    for probs in [None, Some(8), Some(4)] {
+        let point = Some(mixed(ActScheme::Dynamic, 12));
+        let quant = AttentionQuant { query: point.clone(), key: point.clone(), value: point, probs };
+        agree(|| op(quant.clone()), qkv(), 1e-4);
+        let point = Some(mixed(ActScheme::Static, 12));
+        let quant = AttentionQuant { query: point.clone(), key: point.clone(), value: point, probs };
+        let [q, k, v] = qkv();
+        agree(|| op(quant.clone()), [q, k, v, statics(), statics(), statics()], 1e-4);
+    }
+}
+
+#[test]
+fn attention_leaves_the_same_scores() {
+    let side = |plain: bool| {
+        let op =
+            Attention { shape: SHAPE, rope: rope(), quant: AttentionQuant::default(), side: Arc::default() };
+        let side = op.side.clone();
+        let tensors: Vec<Tensor<2>> = qkv()
+            .into_iter()
+            .map(|(data, shape)| Tensor::from_data(TensorData::new(data, shape), &Device::flex()))
+            .collect();
+        if plain {
+            op.plain(tensors);
+        } else {
+            let tensors: [Tensor<2>; 3] = tensors.try_into().unwrap_or_else(|_| panic!("three inputs"));
+            host::apply(op, tensors);
+        }
+        let side = side.lock().unwrap();
+        (side.sink.clone(), side.probabilities.clone())
+    };
+    let (a, b) = (side(false), side(true));
+    assert!(a.0.iter().zip(&b.0).all(|(a, b)| (a - b).abs() < 1e-5));
+    assert!(a.1.iter().zip(b.1.iter()).all(|(a, b)| (a - b).abs() < 1e-5));
+}
+
+#[test]
+fn attention_losses() {
+    let teacher: Vec<f32> = {
+        // Any causal rows that sum to one.
+        let raw = noise(2 * 4 * 36, 9);
+        let mut out = vec![0f32; raw.len()];
+        for (row, (raw, out)) in raw.chunks(6).zip(out.chunks_mut(6)).enumerate() {
+            let live = row % 6 + 1;
+            let sum: f32 = raw[..live].iter().map(|x| x.exp()).sum();
+            out.iter_mut().zip(raw).take(live).for_each(|(o, r)| *o = r.exp() / sum);
+        }
+        out
+    };
+    let teacher = Arc::new(teacher);
+    for quant in [None, Some(mixed(ActScheme::Dynamic, 12))] {
+        let op = || Alignment {
+            shape: SHAPE,
+            rope: rope(),
+            query: quant.clone(),
+            key: quant.clone(),
+            teacher: teacher.clone(),
+        };
+        let [q, k, _] = qkv();
+        agree(op, [q, k], 1e-3);
+    }
+    let entropy =
+        |scheme: ActScheme| CodeEntropy { shape: SHAPE, heads: 4, rope: rope(), quant: mixed(scheme, 12) };
+    agree(|| entropy(ActScheme::Dynamic), [values(12, 32, 5)], 1e-3);
+}
+
+#[test]
+fn losses() {
+    let targets: Arc<[Option<u32>]> = [Some(3), None, Some(0), Some(18)].into();
+    let teacher = Arc::new(noise(4 * 19, 6));
+    for (teacher, gamma) in [(None, 0.0), (Some(teacher.clone()), 0.5), (Some(teacher), 1.0)] {
+        let op = || LmLoss::new(targets.clone(), teacher.clone(), gamma, 2.0, Arc::default());
+        agree(op, [values(4, 19, 7)], 1e-4);
+    }
+}
