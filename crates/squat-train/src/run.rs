@@ -202,6 +202,9 @@ pub fn prepare_data(
     let options = PrepareOptions::default();
     let train = prepare(&train, &tokenizer, &data.join("train"), &options)?;
     let valid = prepare(&valid, &tokenizer, &data.join("valid"), &options)?;
+    // Too little text is found out here, where nothing has been trained yet.
+    Chunks::new(&train.shards, recipe.data.seq_len, recipe.seed)?;
+    Sequential::new(&valid.shards, recipe.data.seq_len)?;
     report(RunEvent::Note(format!(
         "data: {} words, {} tokens to train on; {} tokens held out{}",
         train.manifest.words,

@@ -1,6 +1,8 @@
 //! Tiny quantization-aware checkpoints, made as training makes them, for the tests of this folder.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod command;
+
 use squat_model::plan::QuantPlan;
 use squat_model::{Architecture, ModelFolder, ModelSpec, TokenizerFiles};
 use squat_train::calibration::calibrate;

@@ -1,0 +1,146 @@
+//! The built binary, and tiny models and texts on disk for it.
+
+use super::{quantize, spec, weights};
+use squat_data::english::{write_corpus, write_pairs};
+use squat_data::tokenizer::{TokenizerOptions, save, train_on_lines};
+use squat_model::{ModelFolder, ModelSpec, QuantPlan, TokenizerFiles};
+use squat_train::checkpoint;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Vocabulary of the tokenizer here.
+pub const VOCABULARY: usize = 300;
+
+/// A recipe that trains in a second or two.
+pub const RECIPE: &str = r#"
+name = "tiny"
+seed = 3
+
+[data]
+train = ["generated"]
+valid = ["generated"]
+generated_words = 12000
+vocab_size = 300
+seq_len = 24
+
+[model]
+hidden_size = 32
+intermediate_size = 56
+num_hidden_layers = 2
+num_attention_heads = 4
+max_position_embeddings = 64
+
+[[stage]]
+name = "fp"
+kind = "pretrain"
+steps = 4
+batch_size = 4
+micro_batch = 2
+learning_rate = 4e-3
+eval_sequences = 8
+
+[[stage]]
+name = "q"
+kind = "qat"
+init = "fp"
+teachers = ["fp"]
+steps = 3
+batch_size = 4
+micro_batch = 2
+learning_rate = 1e-3
+eval_sequences = 8
+quant = { plan = "rho50" }
+"#;
+
+/// The binary in a folder, with a backtrace if it panics, and data nowhere.
+pub fn squat(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_squat"));
+    command.args(args).current_dir(dir).env("RUST_BACKTRACE", "1").env_remove("SQUAT_DATA");
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Output of a command that ends by itself.
+pub fn output(dir: &Path, args: &[&str]) -> Output {
+    squat(dir, args).output().unwrap()
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Standard output of a command that must succeed.
+pub fn ok(dir: &Path, args: &[&str]) -> String {
+    let output = output(dir, args);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "squat {}: {stderr}", args.join(" "));
+    assert!(!stderr.contains("error:"), "squat {}: {stderr}", args.join(" "));
+    text(&output.stdout)
+}
+
+/// Every path below a folder, with the length of files.
+pub fn tree(dir: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = std::fs::metadata(&path).unwrap();
+            found.insert(path.clone(), if meta.is_dir() { 0 } else { meta.len() });
+            if meta.is_dir() {
+                open.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Bad input: exit code 1, nothing on stdout, one error that has all of `words`, no panic, nothing written.
+pub fn refused(dir: &Path, args: &[&str], words: &[&str]) -> String {
+    let before = tree(dir);
+    let output = output(dir, args);
+    check_refusal(&output, args, words);
+    assert_eq!(before, tree(dir), "squat {} wrote something", args.join(" "));
+    text(&output.stderr)
+}
+
+/// What a refusal looks like.
+pub fn check_refusal(output: &Output, args: &[&str], words: &[&str]) {
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    let what = format!("squat {}\n{stderr}", args.join(" "));
+    assert_eq!(output.status.code(), Some(1), "{what}");
+    assert_eq!(stdout, "", "{what}");
+    assert_eq!(stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{what}");
+    assert_eq!(stderr.matches("error: ").count(), 1, "{what}");
+    assert!(!stderr.contains("panicked") && !stderr.contains("backtrace"), "{what}");
+    for word in words {
+        assert!(stderr.contains(word), "expected `{word}` from {what}");
+    }
+}
+
+/// `DIR/fp`, `DIR/qat`, `DIR/packed`, `DIR/text/a.txt`, `DIR/pairs`: a plain model, a checkpoint, its packed form, and
+/// something to evaluate them on.
+pub fn models(dir: &Path) -> ModelSpec {
+    let spec = ModelSpec { vocab_size: VOCABULARY, max_position_embeddings: 128, ..spec(true) };
+    std::fs::create_dir_all(dir.join("text")).unwrap();
+    let corpus = write_corpus(&dir.join("corpus"), 1, 3000).unwrap();
+    let lines = std::fs::read_to_string(corpus).unwrap();
+    let options = TokenizerOptions { vocab_size: VOCABULARY, ..TokenizerOptions::default() };
+    let tokenizer = train_on_lines(lines.lines().map(str::to_owned), &options).unwrap();
+    assert_eq!(tokenizer.get_vocab_size(true), VOCABULARY);
+    save(&tokenizer, &dir.join("tokenizer"), 128).unwrap();
+    let files = TokenizerFiles::read(&dir.join("tokenizer")).unwrap();
+    let mut parameters = weights(&spec, 7);
+    checkpoint::save(&dir.join("fp"), &spec, None, &parameters, &files, None).unwrap();
+    let mut plan = QuantPlan::with_rho(0.5);
+    quantize(&mut parameters, &spec, &mut plan, 7);
+    checkpoint::save(&dir.join("qat"), &spec, Some(&plan), &parameters, &files, None).unwrap();
+    ModelFolder::open(dir.join("qat")).unwrap().pack(None, dir.join("packed")).unwrap();
+    let sentences: Vec<&str> = lines.lines().take(2).collect();
+    std::fs::write(dir.join("text/a.txt"), sentences.join("\n") + "\n").unwrap();
+    write_pairs(&dir.join("pairs"), 1, 2).unwrap();
+    std::fs::remove_dir_all(dir.join("corpus")).unwrap();
+    std::fs::write(dir.join("recipe.toml"), RECIPE).unwrap();
+    spec
+}
