@@ -55,12 +55,6 @@ fn held_out_text_is_prepared() {
 
 /// The measurement: `cargo nextest run -p squat-data --release --run-ignored all measure --no-capture`.
 #[test]
-#[ignore = "a measurement on the whole training text"]
-fn measure_training_text() {
-    run("train", 16_000);
-}
-
-#[test]
 fn known_flaws_are_gone() {
     let Some(folder) = text_folder() else { return };
     let corpus = Corpus::open(&[folder], &Split::All);
