@@ -489,7 +489,8 @@ fn open_metrics(folder: &Path, step: Option<u64>) -> Result<std::fs::File, Train
             }
         }
     }
-    let mut file = std::fs::File::create(&path).map_err(TrainError::io("cannot create", &path))?;
+    // The lines that stay are written beside the old ones first: a full disk must not take them away.
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(TrainError::io("cannot create", &path))?;
     file.write_all(kept.as_bytes()).map_err(TrainError::io("cannot write", &path))?;
-    Ok(file)
+    file.persist(&path).map_err(|error| TrainError::io("cannot write", &path)(error.error))
 }

@@ -363,6 +363,8 @@ fn a_run_is_never_overwritten() {
     let finished = output(dir, &args);
     assert_eq!(finished.status.code(), Some(0));
     assert_eq!(text(&finished.stderr).matches("finished before").count(), 2);
+    let device = ["train", "recipe.toml", "--out", "new", "--device", "cdua"];
+    refused(dir, &device, &["cdua", "did you mean `cuda`?"]);
     // A folder that cannot be made.
     write(&dir.join("file"), "x");
     refused(dir, &["train", "recipe.toml", "--out", "file/run"], &["file"]);
