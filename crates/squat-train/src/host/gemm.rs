@@ -66,9 +66,71 @@ pub fn gemm(
     }
 }
 
+/// Integers below this are exact in `f32`.
+const EXACT: f32 = 16_777_216.0;
+
+/// Columns `from..to` of a `[rows, cols]` matrix.
+pub fn columns(x: &[f32], cols: usize, from: usize, to: usize) -> Vec<f32> {
+    x.chunks_exact(cols).flat_map(|row| row[from..to].iter().copied()).collect()
+}
+
+/// `out = a @ b` for matrices of integers, `a` row-major: every sum is exact before it is rounded to `f32` once, as if
+/// summed in integers. `largest_term` bounds the magnitude of a product of two entries.
+///
+/// # Panics
+/// When a slice has another length.
+pub fn integer_gemm(
+    (m, k, n): (usize, usize, usize),
+    largest_term: f32,
+    a: &[f32],
+    (b, b_layout): (&[f32], Layout),
+    out: &mut [f32],
+) {
+    let exact = (EXACT / largest_term) as usize;
+    if k <= exact {
+        return gemm((m, k, n), 1.0, (a, Layout::Normal), (b, b_layout), 0.0, out);
+    }
+    // Stretches that are exact by themselves, added where much larger integers are exact.
+    let (mut sums, mut partial) = (vec![0f64; m * n], vec![0f32; m * n]);
+    for from in (0..k).step_by(exact.max(1)) {
+        let to = (from + exact.max(1)).min(k);
+        let left = columns(a, k, from, to);
+        let right = match b_layout {
+            Layout::Normal => b[from * n..to * n].to_vec(),
+            Layout::Transposed => columns(b, k, from, to),
+        };
+        gemm((m, to - from, n), 1.0, (&left, Layout::Normal), (&right, b_layout), 0.0, &mut partial);
+        sums.iter_mut().zip(&partial).for_each(|(sum, &part)| *sum += f64::from(part));
+    }
+    out.iter_mut().zip(&sums).for_each(|(out, &sum)| *out = sum as f32);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integer_sums_are_exact_beyond_24_bits() {
+        // Extreme codes, so that sums in f32 would be rounded on the way.
+        let (m, k, n) = (2, 3001, 3);
+        let code = |i: usize| [127i64, -128, 126, 127][i * 7 % 4];
+        let a: Vec<f32> = (0..m * k).map(|i| code(i).abs() as f32).collect();
+        let b: Vec<f32> = (0..n * k).map(|i| code(i + 1).abs() as f32).collect();
+        let mut want = vec![0f32; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                let sum: i64 = (0..k).map(|t| a[i * k + t] as i64 * b[j * k + t] as i64).sum();
+                assert!(sum > 1 << 24);
+                want[i * n + j] = sum as i32 as f32;
+            }
+        }
+        let mut out = vec![0f32; m * n];
+        integer_gemm((m, k, n), 128.0 * 128.0, &a, (&b, Layout::Transposed), &mut out);
+        assert_eq!(out, want);
+        let transposed: Vec<f32> = (0..k * n).map(|i| b[(i % n) * k + i / n]).collect();
+        integer_gemm((m, k, n), 128.0 * 128.0, &a, (&transposed, Layout::Normal), &mut out);
+        assert_eq!(out, want);
+    }
 
     #[test]
     fn all_layouts_match_the_definition() {

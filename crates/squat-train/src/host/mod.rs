@@ -7,7 +7,7 @@
 mod gemm;
 mod simd;
 
-pub(crate) use gemm::{Layout, gemm};
+pub(crate) use gemm::{Layout, columns, gemm, integer_gemm};
 pub(crate) use simd::multiversion;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;

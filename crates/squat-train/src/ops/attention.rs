@@ -3,7 +3,7 @@
 //! One operation from the projections to the input of the output projection: RoPE, quantization, scores, softmax,
 //! value product. It does in `f32` what the engine does in integers, in the same order, so both give the same bits.
 
-use crate::host::{HostOp, Input, Layout, gemm, multiversion};
+use crate::host::{HostOp, Input, Layout, gemm, integer_gemm, multiversion};
 use crate::quantizer::{ActQuant, Rows, TokenBits, quantize_rows, quantize_rows_backward, static_affine};
 use squat_kernels::Kernels;
 use squat_quant::token_policy::mean_over_heads;
@@ -361,6 +361,15 @@ impl HostOp for Attention {
         let q = prepare(inputs[0].data, self.shape, heads, Some(&self.rope), self.quant.query.as_ref(), pq);
         let k = prepare(inputs[1].data, self.shape, kv_heads, Some(&self.rope), self.quant.key.as_ref(), pk);
         let v = prepare(inputs[2].data, self.shape, kv_heads, None, self.quant.value.as_ref(), pv);
+        // Codes of 8-bit probabilities times centered codes of values: integers, where both are quantized.
+        let integers = self.quant.probs.is_some() && self.quant.value.is_some();
+        let value_product = |p: &[f32], v: &[f32], out: &mut [f32]| {
+            if integers {
+                integer_gemm((t, t, d), 255.0 * 255.0, p, (v, Layout::Normal), out);
+            } else {
+                gemm((t, t, d), 1.0, (p, Layout::Normal), (v, Layout::Normal), 0.0, out);
+            }
+        };
         let mut out = vec![0f32; batch * t * heads * d];
         let mut probabilities = vec![0f32; batch * heads * t * t];
         let (mut qh, mut kh, mut vh) = (vec![0f32; t * d], vec![0f32; t * d], vec![0f32; t * d]);
@@ -377,24 +386,10 @@ impl HostOp for Attention {
                     let p = &mut probabilities[(b * heads + h) * t * t..(b * heads + h + 1) * t * t];
                     head_probabilities((&qh, &q_scales), (&kh, &k_scales), self.shape, p);
                     let factors = self.value_factors(p, &v_scales, b, pv);
-                    gemm(
-                        (t, t, d),
-                        1.0,
-                        (&factors.wide, Layout::Normal),
-                        (&vh, Layout::Normal),
-                        0.0,
-                        &mut product,
-                    );
+                    value_product(&factors.wide, &vh, &mut product);
                     crate::quantizer::scale_rows(&mut product, d, &factors.wide_scale);
                     if let Some((codes, scales)) = &factors.narrow {
-                        gemm(
-                            (t, t, d),
-                            1.0,
-                            (codes, Layout::Normal),
-                            (&vh, Layout::Normal),
-                            0.0,
-                            &mut second,
-                        );
+                        value_product(codes, &vh, &mut second);
                         crate::quantizer::scale_rows(&mut second, d, scales);
                         for (a, b) in product.iter_mut().zip(&second) {
                             *a += b;

@@ -1,10 +1,10 @@
 //! A quantized linear layer as one operation: `y = x^ @ w^T` with fake-quantized operands (METHOD.md sections 2, 3).
 
-use crate::host::{HostOp, Input, Layout, gemm, multiversion};
+use crate::host::{HostOp, Input, Layout, columns, gemm, integer_gemm, multiversion};
 use crate::quantizer::{
     ActQuant, quantize_rows, quantize_rows_backward, quantize_weight, quantize_weight_backward,
 };
-use squat_quant::WeightScheme;
+use squat_quant::{ActScheme, WeightScheme};
 
 /// `[tokens, in] x [out, in] -> [tokens, out]`.
 ///
@@ -52,9 +52,12 @@ multiversion! {
     }
 }
 
-/// Columns `from..to` of a `[rows, cols]` matrix.
-fn columns(x: &[f32], cols: usize, from: usize, to: usize) -> Vec<f32> {
-    x.chunks_exact(cols).flat_map(|row| row[from..to].iter().copied()).collect()
+/// Largest magnitude of a centered activation code: a static zero point may move 8-bit codes by up to 255.
+fn largest_code(quant: &ActQuant) -> f32 {
+    match quant.scheme {
+        ActScheme::Dynamic => 127.0,
+        ActScheme::Static => 255.0,
+    }
 }
 
 impl HostOp for Linear {
@@ -82,14 +85,13 @@ impl HostOp for Linear {
                 }
             }
             Some((scheme, quantized)) if scheme.group_len(k) == k => {
-                gemm(
-                    (m, k, n),
-                    1.0,
-                    (a, Layout::Normal),
-                    (&quantized.codes, Layout::Transposed),
-                    0.0,
-                    &mut out,
-                );
+                let codes = (quantized.codes.as_slice(), Layout::Transposed);
+                if let Some(quant) = &self.input {
+                    let term = largest_code(quant) * -(scheme.bits.range().min as f32);
+                    integer_gemm((m, k, n), term, a, codes, &mut out);
+                } else {
+                    gemm((m, k, n), 1.0, (a, Layout::Normal), codes, 0.0, &mut out);
+                }
                 let shared;
                 let channels: &[f32] = if quantized.scales.len() == n {
                     &quantized.scales
@@ -163,7 +165,7 @@ mod tests {
     use super::*;
     use crate::ops::gradient_check::{noise, worst_errors};
     use crate::quantizer::TokenBits;
-    use squat_quant::{ActBits, ActScheme, Granularity, WeightBits};
+    use squat_quant::{ActBits, Granularity, WeightBits};
 
     #[test]
     fn plain_gradients_match_numeric_ones() {
