@@ -193,7 +193,11 @@ pub fn locate(path: &Path) -> Result<PathBuf> {
 /// A missing or unreadable file.
 pub fn load(path: &Path) -> Result<Tokenizer> {
     let file = locate(path)?;
-    Tokenizer::from_file(&file)
+    let bytes = std::fs::read(&file).map_err(DataError::io("read", &file))?;
+    // The library panics on some files that are no JSON, so that is found out first.
+    serde_json::from_slice::<serde_json::Value>(&bytes)
+        .map_err(tokenizers::Error::from)
+        .and_then(|_| Tokenizer::from_bytes(&bytes))
         .map_err(|e| DataError::Tokenizer { path: Some(file.clone()), reason: e.to_string() })
 }
 
@@ -315,6 +319,12 @@ mod tests {
         assert!(matches!(load(&dir.path().join("c.json")), Err(DataError::Missing { .. })));
         std::fs::write(dir.path().join("d.json"), "{}").unwrap();
         assert!(load(&dir.path().join("d.json")).unwrap_err().to_string().contains("d.json"));
+        // Cut off anywhere, the decoder included, it is an error and no panic.
+        let whole = std::fs::read(dir.path().join("a/tokenizer.json")).unwrap();
+        for at in (0..whole.len() - 1).step_by(41) {
+            std::fs::write(dir.path().join("d.json"), &whole[..at]).unwrap();
+            assert!(load(&dir.path().join("d.json")).unwrap_err().to_string().contains("d.json"), "{at}");
+        }
     }
 
     #[test]

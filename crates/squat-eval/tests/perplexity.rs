@@ -127,13 +127,15 @@ fn files_gzip_and_folders_are_read() {
     );
     let joined = read(TextOptions { keep_line_ends: false, max_tokens: None });
     assert_eq!((joined[0].n_bytes, joined[0].tokens.len()), (25, 25));
-    let short = read(TextOptions { keep_line_ends: true, max_tokens: Some(13) });
-    assert_eq!(short[0].n_bytes, 24, "two lines, the second of which reaches 13 tokens");
+    let short = read(TextOptions { keep_line_ends: false, max_tokens: Some(13) });
+    assert_eq!(short[0].n_bytes, 21, "two lines, the second of which reaches 13 tokens");
+    let block = read(TextOptions { keep_line_ends: true, max_tokens: Some(13) });
+    assert_eq!(block[0].n_bytes, body.len() - 3, "with their ends, lines are taken in blocks");
 
     let empty = tempfile::tempdir().expect("a folder");
     let read = |path: &Path| TokenizedText::read(path, &bytes(), TextOptions::default());
     assert!(matches!(read(empty.path()), Err(EvalError::EmptyText(_))));
-    assert!(matches!(read(&empty.path().join("x")), Err(EvalError::Io { .. })));
+    assert!(matches!(read(&empty.path().join("x")), Err(EvalError::Missing { .. })));
     fs::write(empty.path().join("x.txt"), b"ab\xffcd").expect("written");
     assert!(matches!(read(empty.path()), Err(EvalError::NotUtf8 { offset: 2, .. })));
 }

@@ -157,7 +157,7 @@ fn bad_files_are_refused_with_their_place() {
     fs::write(folder.path().join("y.jsonl"), &good).expect("written");
     let twice = read("blimp", folder.path()).expect_err("refused").to_string();
     assert!(twice.contains("x.jsonl") && twice.contains("y.jsonl"), "{twice}");
-    assert!(matches!(read("blimp", Path::new("/nowhere")), Err(EvalError::Io { .. })));
+    assert!(matches!(read("blimp", Path::new("/nowhere")), Err(EvalError::Missing { .. })));
     fs::write(folder.path().join("z.tar.gz"), b"no archive at all").expect("written");
     assert!(matches!(read("blimp", &folder.path().join("z.tar.gz")), Err(EvalError::Io { .. })));
     assert!(matches!(

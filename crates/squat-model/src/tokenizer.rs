@@ -52,6 +52,8 @@ impl Tokenizer {
             place: place.to_owned(),
             message: format!("no valid tokenizer.json ({error}); copy or train it again"),
         };
+        // The library panics on some files that are no JSON, so that is found out first.
+        serde_json::from_slice::<serde_json::Value>(bytes).map_err(|error| wrong(error.into()))?;
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(wrong)?;
         // Lengths are the caller's business: a tokenizer that cuts or fills would change the model's input silently.
         tokenizer.with_truncation(None).map_err(wrong)?;

@@ -63,6 +63,21 @@ proptest! {
     }
 }
 
+/// The library that reads tokenizers panics on some of these.
+#[test]
+fn tokenizers_that_are_no_json() {
+    let files = tokenizer_files();
+    let (_, bytes) = files.iter().next().unwrap();
+    for at in 0..bytes.len() {
+        let mut zero = bytes.to_vec();
+        zero[at] = 0;
+        for bytes in [&zero[..], &bytes[..at]] {
+            let error = Tokenizer::from_json(bytes, "here", &spec(false)).unwrap_err().to_string();
+            assert!(error.contains("here: no valid tokenizer.json"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn llama2c_files_of_the_wrong_length_are_named() {
     let dir = tempfile::tempdir().unwrap();
