@@ -21,6 +21,8 @@ use std::process::ExitCode;
 
 /// Runs a command.
 pub fn run(command: Command) -> Result<ExitCode> {
+    // A name in SQUAT_ISA that this CPU cannot run is an error here, before anything else would quietly ignore it.
+    squat_kernels::Kernels::from_environment()?;
     match command {
         #[cfg(feature = "train")]
         Command::Quickstart(args) => quickstart::run(&args),
