@@ -23,6 +23,7 @@ pub mod device;
 pub mod error;
 pub mod evaluate;
 pub mod host;
+mod memory;
 pub mod model;
 pub mod ops;
 pub mod optimizer;

@@ -75,6 +75,7 @@ pub fn run(
     options: &RunOptions,
     report: &mut dyn FnMut(RunEvent),
 ) -> Result<Outcome, TrainError> {
+    crate::memory::keep_freed();
     let folder = &options.folder;
     let recipe_path = folder.join("recipe.toml");
     if recipe_path.exists() && !options.resume {
