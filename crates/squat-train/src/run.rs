@@ -85,6 +85,7 @@ pub fn run(
         )));
     }
     check_models(recipe)?;
+    refuse_other_data(recipe, folder, &recipe_path)?;
     let existed = folder.exists();
     std::fs::create_dir_all(folder).map_err(TrainError::io("cannot create", folder))?;
     let data = prepare_data(recipe, folder, report).inspect_err(|_| {
@@ -292,6 +293,17 @@ fn refuse_another(recipe: &Recipe, data: &RunData, folder: &Path) -> Result<(), 
         break;
     }
     Ok(())
+}
+
+/// Refuses other data than the stages of this run were trained on, before any of it is written anew.
+fn refuse_other_data(recipe: &Recipe, folder: &Path, held: &Path) -> Result<(), TrainError> {
+    let held = std::fs::read_to_string(held).ok().and_then(|text| Recipe::parse(&text, &[]).ok());
+    let Some(held) = held.filter(|held| held.seed != recipe.seed || held.data != recipe.data) else {
+        return Ok(());
+    };
+    let trained =
+        held.stages.iter().map(|stage| folder.join(&stage.name).join("last")).find(|last| last.exists());
+    trained.map_or(Ok(()), |last| Err(checkpoint::made_with_another(&last)))
 }
 
 /// The folder of a model that a stage names: an earlier stage, or a path.

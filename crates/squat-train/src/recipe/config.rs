@@ -24,7 +24,7 @@ pub struct Recipe {
 }
 
 /// Corpus and tokenizer.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// Files or folders of training text; `$NAME` is replaced by that environment variable. `generated` is the built-in
