@@ -4,7 +4,7 @@
 
 use squat_kernels::{
     AttentionScheme, AttentionScratch, ColumnsMut, FloatKvHead, Kernels, KvHead, PackedMatrix, QuantizedRows,
-    RowQuantizer,
+    RowQuantizer, probe,
 };
 use squat_quant::{ActBits, Granularity, WeightBits, WeightScheme};
 use std::hint::black_box;
@@ -212,11 +212,26 @@ fn attention(kernels: &Kernels, random: &mut Random) {
     println!("  f32 {:.2} ({:.2})", seconds(len) * 1e6, seconds(64) * 1e6);
 }
 
+fn limits(kernels: &Kernels) {
+    let time = std::time::Duration::from_millis(200);
+    let giga = |rate: f64| format!("{:.0}", rate / 1e9);
+    let fma = probe::fma_peak(kernels, time).map_or("none".to_owned(), giga);
+    print!("  limits of a core: integer dots {} GOP/s", giga(probe::integer_peak(kernels, time)));
+    print!(", f32 {} GFLOP/s, fused {fma}; reading, GB/s:", giga(probe::float_peak(kernels, time)));
+    for (name, bytes) in
+        [("32 KB", 32 << 10), ("512 KB", 512 << 10), ("8 MB", 8 << 20), ("256 MB", 256 << 20)]
+    {
+        print!("  {name} {}", giga(probe::read_bandwidth(kernels, &probe::Buffer::new(bytes), time)));
+    }
+    println!();
+}
+
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).collect();
     let mut random = Random(1);
     for kernels in Kernels::available().filter(|k| asked.is_empty() || asked.iter().any(|a| a == k.name())) {
         println!("{}", kernels.name());
+        limits(kernels);
         products(kernels, &mut random);
         streams(kernels, &mut random);
         floats(kernels, &mut random);

@@ -95,6 +95,11 @@ impl Kernels {
         }
     }
 
+    #[cfg(feature = "std")]
+    pub(crate) fn table(&self) -> &'static Table {
+        self.table
+    }
+
     fn best() -> &'static Self {
         Self::available().next_back().unwrap_or(&SCALAR)
     }

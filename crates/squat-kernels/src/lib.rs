@@ -53,6 +53,7 @@
 //! | [`ColumnsMut`] | outputs, divisible over threads |
 //! | [`product`] | the definition of the product and its one algorithm |
 //! | [`attention`], [`KvHead`], [`FloatKvHead`] | attention over an integer cache of mixed precision, or over floats |
+//! | `probe` | the limits of the CPU: peaks of its instructions, speed of its memory |
 //! | [`float`] | norms, softmax, activation, rotary embedding, float products |
 //! | [`mod@reference`] | the same in plain loops, for tests |
 //!
@@ -78,6 +79,8 @@ mod error;
 pub mod float;
 mod matrix;
 mod output;
+#[cfg(feature = "std")]
+pub mod probe;
 pub mod product;
 pub mod reference;
 mod rows;

@@ -26,6 +26,14 @@ pub(crate) struct Table {
     pub code_sum: fn(&[i8]) -> i32,
     /// By storage: bytes, nibbles, crumbs.
     pub linear: [fn(&PackedMatrix, RowsView<'_>, &mut ColumnsMut<'_>); 3],
+    /// See [`crate::probe`].
+    #[cfg(feature = "std")]
+    pub integer_peak: fn(&[[i8; 4]; crate::probe::OPERANDS]) -> crate::probe::Work,
+    #[cfg(feature = "std")]
+    pub float_peak: fn(&[[f32; 16]; crate::probe::OPERANDS]) -> crate::probe::Work,
+    /// In order, and four parts at once.
+    #[cfg(feature = "std")]
+    pub read: [fn(&[[u64; 8]]) -> u64; 2],
     pub attend: fn(&KvHead, usize, CodeRow<'_>, &mut AttentionScratch, &mut [f32]) -> f32,
     pub attend_float: fn(&FloatKvHead, usize, &[f32], &mut AttentionScratch, &mut [f32]) -> f32,
 }
@@ -126,6 +134,28 @@ macro_rules! kernel_table {
             pub fn linear_crumbs(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
                 product::linear::<_, product::Crumbs, $im, $in, $gemv>($token, matrix, rows, out)
             }
+            #[cfg(feature = "std")]
+            $(#[target_feature(enable = $features)])?
+            pub fn integer_peak(a: &[[i8; 4]; crate::probe::OPERANDS]) -> crate::probe::Work {
+                let w = core::hint::black_box([[crate::matrix::Block([7; 64]), crate::matrix::Block([9; 64])]; $in]);
+                crate::probe::integer_dots::<_, $im, $in>($token, &w, a)
+            }
+            #[cfg(feature = "std")]
+            $(#[target_feature(enable = $features)])?
+            pub fn float_peak(a: &[[f32; 16]; crate::probe::OPERANDS]) -> crate::probe::Work {
+                let w = core::hint::black_box([[0.5; 16]; $fn]);
+                crate::probe::float_products::<_, $fm, $fn>($token, &w, a)
+            }
+            #[cfg(feature = "std")]
+            $(#[target_feature(enable = $features)])?
+            pub fn read_in_order(lines: &[[u64; 8]]) -> u64 {
+                crate::probe::read::<1>(lines)
+            }
+            #[cfg(feature = "std")]
+            $(#[target_feature(enable = $features)])?
+            pub fn read_parts(lines: &[[u64; 8]]) -> u64 {
+                crate::probe::read::<4>(lines)
+            }
             $(#[target_feature(enable = $features)])?
             pub fn attend(head: &KvHead, len: usize, q: CodeRow<'_>, scratch: &mut AttentionScratch, out: &mut [f32]) -> f32 {
                 attend_impl(&$primitives, head, len, q, scratch, out)
@@ -161,6 +191,15 @@ macro_rules! kernel_table {
                 |matrix, rows, out| unsafe { instances::linear_bytes(matrix, rows, out) },
                 |matrix, rows, out| unsafe { instances::linear_nibbles(matrix, rows, out) },
                 |matrix, rows, out| unsafe { instances::linear_crumbs(matrix, rows, out) },
+            ],
+            #[cfg(feature = "std")]
+            integer_peak: |a| unsafe { instances::integer_peak(a) },
+            #[cfg(feature = "std")]
+            float_peak: |a| unsafe { instances::float_peak(a) },
+            #[cfg(feature = "std")]
+            read: [
+                |lines| unsafe { instances::read_in_order(lines) },
+                |lines| unsafe { instances::read_parts(lines) },
             ],
             attend: |head, len, q, scratch, out| unsafe { instances::attend(head, len, q, scratch, out) },
             attend_float: |head, len, q, scratch, out| unsafe { instances::attend_float(head, len, q, scratch, out) },

@@ -2,9 +2,13 @@
 
 mod avx2;
 mod avx512vnni;
+#[cfg(feature = "std")]
+mod fma;
 
 pub(crate) use avx2::AVX2;
 pub(crate) use avx512vnni::AVX512VNNI;
+#[cfg(feature = "std")]
+pub(crate) use fma::fma_work;
 
 /// Run-time detection with `std`, what the compiler was told without.
 macro_rules! detected {

@@ -1,0 +1,220 @@
+//! The limits of this CPU, to hold a kernel's speed against: operations per second of the instructions that a set of
+//! kernels is made of, and bytes per second of reading.
+//!
+//! Take them in the same run as the speed they are compared with, on the same thread: clock rate and neighbours change
+//! from minute to minute. Every function repeats short rounds for as long as it is told and returns the best rate.
+//!
+//! ```
+//! use squat_kernels::{Kernels, probe};
+//! use std::time::Duration;
+//!
+//! let kernels = Kernels::detect();
+//! let peak = probe::integer_peak(kernels, Duration::from_millis(20));
+//! let memory = probe::read_bandwidth(kernels, &probe::Buffer::new(1 << 20), Duration::from_millis(20));
+//! println!("{:.0} GOP/s, {:.0} GB/s", peak / 1e9, memory / 1e9);
+//! ```
+
+use crate::dispatch::Kernels;
+use crate::float::FloatSimd;
+use crate::matrix::Block;
+use crate::product::IntSimd;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// Operands of a peak: enough that no compiler computes the result beforehand, few enough to stay in the first cache.
+pub(crate) const OPERANDS: usize = 32;
+
+/// Times a loop over the operands is repeated in one call.
+const REPEATS: usize = 64;
+
+/// What a peak did: operations (a multiplication and an addition are two), and a value that depends on all of them.
+pub(crate) type Work = (u64, u64);
+
+/// Dot products of registers: the inner loop of an `MR x NP` tile of 4-bit weights, without its loads and unpacking.
+#[inline(always)]
+pub(crate) fn integer_dots<S: IntSimd, const MR: usize, const NP: usize>(
+    s: S,
+    w: &[[Block; 2]; NP],
+    a: &[[i8; 4]; OPERANDS],
+) -> Work {
+    let mut acc = [[s.zero(); NP]; MR];
+    let (mut low, mut high) = ([s.zero(); NP], [s.zero(); NP]);
+    for p in 0..NP {
+        (low[p], high[p]) = (s.load(&w[p][0].0), s.load(&w[p][1].0));
+    }
+    for _ in 0..REPEATS {
+        for i in 0..OPERANDS {
+            for m in 0..MR {
+                s.dot8_small(&mut acc[m], &low, &high, &a[(i + m) % OPERANDS], &a[i]);
+            }
+        }
+    }
+    let mut sum = 0u64;
+    for acc in acc.as_flattened() {
+        sum = s.store(*acc).iter().fold(sum, |sum, &x| sum.wrapping_add(x as u64));
+    }
+    ((REPEATS * OPERANDS * MR * NP * 2 * 128) as u64, sum)
+}
+
+/// Multiplications and additions of registers: the inner loop of an `MR x NR` tile of floats.
+#[inline(always)]
+pub(crate) fn float_products<S: FloatSimd, const MR: usize, const NR: usize>(
+    s: S,
+    w: &[[f32; 16]; NR],
+    a: &[[f32; 16]; OPERANDS],
+) -> Work {
+    let mut acc = [[s.zero(); NR]; MR];
+    let mut held = [s.zero(); NR];
+    for n in 0..NR {
+        held[n] = s.load(&w[n]);
+    }
+    for _ in 0..REPEATS {
+        for i in 0..OPERANDS {
+            for m in 0..MR {
+                let a = s.load(&a[(i + m) % OPERANDS]);
+                for n in 0..NR {
+                    acc[m][n] = s.multiply_add(acc[m][n], a, held[n]);
+                }
+            }
+        }
+    }
+    let mut sum = 0u64;
+    for acc in acc.as_flattened() {
+        sum = s.store(*acc).iter().fold(sum, |sum, x| sum.wrapping_add(u64::from(x.to_bits())));
+    }
+    ((REPEATS * OPERANDS * MR * NR * 2 * 16) as u64, sum)
+}
+
+/// Reads every byte, `STREAMS` places at once.
+#[inline(always)]
+pub(crate) fn read<const STREAMS: usize>(lines: &[[u64; 8]]) -> u64 {
+    let part = lines.len() / STREAMS;
+    let mut acc = [[0u64; 8]; 8];
+    let streams: [&[[u64; 8]]; STREAMS] = core::array::from_fn(|i| &lines[i * part..(i + 1) * part]);
+    let steps = part / 8;
+    for step in 0..steps {
+        for stream in streams {
+            let eight = &stream[8 * step..8 * step + 8];
+            for (acc, line) in acc.iter_mut().zip(eight) {
+                for l in 0..8 {
+                    acc[l] ^= line[l];
+                }
+            }
+        }
+    }
+    acc.as_flattened().iter().fold(0, |a, b| a ^ b)
+}
+
+/// The best rate of rounds of `work` within `time`, in operations per second.
+fn best_rate(time: Duration, mut work: impl FnMut() -> Work) -> f64 {
+    let start = Instant::now();
+    let mut best = 0f64;
+    loop {
+        let round = Instant::now();
+        let (mut operations, mut sum) = (0, 0u64);
+        // Rounds of a fifth of a millisecond: long against the clock's resolution, short against a time slice.
+        while round.elapsed() < Duration::from_micros(200) {
+            let (done, value) = work();
+            operations += done;
+            sum = sum.wrapping_add(value);
+        }
+        black_box(sum);
+        best = best.max(operations as f64 / round.elapsed().as_secs_f64());
+        if start.elapsed() >= time {
+            return best;
+        }
+    }
+}
+
+/// Integer operations per second of one thread with the dot-product instructions of `kernels` on register operands
+/// (4-bit weights, 8-bit activations; a multiplication and an addition count as two): the limit of
+/// [`Kernels::linear`] for many rows. Takes about `time`.
+pub fn integer_peak(kernels: &Kernels, time: Duration) -> f64 {
+    let a = core::array::from_fn(|i| [i as i8, 3, -2, 1]);
+    best_rate(time, || (kernels.table().integer_peak)(black_box(&a)))
+}
+
+/// Float operations per second of one thread with separately rounded multiplications and additions, as
+/// [`Kernels::matmul_f32`] does them (see [`crate::float`] for why): its limit for many rows. Takes about `time`.
+pub fn float_peak(kernels: &Kernels, time: Duration) -> f64 {
+    let a = core::array::from_fn(|i| [1.0 + i as f32 / 64.0; 16]);
+    best_rate(time, || (kernels.table().float_peak)(black_box(&a)))
+}
+
+/// Float operations per second of one thread with fused multiply-add of the widest vectors that `kernels` uses: the
+/// limit of the hardware, for comparison. `None` where the build or the CPU has no such instruction. Takes about
+/// `time`.
+pub fn fma_peak(kernels: &Kernels, time: Duration) -> Option<f64> {
+    let work = crate::arch::fma_work(kernels.name())?;
+    let a = core::array::from_fn(|i| [1.0 + i as f32 / 64.0; 16]);
+    Some(best_rate(time, || work(black_box(&a))))
+}
+
+/// Memory to be read by [`read_bandwidth`].
+#[derive(Debug)]
+pub struct Buffer(Vec<[u64; 8]>);
+
+impl Buffer {
+    /// At least `bytes` bytes, written once so that they have pages of their own.
+    pub fn new(bytes: usize) -> Self {
+        let mut lines = vec![[1u64; 8]; bytes.div_ceil(64).next_multiple_of(64)];
+        // Not all the same: pages of one content may be shared.
+        lines.iter_mut().zip(0..).for_each(|(line, i)| line[0] = i);
+        Self(lines)
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.0.len() * 64
+    }
+}
+
+/// Bytes per second that one thread reads from `buffer` over and over, the best of reading it in order and of reading
+/// four parts at once: the limit of a product with a single row. A buffer several times as large as the last cache
+/// gives the speed of memory, smaller ones that of the caches. Takes about `time`, at least two passes.
+pub fn read_bandwidth(kernels: &Kernels, buffer: &Buffer, time: Duration) -> f64 {
+    let bytes = buffer.bytes() as u64;
+    let rates = [0, 1]
+        .map(|form| best_rate(time / 2, || (bytes, (kernels.table().read[form])(black_box(&buffer.0)))));
+    rates[0].max(rates[1])
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    #[test]
+    fn every_byte_is_read() {
+        let mut buffer = Buffer::new(64 * 64 * 3);
+        assert_eq!(buffer.bytes(), 64 * 64 * 3);
+        for kernels in Kernels::available() {
+            for read in kernels.table().read {
+                let before = read(&buffer.0);
+                for at in [0, 63, 64, 100, buffer.0.len() - 1] {
+                    buffer.0[at][5] ^= 1 << 17;
+                    assert_eq!(read(&buffer.0), before ^ (1 << 17), "{} line {at}", kernels.name());
+                    buffer.0[at][5] ^= 1 << 17;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn work_is_done_and_counted() {
+        let a: [[i8; 4]; OPERANDS] = core::array::from_fn(|i| [i as i8, 1, -1, 2]);
+        for kernels in Kernels::available() {
+            let (operations, first) = (kernels.table().integer_peak)(&a);
+            let mut other = a;
+            other[7][2] += 1;
+            let (_, second) = (kernels.table().integer_peak)(&other);
+            assert!(operations > 0 && first != second, "{}", kernels.name());
+            let moment = Duration::from_millis(1);
+            assert!(integer_peak(kernels, moment) > 0.0 && float_peak(kernels, moment) > 0.0);
+            assert!(fma_peak(kernels, moment).is_none_or(|rate| rate > 0.0));
+            assert!(read_bandwidth(kernels, &Buffer::new(4096), moment) > 0.0);
+        }
+    }
+}
