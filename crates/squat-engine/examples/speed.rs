@@ -1,61 +1,18 @@
-//! Tokens per second of a random model of the LLaMA-58M shape: prefill and decoding apart, threads named.
+//! Tokens per second of a random model: prefill and decoding apart, threads named.
 //!
-//! `cargo run --release -p squat-engine --example speed -- [PLAN...] [--prompt 128] [--decode 128] [--threads 1,2]`
+//! `cargo run --release -p squat-engine --example speed -- [PLAN...] [--shape llama-58m|smollm2-135m] [--prompt 128]
+//! [--decode 128] [--block 64] [--threads 1,2]`
 //! where PLAN is `w4a8`, `w4a4`, `rho50`, `w2a8`, `fp` (f32), `f16`, ...
 
+mod random;
+
+use random::{plan, spec, tensors};
 use squat_engine::{Engine, EngineOptions, SessionOptions, Weights};
-use squat_model::plan::log_scale_name;
-use squat_model::{Architecture, ModelSpec, ParamKind, QuantPlan, Tensors};
+use squat_model::QuantPlan;
 use std::time::Instant;
 
 /// Timed runs of each test; the best and the median are printed.
 const REPEATS: usize = 7;
-
-fn spec() -> ModelSpec {
-    ModelSpec {
-        architecture: Architecture::Llama,
-        vocab_size: 16_000,
-        hidden_size: 512,
-        intermediate_size: 1024,
-        num_hidden_layers: 16,
-        num_attention_heads: 8,
-        num_key_value_heads: 8,
-        head_dim: 64,
-        max_position_embeddings: 2048,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        tie_word_embeddings: false,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![2],
-        pad_token_id: None,
-    }
-}
-
-/// Roughly normal weights, with the scales that training would have left beside them: finding the best ones for 58M
-/// weights is not what is measured here.
-fn tensors(spec: &ModelSpec, plan: &QuantPlan) -> squat_engine::Result<Tensors> {
-    let mut state = 1u64;
-    let mut tensors = Tensors::new();
-    for param in spec.parameters() {
-        let mut normal = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let bytes = state.to_le_bytes();
-            bytes[4..].iter().map(|&b| f32::from(b) - 127.5).sum::<f32>() / 148.0
-        };
-        let std = 0.05;
-        let values = match param.kind {
-            ParamKind::Norm => vec![1.0; param.len()],
-            _ => (0..param.len()).map(|_| std * normal()).collect(),
-        };
-        tensors.insert(param.name.clone(), &param.shape, values)?;
-        if let Some(scheme) = plan.scheme_of(&param) {
-            let scale = 2.5 * std / scheme.bits.range().max as f32;
-            let scales = vec![scale.ln(); scheme.num_scales(param.shape[0], param.shape[1])];
-            tensors.insert(log_scale_name(&param), &[scales.len()], scales)?;
-        }
-    }
-    Ok(tensors)
-}
 
 struct Arguments {
     plans: Vec<String>,
@@ -63,10 +20,18 @@ struct Arguments {
     decode: usize,
     threads: Vec<usize>,
     block: usize,
+    shape: String,
 }
 
 fn arguments() -> Arguments {
-    let mut found = Arguments { plans: Vec::new(), prompt: 128, decode: 128, threads: vec![1, 2], block: 64 };
+    let mut found = Arguments {
+        plans: Vec::new(),
+        prompt: 128,
+        decode: 128,
+        threads: vec![1, 2],
+        block: 64,
+        shape: "llama-58m".to_owned(),
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || words.next().and_then(|n| n.parse().ok()).expect("a number after an option");
@@ -74,6 +39,7 @@ fn arguments() -> Arguments {
             "--prompt" => found.prompt = number(),
             "--decode" => found.decode = number(),
             "--block" => found.block = number(),
+            "--shape" => found.shape = words.next().expect("a name after --shape"),
             "--threads" => {
                 let list = words.next().expect("a list after --threads");
                 found.threads = list.split(',').map(|n| n.parse().expect("a number of threads")).collect();
@@ -88,21 +54,17 @@ fn arguments() -> Arguments {
 }
 
 fn main() -> squat_engine::Result<()> {
-    let Arguments { plans, prompt, decode, threads, block } = arguments();
-    let spec = spec();
-    eprintln!("LLaMA-58M shape, {:.1}M parameters, blocks of {block}", spec.num_parameters() as f64 / 1e6);
+    let Arguments { plans, prompt, decode, threads, block, shape } = arguments();
+    let spec = spec(&shape);
+    eprintln!("{shape} shape, {:.1}M parameters, blocks of {block}", spec.num_parameters() as f64 / 1e6);
     eprintln!("plan     kernel                threads    test   best tok/s median tok/s");
     let ids: Vec<u32> =
         (0..prompt as u32).map(|i| i.wrapping_mul(2_654_435_761) % spec.vocab_size as u32).collect();
     for name in &plans {
         let (plan, weights) = match name.as_str() {
             "f16" => (QuantPlan::full_precision(), Weights::F16),
-            name => (QuantPlan::named(name)?, Weights::F32),
+            name => (plan(name, &spec)?, Weights::F32),
         };
-        let mut plan = plan;
-        if plan.needs_thresholds() {
-            plan.thresholds = vec![1.0; spec.num_hidden_layers];
-        }
         let tensors = tensors(&spec, &plan)?;
         for &threads in &threads {
             let options = EngineOptions { threads, weights, kernels: None };

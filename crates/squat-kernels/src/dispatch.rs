@@ -3,10 +3,12 @@
 use crate::arch::{self, Table};
 use crate::attention::{AttentionScratch, FloatKvHead, KvHead};
 use crate::error::UnknownIsa;
-use crate::matrix::{PackedMatrix, Storage};
+use crate::matrix::{Block, PANEL, PackedMatrix, Storage};
 use crate::output::ColumnsMut;
+use crate::panels::PanelSource;
 use crate::rows::{CodeRow, QuantizedRows, RowQuantizer, RowsMut, RowsView};
 use alloc::string::ToString;
+use core::mem::MaybeUninit;
 use squat_quant::{ActBits, WeightBits};
 
 /// The functions of one instruction set.
@@ -263,6 +265,16 @@ impl Kernels {
             Storage::Crumb => 2,
         };
         (self.table.linear[index])(matrix, rows, &mut out);
+    }
+
+    /// See [`crate::panels::fill_panel`].
+    pub(crate) fn fill_panel(
+        &self,
+        source: &PanelSource<'_>,
+        blocks: &mut [MaybeUninit<Block>],
+        sums: &mut [[i32; PANEL]],
+    ) -> bool {
+        (self.table.fill_panel)(source, blocks, sums)
     }
 
     /// Attention of query `q` (the codes of one head) over the first `len` cached positions: writes `out`

@@ -8,6 +8,8 @@ use squat_quant::WeightBits;
 pub enum MatrixError {
     /// The number of codes is not `rows * cols`: expected, got.
     Codes(usize, usize),
+    /// A row with another number of packed words: row, expected, got.
+    Words(usize, usize, usize),
     /// The number of scales does not follow from the scheme: expected, got.
     Scales(usize, usize),
     /// The bias has not one value for each row: expected, got.
@@ -28,6 +30,9 @@ impl core::fmt::Display for MatrixError {
                     f,
                     "expected {expected} weight codes (rows * columns), got {got}: check the tensor's shape"
                 )
+            }
+            Self::Words(row, expected, got) => {
+                write!(f, "expected {expected} words of packed codes in row {row}, got {got}: pack the model again")
             }
             Self::Scales(expected, got) => {
                 write!(f, "expected {expected} weight scales, got {got}: check the granularity of the scheme")

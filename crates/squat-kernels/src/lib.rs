@@ -81,6 +81,7 @@ mod matrix;
 mod output;
 #[cfg(feature = "std")]
 pub mod probe;
+mod panels;
 pub mod product;
 pub mod reference;
 mod rows;

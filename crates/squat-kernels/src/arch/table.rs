@@ -1,9 +1,11 @@
 //! The table of functions of an instruction set, and the macro that compiles it.
 
 use crate::attention::{AttentionScratch, FloatKvHead, KvHead};
-use crate::matrix::PackedMatrix;
+use crate::matrix::{Block, PANEL, PackedMatrix};
 use crate::output::ColumnsMut;
+use crate::panels::PanelSource;
 use crate::rows::{CodeRow, RowsView};
+use core::mem::MaybeUninit;
 use squat_quant::{Affine, CodeRange};
 
 /// Plain function pointers. A table is only handed out once the CPU is known to have its instructions.
@@ -34,6 +36,7 @@ pub(crate) struct Table {
     /// In order, and four parts at once.
     #[cfg(feature = "std")]
     pub read: [fn(&[[u64; 8]]) -> u64; 2],
+    pub fill_panel: fn(&PanelSource<'_>, &mut [MaybeUninit<Block>], &mut [[i32; PANEL]]) -> bool,
     pub attend: fn(&KvHead, usize, CodeRow<'_>, &mut AttentionScratch, &mut [f32]) -> f32,
     pub attend_float: fn(&FloatKvHead, usize, &[f32], &mut AttentionScratch, &mut [f32]) -> f32,
 }
@@ -52,10 +55,12 @@ macro_rules! kernel_table {
             use crate::attention::{attend as attend_impl, attend_float as attend_float_impl};
             use crate::attention::{AttentionScratch, FloatKvHead, KvHead};
             use crate::float;
-            use crate::matrix::PackedMatrix;
+            use crate::matrix::{Block, PANEL, PackedMatrix};
             use crate::output::ColumnsMut;
+            use crate::panels::{self, PanelSource};
             use crate::product;
             use crate::rows::{self, CodeRow, RowsView};
+            use core::mem::MaybeUninit;
             use squat_quant::{Affine, CodeRange};
 
             $(#[target_feature(enable = $features)])?
@@ -157,6 +162,10 @@ macro_rules! kernel_table {
                 crate::probe::read::<4>(lines)
             }
             $(#[target_feature(enable = $features)])?
+            pub fn fill_panel(source: &PanelSource<'_>, blocks: &mut [MaybeUninit<Block>], sums: &mut [[i32; PANEL]]) -> bool {
+                panels::fill_panel(source, blocks, sums)
+            }
+            $(#[target_feature(enable = $features)])?
             pub fn attend(head: &KvHead, len: usize, q: CodeRow<'_>, scratch: &mut AttentionScratch, out: &mut [f32]) -> f32 {
                 attend_impl(&$primitives, head, len, q, scratch, out)
             }
@@ -201,6 +210,7 @@ macro_rules! kernel_table {
                 |lines| unsafe { instances::read_in_order(lines) },
                 |lines| unsafe { instances::read_parts(lines) },
             ],
+            fill_panel: |source, blocks, sums| unsafe { instances::fill_panel(source, blocks, sums) },
             attend: |head, len, q, scratch, out| unsafe { instances::attend(head, len, q, scratch, out) },
             attend_float: |head, len, q, scratch, out| unsafe { instances::attend_float(head, len, q, scratch, out) },
         };
