@@ -70,7 +70,9 @@ fn once(folder: &Path, threads: usize, context: usize) -> Outcome {
     std::io::stdout().flush()?;
     let done = lap("first token");
     let peak = status("VmHWM");
-    for id in (session.position()..context).map(|i| (i * 7919 % 16_000) as u32).collect::<Vec<_>>().chunks(256) {
+    for id in
+        (session.position()..context).map(|i| (i * 7919 % 16_000) as u32).collect::<Vec<_>>().chunks(256)
+    {
         session.prefill(id)?;
     }
     let memory = engine.memory(Some(&session));
@@ -125,7 +127,8 @@ fn time(folder: &Path, threads: usize, repeats: usize) -> Outcome {
 
 fn main() -> Outcome {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let number = |index: usize, default: usize| words.get(index).and_then(|n| n.parse().ok()).unwrap_or(default);
+    let number =
+        |index: usize, default: usize| words.get(index).and_then(|n| n.parse().ok()).unwrap_or(default);
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["make", folder, ..] => make(folder.as_ref(), &words[2..]),
         ["time", folder, ..] => time(folder.as_ref(), number(2, 2), number(3, 11)),

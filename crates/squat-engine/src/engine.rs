@@ -72,7 +72,9 @@ impl Engine {
     /// Damaged tensors; a plan without the thresholds it needs; a thread that cannot be started.
     pub fn from_packed(packed: &PackedModel, options: EngineOptions) -> Result<Self> {
         let (spec, plan) = (packed.spec().clone(), packed.plan().clone());
-        Self::build(options, |weights, kernels| Model::build(spec, plan, packed, weights, kernels))
+        Self::build(options, |weights, kernels, pool| {
+            Model::build(spec, plan, packed, weights, kernels, pool)
+        })
     }
 
     /// An engine over tensors in full precision. What `plan` quantizes is quantized here: with the learned scales
@@ -83,18 +85,18 @@ impl Engine {
     pub fn from_parts(
         spec: &ModelSpec,
         plan: &QuantPlan,
-        tensors: &dyn TensorSource,
+        tensors: &(dyn TensorSource + Sync),
         options: EngineOptions,
     ) -> Result<Self> {
         let (spec, plan) = (spec.clone(), plan.clone());
-        Self::build(options, |weights, kernels| {
-            Model::build(spec, plan, &Unpacked(tensors), weights, kernels)
+        Self::build(options, |weights, kernels, pool| {
+            Model::build(spec, plan, &Unpacked(tensors), weights, kernels, pool)
         })
     }
 
     fn build(
         options: EngineOptions,
-        model: impl FnOnce(Weights, &'static Kernels) -> Result<Model>,
+        model: impl FnOnce(Weights, &'static Kernels, &Pool) -> Result<Model>,
     ) -> Result<Self> {
         let kernels = match options.kernels {
             Some(kernels) => kernels,
@@ -104,9 +106,8 @@ impl Engine {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             threads => threads,
         };
-        // Threads first: it is cheap to find out that they cannot be had.
         let pool = Arc::new(Pool::new(threads)?);
-        Ok(Self { model: Arc::new(model(options.weights, kernels)?), pool })
+        Ok(Self { model: Arc::new(model(options.weights, kernels, &pool)?), pool })
     }
 
     /// Architecture and sizes.

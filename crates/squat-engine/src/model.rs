@@ -3,10 +3,11 @@
 use crate::attention::AttentionPlan;
 use crate::error::{EngineError, Result};
 use crate::linear::{Linear, Weight};
-use crate::source::Source;
-use squat_kernels::{Kernels, MatrixError, PackedMatrix, RowQuantizer, StaticAffines};
+use crate::pool::Pool;
+use crate::source::{CodeRows, Source};
+use squat_kernels::{Kernels, PackedMatrix, RowQuantizer, StaticAffines};
 use squat_model::rope::rope_tables;
-use squat_model::{LinearKind, ModelError, ModelSpec, ParamInfo, ParamKind, QuantPlan};
+use squat_model::{LinearKind, ModelSpec, ParamInfo, ParamKind, QuantPlan};
 use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightScheme};
 use std::sync::{Arc, Mutex};
 
@@ -33,6 +34,14 @@ pub(crate) struct Layer {
     pub down: Linear,
 }
 
+/// The projections of a layer that are one product each, in the order of [`Layer`].
+const LINEARS: [&[LinearKind]; 4] = [
+    &[LinearKind::Q, LinearKind::K, LinearKind::V],
+    &[LinearKind::O],
+    &[LinearKind::Gate, LinearKind::Up],
+    &[LinearKind::Down],
+];
+
 /// Rotary tables, `[positions, head_dim / 2]`.
 pub(crate) struct Rope {
     pub positions: usize,
@@ -52,15 +61,31 @@ pub(crate) struct Model {
     rope: Mutex<Arc<Rope>>,
 }
 
-/// Why a matrix could not be built.
-enum BuildError {
-    Matrix(MatrixError),
-    Model(ModelError),
+/// A weight to be laid out: tensors `[out_i, in]` of the same inputs whose output channels follow each other.
+struct WeightJob<'a> {
+    parts: Vec<&'a ParamInfo>,
+    scheme: Option<WeightScheme>,
+    /// The weight, once it is made.
+    done: Option<Result<Weight>>,
 }
 
-impl From<MatrixError> for BuildError {
-    fn from(error: MatrixError) -> Self {
-        Self::Matrix(error)
+impl<'a> WeightJob<'a> {
+    fn new(parts: Vec<&'a ParamInfo>, scheme: Option<WeightScheme>) -> Self {
+        Self { parts, scheme, done: None }
+    }
+
+    fn rows(&self) -> usize {
+        self.parts.iter().map(|part| part.shape[0]).sum()
+    }
+
+    fn cols(&self) -> usize {
+        self.parts[0].shape[1]
+    }
+
+    /// Bits of all codes or values.
+    fn size(&self) -> usize {
+        let bits = self.scheme.map_or(32, |scheme| scheme.bits.storage_bits() as usize);
+        self.rows() * self.cols() * bits
     }
 }
 
@@ -69,28 +94,49 @@ struct Builder<'a> {
     source: &'a dyn Source,
     plan: &'a QuantPlan,
     weights: Weights,
+    kernels: &'static Kernels,
 }
 
 impl Builder<'_> {
-    /// Parts `[out_i, in]` with the same inputs as one weight whose output channels follow each other.
-    fn weight(&self, parts: &[&ParamInfo], scheme: Option<WeightScheme>) -> Result<Weight> {
-        let cols = parts[0].shape[1];
-        let rows: usize = parts.iter().map(|part| part.shape[0]).sum();
-        let Some(scheme) = scheme else {
-            let mut values = Vec::with_capacity(if self.weights == Weights::F32 { rows * cols } else { 0 });
-            let mut halves = Vec::with_capacity(if self.weights == Weights::F16 { rows * cols } else { 0 });
-            for part in parts {
-                let part = self.source.values(part)?;
-                match self.weights {
-                    Weights::F32 => values.extend(part),
-                    Weights::F16 => halves.extend(part.iter().map(|&x| half::f16::from_f32(x).to_bits())),
-                }
+    /// Makes the weights of all jobs, the largest first, so that the threads end together.
+    fn run(&self, pool: &Pool, jobs: &mut [WeightJob<'_>]) {
+        let mut order: Vec<&mut WeightJob<'_>> = jobs.iter_mut().collect();
+        order.sort_by_key(|job| std::cmp::Reverse(job.size()));
+        pool.for_each(order.into_iter(), |_, job| {
+            job.done = Some(self.weight(job));
+            job.parts.iter().for_each(|part| self.source.release(part));
+        });
+    }
+
+    fn weight(&self, job: &WeightJob<'_>) -> Result<Weight> {
+        match job.scheme {
+            None => self.float_weight(job),
+            Some(scheme) => self.packed_weight(job, scheme).map(Weight::Packed),
+        }
+    }
+
+    fn float_weight(&self, job: &WeightJob<'_>) -> Result<Weight> {
+        if let (Weights::F32, &[part]) = (self.weights, &job.parts[..]) {
+            return self.source.values(part).map(Weight::F32);
+        }
+        let len = job.rows() * job.cols();
+        let mut values = Vec::with_capacity(if self.weights == Weights::F32 { len } else { 0 });
+        let mut halves = Vec::with_capacity(if self.weights == Weights::F16 { len } else { 0 });
+        for part in &job.parts {
+            let part = self.source.values(part)?;
+            match self.weights {
+                Weights::F32 => values.extend(part),
+                Weights::F16 => halves.extend(part.iter().map(|&x| half::f16::from_f32(x).to_bits())),
             }
-            return Ok(match self.weights {
-                Weights::F32 => Weight::F32(values),
-                Weights::F16 => Weight::F16(halves),
-            });
-        };
+        }
+        Ok(match self.weights {
+            Weights::F32 => Weight::F32(values),
+            Weights::F16 => Weight::F16(halves),
+        })
+    }
+
+    fn packed_weight(&self, job: &WeightJob<'_>, scheme: WeightScheme) -> Result<PackedMatrix> {
+        let (rows, cols, parts) = (job.rows(), job.cols(), &job.parts);
         // Joined per-tensor weights have one scale each: repeated for their channels, the product is the same.
         let per_tensor = scheme.granularity == Granularity::PerTensor;
         let joined = if per_tensor && parts.len() > 1 {
@@ -99,7 +145,7 @@ impl Builder<'_> {
             scheme
         };
         let mut scales = Vec::with_capacity(joined.num_scales(rows, cols));
-        let mut fills = Vec::with_capacity(parts.len());
+        let mut sources = Vec::with_capacity(parts.len());
         let mut first = 0;
         for part in parts {
             let codes = self.source.codes(part, scheme)?;
@@ -108,28 +154,28 @@ impl Builder<'_> {
             } else {
                 scales.extend(std::iter::repeat_n(codes.scales[0], part.shape[0]));
             }
-            fills.push((first, codes.fill));
+            sources.push((first, codes.rows));
             first += part.shape[0];
         }
-        let matrix = PackedMatrix::from_rows(rows, cols, joined, &scales, |row, codes: &mut [i8]| {
-            let at = fills.partition_point(|(first, _)| *first <= row) - 1;
-            (fills[at].1)(row - fills[at].0, codes).map_err(BuildError::Model)
-        });
-        matrix.map(Weight::Packed).map_err(|error| match error {
-            BuildError::Model(error) => error.into(),
-            BuildError::Matrix(error) => EngineError::Matrix { name: parts[0].name.clone(), source: error },
-        })
-    }
-
-    fn linear(
-        &self,
-        parts: &[&ParamInfo],
-        scheme: Option<WeightScheme>,
-        input: Option<RowQuantizer>,
-    ) -> Result<Linear> {
-        let rows = parts.iter().map(|part| part.shape[0]).sum();
-        let weight = Arc::new(self.weight(parts, scheme)?);
-        Ok(Linear { weight, rows, cols: parts[0].shape[1], input })
+        // The part that has a row, and the row within it.
+        let find = |row: usize| {
+            let (first, rows) = &sources[sources.partition_point(|(first, _)| *first <= row) - 1];
+            (row - first, rows)
+        };
+        let matrix = if sources.iter().all(|(_, rows)| matches!(rows, CodeRows::Words(..))) {
+            PackedMatrix::from_words(self.kernels, rows, cols, joined, &scales, |row| match find(row) {
+                (row, CodeRows::Words(words, per_row)) => &words[row * per_row..(row + 1) * per_row],
+                _ => &[],
+            })
+        } else {
+            PackedMatrix::from_rows(rows, cols, joined, &scales, |row, codes: &mut [i8]| {
+                if let (row, CodeRows::Fill(fill)) = find(row) {
+                    fill(row, codes);
+                }
+                Ok(())
+            })
+        };
+        matrix.map_err(|source| EngineError::Matrix { name: parts[0].name.clone(), source })
     }
 
     /// Quantizer of a point, if it is quantized.
@@ -163,6 +209,7 @@ impl Model {
         source: &dyn Source,
         weights: Weights,
         kernels: &'static Kernels,
+        pool: &Pool,
     ) -> Result<Self> {
         spec.validate()?;
         plan.validate_frozen(&spec)?;
@@ -173,41 +220,51 @@ impl Model {
         };
         let by_name =
             |name: &str| params.iter().find(|param| param.name == name).expect("a spec lists its own norms");
-        let builder = Builder { source, plan: &plan, weights };
+        let builder = Builder { source, plan: &plan, weights, kernels };
         let table = find(ParamKind::Embedding, None);
-        let embedding = Arc::new(builder.weight(&[table], plan.embedding)?);
+        let mut jobs = vec![WeightJob::new(vec![table], plan.embedding)];
+        for layer in 0..spec.num_hidden_layers {
+            for kinds in LINEARS {
+                let parts = kinds.iter().map(|&kind| find(ParamKind::Linear(kind), Some(layer))).collect();
+                jobs.push(WeightJob::new(parts, plan.weight));
+            }
+        }
+        if !spec.tie_word_embeddings {
+            jobs.push(WeightJob::new(vec![find(ParamKind::Head, None)], plan.head));
+        }
+        builder.run(pool, &mut jobs);
+        // In the order of the model, so that the first error does not depend on the threads.
+        let mut jobs = jobs.into_iter();
+        let mut next = |input: Option<RowQuantizer>| -> Result<Linear> {
+            let job = jobs.next().expect("a job for each weight");
+            let (rows, cols) = (job.rows(), job.cols());
+            let weight = job.done.expect("every job has been run")?;
+            Ok(Linear { weight: Arc::new(weight), rows, cols, input })
+        };
+        let embedding = next(None)?.weight;
         let mut layers = Vec::with_capacity(spec.num_hidden_layers);
         for layer in 0..spec.num_hidden_layers {
             let at = Some(layer);
-            let linear = |kinds: &[LinearKind]| {
-                let parts: Vec<&ParamInfo> =
-                    kinds.iter().map(|&kind| find(ParamKind::Linear(kind), at)).collect();
-                let input = builder.quantizer(kinds[0].input_point(), at)?;
-                builder.linear(&parts, plan.weight, input)
-            };
             let point = |point| builder.quantizer(point, at);
-            layers.push(Layer {
-                attn_norm: source.values(by_name(&spec.attn_norm_name(layer)))?,
-                qkv: linear(&[LinearKind::Q, LinearKind::K, LinearKind::V])?,
-                attention: AttentionPlan::new(
-                    &spec,
-                    point(ActPoint::Query)?,
-                    point(ActPoint::Key)?,
-                    point(ActPoint::Value)?,
-                    plan.point(ActPoint::AttnProbs).map(|_| plan.attn_probs_bits),
-                ),
-                output: linear(&[LinearKind::O])?,
-                mlp_norm: source.values(by_name(&spec.mlp_norm_name(layer)))?,
-                gate_up: linear(&[LinearKind::Gate, LinearKind::Up])?,
-                down: linear(&[LinearKind::Down])?,
-            });
+            let mut linear = |index: usize| next(point(LINEARS[index][0].input_point())?);
+            let attn_norm = source.values(by_name(&spec.attn_norm_name(layer)))?;
+            let mlp_norm = source.values(by_name(&spec.mlp_norm_name(layer)))?;
+            let (qkv, output, gate_up, down) = (linear(0)?, linear(1)?, linear(2)?, linear(3)?);
+            let attention = AttentionPlan::new(
+                &spec,
+                point(ActPoint::Query)?,
+                point(ActPoint::Key)?,
+                point(ActPoint::Value)?,
+                plan.point(ActPoint::AttnProbs).map(|_| plan.attn_probs_bits),
+            );
+            layers.push(Layer { attn_norm, qkv, attention, output, mlp_norm, gate_up, down });
         }
         let final_norm = source.values(by_name(ModelSpec::FINAL_NORM))?;
         let input = builder.quantizer(ActPoint::HeadIn, None)?;
         let head = if spec.tie_word_embeddings {
             Linear { weight: embedding.clone(), rows: spec.vocab_size, cols: spec.hidden_size, input }
         } else {
-            builder.linear(&[find(ParamKind::Head, None)], plan.head, input)?
+            next(input)?
         };
         let rope = Mutex::new(Arc::new(Rope { positions: 0, cos: Vec::new(), sin: Vec::new() }));
         Ok(Self { spec, plan, kernels, embedding, layers, final_norm, head, rope })

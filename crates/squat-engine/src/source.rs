@@ -3,27 +3,37 @@
 use crate::error::Result;
 use squat_model::plan::log_scale_name;
 use squat_model::tensors::{TensorSource, read_finite, read_static_affine};
-use squat_model::{ModelError, PackedModel, ParamInfo};
+use squat_model::{PackedModel, ParamInfo};
 use squat_quant::{ActBits, ActPoint, Affine, WeightScheme, calibrate, math};
 
 /// Writes the codes of one row.
-pub(crate) type FillRow<'a> = Box<dyn Fn(usize, &mut [i8]) -> std::result::Result<(), ModelError> + 'a>;
+pub(crate) type FillRow<'a> = Box<dyn Fn(usize, &mut [i8]) + 'a>;
+
+/// The codes of a tensor.
+pub(crate) enum CodeRows<'a> {
+    /// As a weight file holds them: so many 32-bit words for each row, one row after the other.
+    Words(&'a [i32], usize),
+    /// Made row by row.
+    Fill(FillRow<'a>),
+}
 
 /// A quantized tensor on its way into the kernel's layout.
 pub(crate) struct Codes<'a> {
     /// In the order of [`WeightScheme::scale_index`].
     pub scales: Vec<f32>,
-    pub fill: FillRow<'a>,
+    pub rows: CodeRows<'a>,
 }
 
-/// What a model is loaded from.
-pub(crate) trait Source {
+/// What a model is loaded from; tensors are read by several threads.
+pub(crate) trait Source: Sync {
     /// Values of a full-precision tensor, row-major, all finite.
     fn values(&self, param: &ParamInfo) -> Result<Vec<f32>>;
     /// Codes and scales of a tensor that the plan quantizes.
     fn codes(&self, param: &ParamInfo, scheme: WeightScheme) -> Result<Codes<'_>>;
     /// The static quantizer of a point.
     fn affine(&self, point: ActPoint, layer: Option<usize>, bits: ActBits) -> Result<Affine>;
+    /// The tensor will not be read again: mapped pages of it may go.
+    fn release(&self, param: &ParamInfo);
 }
 
 /// A packed folder.
@@ -34,17 +44,21 @@ impl Source for PackedModel {
 
     fn codes(&self, param: &ParamInfo, _scheme: WeightScheme) -> Result<Codes<'_>> {
         let tensor = self.tensor(&param.name)?;
-        let scales = tensor.scales.to_vec();
-        Ok(Codes { scales, fill: Box::new(move |row, codes| tensor.unpack_row(row, codes)) })
+        let rows = CodeRows::Words(tensor.words, tensor.words_per_row());
+        Ok(Codes { scales: tensor.scales.to_vec(), rows })
     }
 
     fn affine(&self, point: ActPoint, layer: Option<usize>, bits: ActBits) -> Result<Affine> {
         Ok(self.static_affine(point, layer, bits)?)
     }
+
+    fn release(&self, param: &ParamInfo) {
+        TensorSource::release(self, &param.name);
+    }
 }
 
 /// Tensors in full precision, quantized here: with the learned scales beside them, or to nearest.
-pub(crate) struct Unpacked<'a>(pub &'a dyn TensorSource);
+pub(crate) struct Unpacked<'a>(pub &'a (dyn TensorSource + Sync));
 
 impl Source for Unpacked<'_> {
     fn values(&self, param: &ParamInfo) -> Result<Vec<f32>> {
@@ -71,12 +85,15 @@ impl Source for Unpacked<'_> {
                 let scale = own[scheme.scale_index(row, index * group, cols)];
                 squat_quant::affine::quantize_row(values, Affine::symmetric(scale, range), codes);
             }
-            Ok(())
         });
-        Ok(Codes { scales, fill })
+        Ok(Codes { scales, rows: CodeRows::Fill(fill) })
     }
 
     fn affine(&self, point: ActPoint, layer: Option<usize>, bits: ActBits) -> Result<Affine> {
         Ok(read_static_affine(self.0, point, layer, bits)?)
+    }
+
+    fn release(&self, param: &ParamInfo) {
+        self.0.release(&param.name);
     }
 }

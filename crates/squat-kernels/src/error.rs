@@ -32,7 +32,10 @@ impl core::fmt::Display for MatrixError {
                 )
             }
             Self::Words(row, expected, got) => {
-                write!(f, "expected {expected} words of packed codes in row {row}, got {got}: pack the model again")
+                write!(
+                    f,
+                    "expected {expected} words of packed codes in row {row}, got {got}: pack the model again"
+                )
             }
             Self::Scales(expected, got) => {
                 write!(f, "expected {expected} weight scales, got {got}: check the granularity of the scheme")

@@ -186,6 +186,10 @@ impl TensorSource for ModelFolder {
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
         self.weights.read_i32(name)
     }
+
+    fn release(&self, name: &str) {
+        self.weights.release(name);
+    }
 }
 
 /// Type of the weights on disk.

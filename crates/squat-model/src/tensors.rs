@@ -71,6 +71,10 @@ pub trait TensorSource {
     /// # Errors
     /// No such tensor, or of another type.
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError>;
+
+    /// Says that a tensor will not be read again soon: mapped pages of it need not stay in memory. Reading it again is
+    /// allowed.
+    fn release(&self, _name: &str) {}
 }
 
 /// Reads a float tensor of a known shape.

@@ -1,6 +1,9 @@
 //! Text to token ids and back, for models of both origins.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::ModelError;
 use crate::format::llama2c::Llama2cTokenizer;
@@ -11,6 +14,8 @@ use crate::spec::ModelSpec;
 pub struct Tokenizer {
     kind: Kind,
     place: String,
+    /// Largest id plus one: ids may have gaps, so counting entries is not enough.
+    size: usize,
     bos_id: Option<u32>,
     eos_ids: Vec<u32>,
     pad_id: Option<u32>,
@@ -53,7 +58,7 @@ impl Tokenizer {
             message: format!("no valid tokenizer.json ({error}); copy or train it again"),
         };
         // The library panics on some files that are no JSON, so that is found out first.
-        serde_json::from_slice::<serde_json::Value>(bytes).map_err(|error| wrong(error.into()))?;
+        check_json(bytes).map_err(|error| wrong(error.into()))?;
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(wrong)?;
         // Lengths are the caller's business: a tokenizer that cuts or fills would change the model's input silently.
         tokenizer.with_truncation(None).map_err(wrong)?;
@@ -72,14 +77,21 @@ impl Tokenizer {
     }
 
     fn new(kind: Kind, place: &str, spec: &ModelSpec) -> Result<Self, ModelError> {
+        let size = match &kind {
+            // Walking over the vocabulary takes longer than a token of a small model: once.
+            Kind::HuggingFace(tokenizer) => {
+                tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+            }
+            Kind::Llama2c(tokenizer) => tokenizer.vocab_size(),
+        };
         let tokenizer = Self {
             kind,
             place: place.to_owned(),
+            size,
             bos_id: spec.bos_token_id,
             eos_ids: spec.eos_token_ids.clone(),
             pad_id: spec.pad_token_id,
         };
-        let size = tokenizer.vocab_size();
         // Embeddings are sometimes filled up to a round number of rows, by less than 2 % or up to the next 64.
         let filled = spec.vocab_size.saturating_sub(size) <= (spec.vocab_size / 50).max(63);
         if size > spec.vocab_size || !filled {
@@ -97,13 +109,7 @@ impl Tokenizer {
 
     /// Number of ids the tokenizer can give: its largest id plus one.
     pub fn vocab_size(&self) -> usize {
-        match &self.kind {
-            // Ids may have gaps, so counting entries is not enough.
-            Kind::HuggingFace(tokenizer) => {
-                tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
-            }
-            Kind::Llama2c(tokenizer) => tokenizer.vocab_size(),
-        }
+        self.size
     }
 
     /// Ids of `text`, without BOS and EOS. Special tokens written out in the text, as chat templates do, become their
@@ -181,5 +187,62 @@ impl Tokenizer {
 
     fn error(&self, verb: &str, error: tokenizers::Error) -> ModelError {
         ModelError::Tokenizer { place: self.place.clone(), message: format!("cannot {verb}: {error}") }
+    }
+}
+
+/// Parses JSON completely and keeps nothing: strings, escapes and all, since the tokenizers library takes some of them
+/// for granted.
+fn check_json(bytes: &[u8]) -> Result<(), serde_json::Error> {
+    serde_json::from_slice::<Checked>(bytes).map(|_| ())
+}
+
+/// Any JSON value, read and forgotten.
+struct Checked;
+
+impl<'de> Deserialize<'de> for Checked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Checked)
+    }
+}
+
+impl<'de> Visitor<'de> for Checked {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        while entries.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
     }
 }

@@ -106,4 +106,10 @@ impl TensorSource for Weights {
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
         self.file(name)?.read_i32(name)
     }
+
+    fn release(&self, name: &str) {
+        if let Ok(file) = self.file(name) {
+            file.release(name);
+        }
+    }
 }

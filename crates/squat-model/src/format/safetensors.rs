@@ -145,6 +145,19 @@ impl SafetensorsFile {
         Ok(&self.map[entry.start..entry.end])
     }
 
+    /// Lets the system take the pages of a tensor out of this process; they come back from the file when they are read
+    /// again. A hint, which some systems do not know.
+    pub fn release(&self, name: &str) {
+        #[cfg(unix)]
+        if let Some(entry) = self.entries.get(name) {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the mapping is shared with the file and never written, so dropped pages read the same again.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, entry.start, entry.end - entry.start) };
+        }
+        #[cfg(not(unix))]
+        let _ = name;
+    }
+
     /// Elements of a float tensor (F32, F16, BF16), widened to f32.
     ///
     /// # Errors

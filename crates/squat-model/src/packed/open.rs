@@ -335,6 +335,13 @@ impl TensorSource for PackedModel {
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
         self.weights.read_i32(name)
     }
+
+    fn release(&self, name: &str) {
+        match self.tensors.contains_key(name) {
+            true => self.weights.release(&packed_name(module(name))),
+            false => self.weights.release(name),
+        }
+    }
 }
 
 fn module(name: &str) -> &str {
