@@ -4,6 +4,8 @@
 //! [REPEATS]]` starts processes that load it and print their first token; `start once FOLDER [THREADS [CONTEXT]]` is one
 //! of them.
 
+#![allow(clippy::print_stdout)]
+
 mod random;
 
 use squat_engine::{Engine, EngineOptions, SessionOptions};

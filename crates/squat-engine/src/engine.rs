@@ -1,5 +1,6 @@
 //! A loaded model and its threads.
 
+use crate::batch::Batch;
 use crate::error::{EngineError, Result};
 use crate::generate::{GenerateOptions, Generation};
 use crate::model::{Model, Weights};
@@ -161,6 +162,14 @@ impl Engine {
     /// Sizes out of range.
     pub fn session_with(&self, options: SessionOptions) -> Result<Session> {
         Session::new(self.model.clone(), self.pool.clone(), options)
+    }
+
+    /// Buffers for feeding several sessions of this engine together, up to `rows` tokens at a time.
+    ///
+    /// # Errors
+    /// `rows` out of range.
+    pub fn batch(&self, rows: usize) -> Result<Batch> {
+        Batch::new(self.model.clone(), self.pool.clone(), rows)
     }
 
     /// Memory of the weights, and of a session if one is given.

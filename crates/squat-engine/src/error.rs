@@ -62,6 +62,12 @@ pub enum EngineError {
         /// Length held.
         held: usize,
     },
+    /// Something made for another model.
+    #[error("{what} belongs to another model than the one that runs: expected one of the same engine")]
+    OtherModel {
+        /// What it is.
+        what: &'static str,
+    },
     /// Logits that are NaN or infinite.
     #[error(
         "the logits after position {position} are not finite (index {index} is {value}); the model's weights or \

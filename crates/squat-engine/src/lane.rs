@@ -3,9 +3,11 @@
 use crate::attention::HeadScratch;
 use crate::linear::Operand;
 use crate::model::Model;
-use crate::pool::Pool;
+use crate::pool::{Pool, lock};
+use crate::workspace::Row;
 use squat_quant::token_policy::{TokenEvidence, TokenPolicy, mean_over_heads};
 use squat_quant::{ActBits, math};
+use std::sync::Mutex;
 
 /// Buffers for some consecutive tokens of a block, reused by every layer.
 #[derive(Debug, Default)]
@@ -56,25 +58,25 @@ impl Lane {
     }
 
     /// Looks the tokens' rows up.
-    pub(crate) fn embed(&mut self, model: &Model, tokens: &[u32]) {
-        let tokens = &tokens[self.first..self.first + self.count];
-        for (&token, row) in tokens.iter().zip(self.x.chunks_exact_mut(model.spec.hidden_size)) {
-            model.embedding.read_row(token as usize, row);
+    pub(crate) fn embed(&mut self, model: &Model, rows: &[Row]) {
+        let rows = &rows[self.first..self.first + self.count];
+        for (row, x) in rows.iter().zip(self.x.chunks_exact_mut(model.spec.hidden_size)) {
+            model.embedding.read_row(row.token as usize, x);
         }
     }
 
     /// Chooses the bits of each token, then norm and projections of `layer`; leaves `[q, k, v]` in `output`.
     ///
-    /// `position` is that of the block's first token; `heads` hold the probabilities of the layer below.
+    /// `rows` are those of the block; `heads` hold the probabilities of the layer below.
     pub(crate) fn project(
         &mut self,
         model: &Model,
         layer: usize,
-        position: usize,
-        heads: &[HeadScratch],
+        rows: &[Row],
+        heads: &[Mutex<HeadScratch>],
         pool: Option<&Pool>,
     ) {
-        self.choose_bits(model, layer, position, heads);
+        self.choose_bits(model, layer, rows, heads);
         let layer = &model.layers[layer];
         self.norm(model, &layer.attn_norm);
         let (input, bits) = (&self.input[..self.count * layer.qkv.cols], &self.bits[..self.count]);
@@ -84,13 +86,22 @@ impl Lane {
     }
 
     /// Output projection, residual and MLP of `layer`, from the attended values in `heads`.
-    pub(crate) fn finish(&mut self, model: &Model, layer: usize, heads: &[HeadScratch], pool: Option<&Pool>) {
+    pub(crate) fn finish(
+        &mut self,
+        model: &Model,
+        layer: usize,
+        heads: &[Mutex<HeadScratch>],
+        pool: Option<&Pool>,
+    ) {
         let (kernels, layer) = (model.kernels, &model.layers[layer]);
         let (count, hidden) = (self.count, model.spec.hidden_size);
-        let width = layer.output.cols / heads.len();
-        for (index, row) in self.input[..count * layer.output.cols].chunks_exact_mut(width).enumerate() {
-            let (token, head) = (index / heads.len(), index % heads.len());
-            row.copy_from_slice(&heads[head].attended[(self.first + token) * width..][..width]);
+        let (cols, width) = (layer.output.cols, layer.output.cols / heads.len());
+        for (index, head) in heads.iter().enumerate() {
+            let attended = &lock(head).attended[self.first * width..][..count * width];
+            let rows = self.input[..count * cols].chunks_exact_mut(cols);
+            for (row, attended) in rows.zip(attended.chunks_exact(width)) {
+                row[index * width..][..width].copy_from_slice(attended);
+            }
         }
         self.step(model, &layer.output, pool);
         kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
@@ -103,23 +114,6 @@ impl Lane {
         }
         self.step(model, &layer.down, pool);
         kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
-    }
-
-    /// Logits of token `index` of this lane into `logits`.
-    pub(crate) fn logits(&mut self, model: &Model, index: usize, pool: &Pool, logits: &mut [f32]) {
-        let hidden = model.spec.hidden_size;
-        let count = logits.len() / model.head.rows;
-        let rows = self.x[index * hidden..(index + count) * hidden].chunks_exact(hidden);
-        for (row, out) in rows.zip(self.input.chunks_exact_mut(hidden)) {
-            model.kernels.rms_norm(row, &model.final_norm, model.spec.rms_norm_eps as f32, out);
-        }
-        let input = &self.input[..count * hidden];
-        // The head's input is always 8 bits.
-        for bits in &mut self.bits[..count] {
-            *bits = ActBits::A8;
-        }
-        model.head.prepare(model.kernels, input, &self.bits[..count], &mut self.operand);
-        model.head.product(model.kernels, Some(pool), input, &self.operand, count, logits);
     }
 
     /// `output = linear(input)`.
@@ -139,7 +133,7 @@ impl Lane {
         }
     }
 
-    fn choose_bits(&mut self, model: &Model, layer: usize, position: usize, heads: &[HeadScratch]) {
+    fn choose_bits(&mut self, model: &Model, layer: usize, rows: &[Row], heads: &[Mutex<HeadScratch>]) {
         let plan = &model.plan;
         if let Some(bits) = plan.policy.uniform() {
             self.bits[..self.count].fill(bits);
@@ -154,7 +148,7 @@ impl Lane {
                 0.0
             } else {
                 for (head, column) in heads.iter().zip(self.column_0.chunks_exact_mut(group)) {
-                    column.copy_from_slice(&head.column_0[token * group..][..group]);
+                    column.copy_from_slice(&lock(head).column_0[token * group..][..group]);
                 }
                 mean_over_heads(&self.column_0)
             };
@@ -164,7 +158,7 @@ impl Lane {
                 }
                 _ => 0.0,
             };
-            let evidence = TokenEvidence { position: position + token, sink_probability, input_norm };
+            let evidence = TokenEvidence { position: rows[token].position, sink_probability, input_norm };
             self.bits[index] = plan.policy.decide(layer, theta, &evidence);
         }
     }

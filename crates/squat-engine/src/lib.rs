@@ -17,6 +17,7 @@
 //! |---|---|
 //! | [`engine`] | [`Engine`]: a loaded model; log-likelihoods, generation |
 //! | [`session`] | [`Session`]: one sequence; prefill, decode, truncate |
+//! | [`batch`] | [`Batch`]: several sessions fed together |
 //! | [`generate`] | [`GenerateOptions`], [`Generation`] |
 //! | [`sampling`] | [`Sampler`]: greedy, temperature, top-k, top-p |
 //! | [`pool`] | the parked thread pool |
@@ -24,6 +25,7 @@
 #![warn(missing_docs)]
 
 mod attention;
+pub mod batch;
 pub mod engine;
 pub mod error;
 pub mod generate;
@@ -35,10 +37,13 @@ pub mod pool;
 pub mod sampling;
 pub mod session;
 mod source;
+mod workspace;
 
+pub use batch::Batch;
 pub use engine::{Engine, EngineOptions, Memory};
 pub use error::{EngineError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generation};
 pub use model::Weights;
 pub use sampling::{Sampler, Sampling};
 pub use session::{Session, SessionOptions};
+pub use workspace::Step;

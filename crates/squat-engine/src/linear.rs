@@ -152,9 +152,7 @@ impl Linear {
         match pool.filter(|pool| pool.threads() > 1) {
             None => self.columns(kernels, x, operand, out),
             Some(pool) => {
-                // Two parts for each thread even out what else the machine does.
-                let parts = (2 * pool.threads()).min(self.rows.div_ceil(CHANNEL_ALIGN));
-                pool.for_each(out.split_even(parts, CHANNEL_ALIGN), |_, part| {
+                pool.for_each(out.split_guided(pool.threads(), CHANNEL_ALIGN), |_, part| {
                     self.columns(kernels, x, operand, part);
                 });
             }

@@ -47,6 +47,19 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// [`lock`] for a mutex that is held for some nanoseconds: a thread that goes to sleep for it loses thousands.
+fn spin_lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..SPINS {
+        match mutex.try_lock() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+        }
+    }
+    // The holder has lost its core.
+    lock(mutex)
+}
+
 impl Pool {
     /// Most threads a pool may have.
     pub const MAX_THREADS: usize = 256;
@@ -132,7 +145,7 @@ impl Pool {
         let next = Mutex::new(items.enumerate());
         self.run(&|| {
             loop {
-                let taken = lock(&next).next();
+                let taken = spin_lock(&next).next();
                 let Some((index, item)) = taken else { break };
                 visit(index, item);
             }

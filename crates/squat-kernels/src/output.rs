@@ -97,6 +97,21 @@ impl<'a> ColumnsMut<'a> {
         cut(index)..cut(index + 1)
     }
 
+    /// Parts for `workers` that take the next one whenever they are free, multiples of `align` columns but the last:
+    /// large ones first, so that there are few, and ever smaller ones towards the end, so that all end together however
+    /// fast each was (guided self-scheduling).
+    pub fn split_guided(self, workers: usize, align: usize) -> impl Iterator<Item = ColumnsMut<'a>> {
+        let mut rest = Some(self).filter(|whole| !whole.range().is_empty());
+        core::iter::from_fn(move || {
+            let whole = rest.take()?;
+            let units = whole.range().len().div_ceil(align.max(1));
+            let take = units.div_ceil(2 * workers.max(1)) * align.max(1);
+            let (part, tail) = whole.split_at(whole.range().start.saturating_add(take));
+            rest = Some(tail).filter(|tail| !tail.range().is_empty());
+            Some(part)
+        })
+    }
+
     /// Shares the columns out over `parts` workers, each a multiple of `align` columns but the last.
     pub fn split_even(self, parts: usize, align: usize) -> impl Iterator<Item = ColumnsMut<'a>> {
         let mut rest = Some(self);
@@ -141,6 +156,24 @@ mod tests {
                 assert!(ends.windows(2).all(|w| w[0].end == w[1].start));
                 assert_eq!((ends[0].start, ends[parts - 1].end), (0, cols));
                 assert!(y.iter().all(|&v| v >= 1.0 && v <= parts as f32));
+            }
+        }
+    }
+
+    #[test]
+    fn guided_parts_cover_every_column_once_and_shrink() {
+        for cols in [0, 1, 15, 16, 17, 70, 128, 1000] {
+            for workers in 1..5 {
+                let mut y = vec![0f32; 2 * cols];
+                let mut widths = Vec::new();
+                for mut part in ColumnsMut::new(&mut y, 2, cols).split_guided(workers, 16) {
+                    assert!(part.range().start.is_multiple_of(16));
+                    widths.push(part.range().len());
+                    (0..2).for_each(|row| part.row(row).iter_mut().for_each(|v| *v += 1.0));
+                }
+                assert!(y.iter().all(|&v| v == 1.0), "{cols} {workers}");
+                assert!(widths.windows(2).all(|w| w[0] >= w[1]) && !widths.contains(&0), "{widths:?}");
+                assert!(widths.last().is_none_or(|&last| last <= 16), "{widths:?}");
             }
         }
     }

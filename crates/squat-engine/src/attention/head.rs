@@ -158,7 +158,7 @@ pub(crate) struct HeadToken<'a> {
 }
 
 /// Appends the tokens of a block, one after the other, to the cache of key-value head `kv`, and lets each attend to
-/// everything up to itself. Results are left in `scratch`.
+/// everything up to itself. Results are left in `scratch`, from row `first` on.
 ///
 /// Token by token, so that a block gives the same as its tokens alone.
 ///
@@ -169,6 +169,7 @@ pub(crate) fn attend_block<'a>(
     plan: &AttentionPlan,
     rope: &Rope,
     (kv, kv_heads): (usize, usize),
+    first: usize,
     tokens: impl Iterator<Item = HeadToken<'a>>,
     cache: &mut HeadCache,
     scratch: &mut HeadScratch,
@@ -176,6 +177,7 @@ pub(crate) fn attend_block<'a>(
     let (d, group) = (plan.head_dim, plan.group);
     let half = d / 2;
     let HeadScratch { attended, column_0, rotated, queries, key, value, attention, general } = scratch;
+    let (attended, column_0) = (&mut attended[first * group * d..], &mut column_0[first * group..]);
     for (index, HeadToken { qkv, bits }) in tokens.enumerate() {
         let position = cache.len();
         let (cos, sin) = (&rope.cos[position * half..][..half], &rope.sin[position * half..][..half]);

@@ -1,0 +1,68 @@
+//! Several sequences at once: each weight that is read serves all of them.
+//!
+//! A decoded token reads every weight for a single product; with `n` sequences side by side the same reading serves `n`.
+//! Sessions may be at different positions, and each call may bring other ones: they join and leave between calls. What a
+//! session gets does not depend on its company, not in a single bit.
+
+use crate::error::{EngineError, Result};
+use crate::model::Model;
+use crate::pool::Pool;
+use crate::workspace::{Step, Workspace};
+use std::sync::Arc;
+
+/// Buffers for feeding several sessions together.
+///
+/// ```no_run
+/// # fn main() -> squat_engine::Result<()> {
+/// # use squat_engine::{Engine, Step};
+/// let engine = Engine::load("model", 2)?;
+/// let (mut a, mut b) = (engine.session()?, engine.session()?);
+/// let mut batch = engine.batch(16)?;
+/// // A prompt of one beside a token of another: any mixture will do.
+/// batch.run(&mut [Step::new(&mut a, &[1, 20, 300]), Step::new(&mut b, &[1])])?;
+/// assert_eq!(a.logits().len(), engine.spec().vocab_size);
+/// # Ok(()) }
+/// ```
+pub struct Batch {
+    model: Arc<Model>,
+    pool: Arc<Pool>,
+    workspace: Workspace,
+}
+
+impl Batch {
+    pub(crate) fn new(model: Arc<Model>, pool: Arc<Pool>, rows: usize) -> Result<Self> {
+        if rows == 0 || rows > 4096 {
+            return Err(EngineError::Option {
+                option: "rows of a batch",
+                expected: "1 to 4096 tokens".to_owned(),
+                got: rows.to_string(),
+            });
+        }
+        let positions = model.spec.max_position_embeddings;
+        let workspace = Workspace::new(&model, pool.threads(), rows.div_ceil(pool.threads()), positions);
+        Ok(Self { model, pool, workspace })
+    }
+
+    /// Feeds each session its tokens, and leaves in each the logits after its last token ([`crate::Session::logits`]).
+    ///
+    /// More tokens than the batch has rows are fed in several blocks; the result is the same. Decoding (one token for
+    /// each session) allocates nothing once the buffers have their size, except where a cache grows.
+    ///
+    /// # Errors
+    /// A session of another engine's model; a step without tokens, an id outside the vocabulary, more tokens than there
+    /// is room for: nothing is fed then. Logits that are not finite: all sessions hold what they held before.
+    pub fn run(&mut self, steps: &mut [Step<'_>]) -> Result<()> {
+        for step in steps.iter() {
+            if !step.session.is_of(&self.model) {
+                return Err(EngineError::OtherModel { what: "a session of the batch" });
+            }
+            step.session.check(step.tokens)?;
+        }
+        self.workspace.run(&self.model, &self.pool, steps, None)
+    }
+
+    /// Bytes of its buffers.
+    pub fn scratch_bytes(&self) -> usize {
+        self.workspace.bytes()
+    }
+}

@@ -1,0 +1,330 @@
+//! One block of tokens, of one sequence or of several, through all layers: the buffers and the order of the work.
+
+use crate::attention::HeadScratch;
+use crate::attention::head::{HeadToken, attend_block};
+use crate::error::{EngineError, Result};
+use crate::lane::Lane;
+use crate::linear::Operand;
+use crate::model::Model;
+use crate::pool::{Pool, lock};
+use crate::session::Session;
+use squat_kernels::CacheError;
+use squat_quant::ActBits;
+use std::sync::{Mutex, OnceLock};
+
+/// Fewest rows for which a lane of its own pays.
+const MIN_LANE_ROWS: usize = 16;
+
+/// Tokens whose logits are computed together.
+const LOGITS_TILE: usize = 16;
+
+/// Multiplications of an attention step below which a join costs more than it saves.
+const MIN_ATTENTION_WORK: usize = 1 << 17;
+
+/// Tokens for one session, to be fed together with those of others; see [`crate::Batch::run`].
+pub struct Step<'a> {
+    pub(crate) session: &'a mut Session,
+    pub(crate) tokens: &'a [u32],
+    /// Tokens fed in earlier blocks.
+    fed: usize,
+    /// First row and number of rows in the current block.
+    first: usize,
+    count: usize,
+}
+
+impl<'a> Step<'a> {
+    /// Tokens to feed after those that `session` holds.
+    pub fn new(session: &'a mut Session, tokens: &'a [u32]) -> Self {
+        Self { session, tokens, fed: 0, first: 0, count: 0 }
+    }
+
+    fn ends_here(&self) -> bool {
+        self.count > 0 && self.fed + self.count == self.tokens.len()
+    }
+}
+
+/// A token of a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub token: u32,
+    /// Its position in its sequence.
+    pub position: usize,
+}
+
+/// Shown the logits after each token: its index in the tokens fed, and the logits.
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
+
+/// Input of the head for some tokens.
+#[derive(Debug)]
+struct HeadInput {
+    /// `[tokens, hidden]`
+    input: Vec<f32>,
+    operand: Operand,
+    /// Logits of some tokens together, `[tokens, vocabulary]`; empty until more than one token asks.
+    tile: Vec<f32>,
+}
+
+/// Buffers for a block, reused by every layer and every block.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    /// Most rows of a block.
+    capacity: usize,
+    rows: Vec<Row>,
+    lanes: Vec<Lane>,
+    /// By key-value head.
+    heads: Vec<Mutex<HeadScratch>>,
+    head: HeadInput,
+}
+
+impl Workspace {
+    /// Room for blocks of `block` tokens for each thread, in sessions of up to `positions` tokens.
+    pub(crate) fn new(model: &Model, threads: usize, block: usize, positions: usize) -> Self {
+        let lane_rows = block.max(2 * MIN_LANE_ROWS);
+        let lanes = (0..threads).map(|_| Lane::new(model, lane_rows)).collect();
+        let heads = (0..model.spec.num_key_value_heads).map(|_| {
+            let mut head = HeadScratch::default();
+            head.reserve(&model.layers[0].attention, lane_rows * threads, positions);
+            Mutex::new(head)
+        });
+        Self {
+            capacity: block * threads,
+            rows: Vec::with_capacity(block * threads),
+            lanes,
+            heads: heads.collect(),
+            head: HeadInput {
+                input: vec![0.0; LOGITS_TILE * model.spec.hidden_size],
+                operand: Operand::default(),
+                tile: Vec::new(),
+            },
+        }
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        let lanes: usize = self.lanes.iter().map(Lane::bytes).sum();
+        let heads: usize = self.heads.iter().map(|head| lock(head).bytes()).sum();
+        let head = 4 * (self.head.input.len() + self.head.tile.len()) + self.head.operand.bytes();
+        lanes + heads + head + self.rows.capacity() * size_of::<Row>()
+    }
+
+    /// Feeds all steps, whose tokens have been checked; each session gets the logits after its last token. With `visit`
+    /// there is one step, and the logits after each of its tokens are shown.
+    ///
+    /// On an error the sessions are as before, but for their logits.
+    pub(crate) fn run(
+        &mut self,
+        model: &Model,
+        pool: &Pool,
+        steps: &mut [Step<'_>],
+        mut visit: Option<Visit<'_>>,
+    ) -> Result<()> {
+        let done = self.blocks(model, pool, steps, &mut visit);
+        if done.is_err() {
+            for step in steps {
+                step.session.cut(step.session.position() - step.fed);
+            }
+        }
+        done
+    }
+
+    fn blocks(
+        &mut self,
+        model: &Model,
+        pool: &Pool,
+        steps: &mut [Step<'_>],
+        visit: &mut Option<Visit<'_>>,
+    ) -> Result<()> {
+        while self.fill(steps) {
+            if let Err(error) = self.feed(model, pool, steps) {
+                // Nothing of this block counts.
+                steps.iter_mut().for_each(|step| step.session.cut(step.session.position()));
+                return Err(error.into());
+            }
+            // Errors from here on take back what was fed, so this comes first.
+            let logits = self.steps_logits(model, pool, steps, visit);
+            for step in steps.iter_mut() {
+                step.session.advance(&step.tokens[step.fed..step.fed + step.count]);
+                step.fed += step.count;
+            }
+            logits?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next tokens of the steps into a block; false when there are none left.
+    fn fill(&mut self, steps: &mut [Step<'_>]) -> bool {
+        self.rows.clear();
+        for step in steps {
+            step.first = self.rows.len();
+            step.count = (self.capacity - step.first).min(step.tokens.len() - step.fed);
+            let tokens = &step.tokens[step.fed..step.fed + step.count];
+            let from = step.session.position();
+            self.rows.extend((from..).zip(tokens).map(|(position, &token)| Row { token, position }));
+        }
+        !self.rows.is_empty()
+    }
+
+    /// One block through all layers. Rows are shared out over lanes when there are enough of them, else output
+    /// channels; heads of attention always.
+    fn feed(
+        &mut self,
+        model: &Model,
+        pool: &Pool,
+        steps: &mut [Step<'_>],
+    ) -> std::result::Result<(), CacheError> {
+        let rows = &self.rows[..];
+        let active = (rows.len() / MIN_LANE_ROWS).clamp(1, self.lanes.len());
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let cut = |i: usize| rows.len() * i.min(active) / active;
+            (lane.first, lane.count) = (cut(index), cut(index + 1) - cut(index));
+        }
+        let inner = (active == 1).then_some(pool);
+        let layers = model.layers.len();
+        let kv_heads = self.heads.len();
+        let reach: usize = rows.iter().map(|row| row.position + 1).sum();
+        for layer in 0..=layers {
+            let heads = &self.heads;
+            pool.for_each(self.lanes[..active].iter_mut(), |_, lane| {
+                match layer.checked_sub(1) {
+                    None => lane.embed(model, rows),
+                    Some(below) => lane.finish(model, below, heads, inner),
+                }
+                if layer < layers {
+                    lane.project(model, layer, rows, heads, inner);
+                }
+            });
+            if layer == layers {
+                break;
+            }
+            let lanes = &self.lanes[..active];
+            let (plan, width) = (&model.layers[layer].attention, model.layers[layer].qkv.rows);
+            let tokens = || {
+                let rows = lanes
+                    .iter()
+                    .flat_map(|lane| lane.output.chunks_exact(width).zip(&lane.bits).take(lane.count));
+                rows.map(|(qkv, &bits)| HeadToken { qkv, bits })
+            };
+            for step in steps.iter_mut() {
+                let bits = tokens().skip(step.first).take(step.count).map(|token| token.bits);
+                step.session.record(layer, bits);
+            }
+            let failed = OnceLock::<CacheError>::new();
+            let items = steps.iter_mut().filter(|step| step.count > 0).flat_map(|step| {
+                let (first, count) = (step.first, step.count);
+                let (caches, rope) = step.session.layer_cache(layer);
+                caches.iter_mut().enumerate().map(move |(kv, cache)| (kv, cache, rope, first, count))
+            });
+            let attend = |_, (kv, cache, rope, first, count)| {
+                let tokens = tokens().skip(first).take(count);
+                let scratch = &mut *lock(&heads[kv]);
+                let done =
+                    attend_block(model.kernels, plan, rope, (kv, kv_heads), first, tokens, cache, scratch);
+                if let Err(error) = done {
+                    let _ = failed.set(error);
+                }
+            };
+            if reach * 2 * model.layers[layer].output.cols < MIN_ATTENTION_WORK {
+                items.enumerate().for_each(|(index, item)| attend(index, item));
+            } else {
+                pool.for_each(items, attend);
+            }
+            if let Some(error) = failed.into_inner() {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits after the tokens of the block that are wanted: all, shown to `visit`, or the last one of each step.
+    fn steps_logits(
+        &mut self,
+        model: &Model,
+        pool: &Pool,
+        steps: &mut [Step<'_>],
+        visit: &mut Option<Visit<'_>>,
+    ) -> Result<()> {
+        let vocabulary = model.spec.vocab_size;
+        if let (Some(visit), [step]) = (visit, &mut *steps) {
+            for from in (0..step.count).step_by(LOGITS_TILE) {
+                let count = LOGITS_TILE.min(step.count - from);
+                (0..count).for_each(|slot| self.gather(model, slot, step.first + from + slot));
+                self.tile_logits(model, pool, count);
+                for (row, logits) in self.head.tile.chunks_exact(vocabulary).take(count).enumerate() {
+                    let index = step.fed + from + row;
+                    check_finite(logits, step.session.position() + from + row)?;
+                    visit(index, logits)?;
+                }
+                let last = &self.head.tile[(count - 1) * vocabulary..count * vocabulary];
+                step.session.logits_mut().copy_from_slice(last);
+            }
+            return Ok(());
+        }
+        let mut next = 0;
+        while next < steps.len() {
+            // Up to a tile of steps that end in this block.
+            let (from, mut count) = (next, 0);
+            while next < steps.len() && count < LOGITS_TILE {
+                if steps[next].ends_here() {
+                    self.gather(model, count, steps[next].first + steps[next].count - 1);
+                    count += 1;
+                }
+                next += 1;
+            }
+            let mut ending = steps[from..next].iter_mut().filter(|step| step.ends_here());
+            if count == 1
+                && let Some(step) = ending.next()
+            {
+                self.head.logits(model, pool, 1, step.session.logits_mut());
+                check_finite(step.session.logits(), step.session.position() + step.count - 1)?;
+            } else if count > 1 {
+                self.tile_logits(model, pool, count);
+                for (step, logits) in ending.zip(self.head.tile.chunks_exact(vocabulary)) {
+                    check_finite(logits, step.session.position() + step.count - 1)?;
+                    step.session.logits_mut().copy_from_slice(logits);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a row of the block to the input of the head.
+    fn gather(&mut self, model: &Model, slot: usize, row: usize) {
+        let hidden = model.spec.hidden_size;
+        let holds = |lane: &&Lane| (lane.first..lane.first + lane.count).contains(&row);
+        if let Some(lane) = self.lanes.iter().find(holds) {
+            let x = &lane.x[(row - lane.first) * hidden..][..hidden];
+            let out = &mut self.head.input[slot * hidden..][..hidden];
+            model.kernels.rms_norm(x, &model.final_norm, model.spec.rms_norm_eps as f32, out);
+        }
+    }
+
+    /// Logits of the first `count` gathered rows, in the tile.
+    fn tile_logits(&mut self, model: &Model, pool: &Pool, count: usize) {
+        let mut tile = std::mem::take(&mut self.head.tile);
+        let needed = count * model.spec.vocab_size;
+        if tile.len() < needed {
+            tile.resize(needed, 0.0);
+        }
+        self.head.logits(model, pool, count, &mut tile[..needed]);
+        self.head.tile = tile;
+    }
+}
+
+impl HeadInput {
+    fn logits(&mut self, model: &Model, pool: &Pool, count: usize, out: &mut [f32]) {
+        let input = &self.input[..count * model.spec.hidden_size];
+        // The head's input is always 8 bits.
+        let bits = &[ActBits::A8; LOGITS_TILE][..count];
+        model.head.prepare(model.kernels, input, bits, &mut self.operand);
+        model.head.product(model.kernels, Some(pool), input, &self.operand, count, out);
+    }
+}
+
+/// Logits must be finite: functions further on take NaN for a small number.
+fn check_finite(logits: &[f32], position: usize) -> Result<()> {
+    if logits.iter().fold(true, |finite, x| finite & x.is_finite()) {
+        return Ok(());
+    }
+    let index = logits.iter().position(|x| !x.is_finite()).unwrap_or(0);
+    Err(EngineError::NotFinite { position, index, value: logits[index] })
+}
