@@ -2,6 +2,7 @@
 
 use squat_kernels::{CacheError, MatrixError, UnknownIsa};
 use squat_model::ModelError;
+use std::path::PathBuf;
 
 /// Error of every fallible function of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,24 @@ pub enum EngineError {
         asked: usize,
         /// Length held.
         held: usize,
+    },
+    /// A saved prefix that cannot be used.
+    #[error("cannot load the prefix {}: {problem}", path.display())]
+    Prefix {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, what was found, what to do.
+        problem: String,
+    },
+    /// A saved prefix that cannot be read or written.
+    #[error("cannot {verb} the prefix {}: {source}", path.display())]
+    PrefixFile {
+        /// `read` or `write`.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
     },
     /// Something made for another model.
     #[error("{what} belongs to another model than the one that runs: expected one of the same engine")]

@@ -16,7 +16,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`engine`] | [`Engine`]: a loaded model; log-likelihoods, generation |
-//! | [`session`] | [`Session`]: one sequence; prefill, decode, truncate |
+//! | [`session`] | [`Session`]: one sequence; prefill, decode, truncate, fork, save, load |
 //! | [`batch`] | [`Batch`]: several sessions fed together |
 //! | [`generate`] | [`GenerateOptions`], [`Generation`] |
 //! | [`sampling`] | [`Sampler`]: greedy, temperature, top-k, top-p |
@@ -34,6 +34,7 @@ mod linear;
 mod load;
 mod model;
 pub mod pool;
+mod prefix;
 pub mod sampling;
 pub mod session;
 mod source;

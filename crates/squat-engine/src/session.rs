@@ -67,11 +67,7 @@ impl Session {
         let block = options.block.min(capacity);
         let rope = model.rope(capacity);
         let kv_heads = model.spec.num_key_value_heads;
-        let widths: &[ActBits] = match model.plan.policy.uniform() {
-            Some(ActBits::A4) => &[ActBits::A4],
-            Some(ActBits::A8) => &[ActBits::A8],
-            None => &ActBits::ALL,
-        };
+        let widths = cache_widths(&model);
         let layer_cache = |layer: &crate::model::Layer| {
             (0..kv_heads).map(|_| layer.attention.cache(capacity, widths)).collect()
         };
@@ -145,6 +141,45 @@ impl Session {
 
     pub(crate) fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.logits
+    }
+
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Key-value heads, layer by layer.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = &HeadCache> {
+        self.cache.iter().flatten()
+    }
+
+    /// Key-value heads, layer by layer.
+    pub(crate) fn heads_mut(&mut self) -> impl Iterator<Item = &mut HeadCache> {
+        self.cache.iter_mut().flatten()
+    }
+
+    /// An empty session of the same model and sizes.
+    pub(crate) fn empty_twin(&self) -> Result<Self> {
+        let options = SessionOptions { capacity: Some(self.capacity), block: self.block };
+        Self::new(self.model.clone(), self.pool.clone(), options)
+    }
+
+    /// Takes over what another session of the same model and sizes holds.
+    pub(crate) fn take_from(&mut self, other: Self) {
+        (self.tokens, self.cache, self.logits, self.trace) =
+            (other.tokens, other.cache, other.logits, other.trace);
+    }
+
+    /// Copies what another session of the same model and sizes holds.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        self.tokens.extend_from_slice(&other.tokens);
+        self.logits.copy_from_slice(&other.logits);
+        self.trace.clone_from(&other.trace);
+        let widths = cache_widths(&self.model);
+        let room = self.capacity;
+        for (own, other) in self.heads_mut().zip(other.heads()) {
+            own.clone_from(other);
+            own.reserve(room - other.len(), widths);
+        }
     }
 
     pub(crate) fn is_of(&self, model: &Arc<Model>) -> bool {
@@ -241,6 +276,15 @@ impl Session {
             });
         }
         Ok(())
+    }
+}
+
+/// Widths that rows of the cache can have.
+fn cache_widths(model: &Model) -> &'static [ActBits] {
+    match model.plan.policy.uniform() {
+        Some(ActBits::A4) => &[ActBits::A4],
+        Some(ActBits::A8) => &[ActBits::A8],
+        None => &ActBits::ALL,
     }
 }
 

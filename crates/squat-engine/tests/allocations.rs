@@ -4,7 +4,7 @@
 mod common;
 
 use common::{engine, mixed, tokens};
-use squat_engine::{EngineOptions, SessionOptions};
+use squat_engine::{EngineOptions, SessionOptions, Step};
 use squat_model::QuantPlan;
 use squat_quant::token_policy::TokenPolicy;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -56,6 +56,26 @@ fn decoding_allocates_nothing() {
             }
             let count = ALLOCATIONS.get() - before;
             assert_eq!(count, 0, "{plan:?}, {threads} threads");
+
+            // Several sequences together, at different positions.
+            let mut others: [_; 3] = std::array::from_fn(|_| engine.session().unwrap());
+            let mut batch = engine.batch(8).unwrap();
+            for (index, session) in others.iter_mut().enumerate() {
+                batch.run(&mut [Step::new(session, &ids[..2 + index])]).unwrap();
+            }
+            let [a, b, c] = &mut others;
+            let mut together = |at: usize| {
+                let mut steps = [
+                    Step::new(a, &ids[at..at + 1]),
+                    Step::new(b, &ids[at..at + 1]),
+                    Step::new(c, &ids[at..at + 1]),
+                ];
+                batch.run(&mut steps).unwrap();
+            };
+            together(5);
+            let before = ALLOCATIONS.get();
+            (6..40).for_each(together);
+            assert_eq!(ALLOCATIONS.get() - before, 0, "batch, {plan:?}, {threads} threads");
             // The counter counts.
             drop(std::hint::black_box(vec![1u8; 100]));
             assert!(ALLOCATIONS.get() > before);

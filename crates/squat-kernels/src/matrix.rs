@@ -419,6 +419,16 @@ impl PackedMatrix {
         self.panel_scales(row / PANEL, group)[row % PANEL]
     }
 
+    /// Scale and sum of the codes of each group of each row, in order: what tells two matrices apart, whatever their
+    /// layout.
+    pub fn row_marks(&self) -> impl Iterator<Item = (f32, i32)> {
+        (0..self.rows * self.groups).map(|index| {
+            let (row, group) = (index / self.groups, index % self.groups);
+            let (panel, lane) = (row / PANEL, row % PANEL);
+            (self.panel_scales(panel, group)[lane], self.panel_sums(panel, group)[lane])
+        })
+    }
+
     /// Writes `scale * code` of a row: the embedding lookup.
     ///
     /// # Panics

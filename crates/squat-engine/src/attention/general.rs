@@ -3,6 +3,7 @@
 //! Codes are held as exact integers in f32, scales apart. It serves the plans that leave some of the points in full
 //! precision, or mix static and dynamic ones; the usual plans run on the integer cache.
 
+use crate::prefix::Reader;
 use squat_kernels::{RowQuantizer, float};
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 
@@ -125,6 +126,32 @@ impl GeneralHead {
     /// Bytes of codes and scales held.
     pub(crate) fn bytes(&self) -> usize {
         4 * (self.keys.len() + self.values.len() + 2 * self.bits.len()) + self.bits.len()
+    }
+
+    /// Appends all rows to `out`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        out.extend(self.bits.iter().map(|bits| bits.bits() as u8));
+        for floats in [&self.keys, &self.key_scales, &self.values, &self.value_scales] {
+            out.extend(floats.iter().flat_map(|x| x.to_le_bytes()));
+        }
+    }
+
+    /// Reads `positions` rows into an empty head; `None` for bytes that are none.
+    pub(crate) fn read(&mut self, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
+        let width = |&byte: &u8| ActBits::ALL.into_iter().find(|bits| bits.bits() == u32::from(byte));
+        self.bits = reader.bytes(positions)?.iter().map(width).collect::<Option<_>>()?;
+        let rows = positions * self.head_dim;
+        let parts = [
+            (&mut self.keys, rows),
+            (&mut self.key_scales, positions),
+            (&mut self.values, rows),
+            (&mut self.value_scales, positions),
+        ];
+        for (floats, len) in parts {
+            floats.resize(len, 0.0);
+            reader.floats(floats)?;
+        }
+        Some(())
     }
 
     /// Attention of a query (after RoPE) over all positions held; returns the probability of position 0.

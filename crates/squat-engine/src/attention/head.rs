@@ -58,20 +58,13 @@ impl AttentionPlan {
 
     /// An empty cache with room for some positions.
     pub(crate) fn cache(&self, capacity: usize, widths: &[ActBits]) -> HeadCache {
-        let room = capacity.min(RESERVE);
-        match &self.form {
-            Form::Integer(scheme) => {
-                let mut head = KvHead::new(self.head_dim, *scheme);
-                widths.iter().for_each(|&bits| head.reserve(room, bits));
-                HeadCache::Integer(head)
-            }
-            Form::Float => {
-                let mut head = FloatKvHead::new(self.head_dim);
-                head.reserve(room);
-                HeadCache::Float(head)
-            }
+        let mut cache = match &self.form {
+            Form::Integer(scheme) => HeadCache::Integer(KvHead::new(self.head_dim, *scheme)),
+            Form::Float => HeadCache::Float(FloatKvHead::new(self.head_dim)),
             Form::General => HeadCache::General(GeneralHead::new(self.head_dim, self.points.clone())),
-        }
+        };
+        cache.reserve(capacity, widths);
+        cache
     }
 }
 
@@ -85,6 +78,16 @@ pub(crate) enum HeadCache {
 }
 
 impl HeadCache {
+    /// Makes room for some more positions of these widths, but not for more than it pays to hold ready.
+    pub(crate) fn reserve(&mut self, positions: usize, widths: &[ActBits]) {
+        let room = positions.min(RESERVE);
+        match self {
+            Self::Integer(head) => widths.iter().for_each(|&bits| head.reserve(room, bits)),
+            Self::Float(head) => head.reserve(room),
+            Self::General(_) => {}
+        }
+    }
+
     /// Positions held.
     pub(crate) fn len(&self) -> usize {
         match self {

@@ -288,6 +288,27 @@ impl KvHead {
         &self.values
     }
 
+    /// Width of the rows at `position`.
+    ///
+    /// # Panics
+    /// When `position` is not held.
+    pub fn bits(&self, position: usize) -> ActBits {
+        self.keys.bits[position]
+    }
+
+    /// Writes the codes of key and value at `position` and returns their scales (1 when the scheme is static).
+    ///
+    /// # Panics
+    /// When `position` is not held or a slice has another length than the head.
+    pub fn read(&self, position: usize, key: &mut [i8], value: &mut [i8]) -> (f32, f32) {
+        let scale = |store: &CodeStore, codes: &mut [i8]| {
+            let bits = store.read(position, codes);
+            let row = store.count(bits, position);
+            store.scales[bits.index()].get(row).copied().unwrap_or(1.0)
+        };
+        (scale(&self.keys, key), scale(&self.values, value))
+    }
+
     /// Bytes held; see [`CodeStore::bytes_used`].
     pub fn bytes_used(&self) -> usize {
         self.keys.bytes_used() + self.values.bytes_used()

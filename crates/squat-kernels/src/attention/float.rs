@@ -42,6 +42,20 @@ impl FloatKvHead {
         Ok(())
     }
 
+    /// Values in a row.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Key and value at `position`.
+    ///
+    /// # Panics
+    /// When `position` is not held.
+    pub fn row(&self, position: usize) -> (&[f32], &[f32]) {
+        let row = position * self.head_dim..(position + 1) * self.head_dim;
+        (&self.keys[row.clone()], &self.values[row])
+    }
+
     /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.keys.truncate(len * self.head_dim);

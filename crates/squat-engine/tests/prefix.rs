@@ -1,0 +1,124 @@
+//! A prefix that was saved and loaded, or forked, continues with the same bits.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{bits, engine, mixed, plans, spec, tensors, tokens};
+use squat_engine::{Engine, EngineError, EngineOptions, SessionOptions};
+use squat_kernels::Kernels;
+use squat_model::QuantPlan;
+use squat_quant::token_policy::TokenPolicy;
+use std::fs;
+
+#[test]
+fn loaded_and_forked_prefixes_continue_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prefix.kv");
+    for (name, plan) in plans() {
+        let engine = engine(&plan, false, EngineOptions::threads(1));
+        let ids = tokens(engine.spec(), 50, 21);
+        let mut session = engine.session().unwrap();
+        let first = bits(session.prefill(&ids[..33]).unwrap());
+        session.save_prefix(&path).unwrap();
+        let mut fork = session.fork().unwrap();
+        let want = bits(session.prefill(&ids[33..]).unwrap());
+
+        // Another process would have another engine, perhaps another instruction set and other sizes.
+        let options = EngineOptions { threads: 2, kernels: Some(Kernels::scalar()), ..Default::default() };
+        let elsewhere = common::engine(&plan, false, options);
+        let sizes = SessionOptions { capacity: Some(60), block: 5 };
+        let mut loaded = elsewhere.session_with(sizes).unwrap();
+        loaded.prefill(&tokens(engine.spec(), 9, 3)).unwrap();
+        loaded.load_prefix(&path).unwrap();
+        assert_eq!((loaded.tokens(), loaded.position()), (&ids[..33], 33), "{name}");
+        for other in [&mut loaded, &mut fork] {
+            assert_eq!(bits(other.logits()), first, "{name}: logits of the prefix");
+            // One token at a time, and again after going back.
+            for &id in &ids[33..] {
+                other.decode(id).unwrap();
+            }
+            assert_eq!(bits(other.logits()), want, "{name}");
+            other.truncate(20).unwrap();
+            assert_eq!(bits(other.prefill(&ids[20..]).unwrap()), want, "{name}: truncated");
+        }
+    }
+}
+
+#[test]
+fn forks_are_independent() {
+    let engine = engine(&mixed(TokenPolicy::SinkAttention), true, EngineOptions::threads(2));
+    let ids = tokens(engine.spec(), 60, 22);
+    let mut session = engine.session().unwrap();
+    session.record_token_bits(true);
+    session.prefill(&ids[..20]).unwrap();
+    let mut forks = [session.fork().unwrap(), session.fork().unwrap()];
+    let ends = [&ids[20..40], &ids[40..60]];
+    let got: Vec<Vec<u32>> =
+        forks.iter_mut().zip(ends).map(|(fork, end)| bits(fork.prefill(end).unwrap())).collect();
+    assert_eq!(session.position(), 20);
+    for (index, end) in ends.iter().enumerate() {
+        session.truncate(20).unwrap();
+        assert_eq!(bits(session.prefill(end).unwrap()), got[index]);
+        assert_eq!(session.token_bits(), forks[index].token_bits());
+    }
+}
+
+fn refused(engine: &Engine, path: &std::path::Path, options: SessionOptions) -> String {
+    let mut session = engine.session_with(options).unwrap();
+    let ids = tokens(engine.spec(), 5, 1);
+    let before = bits(session.prefill(&ids).unwrap());
+    let error = session.load_prefix(path).unwrap_err();
+    assert!(matches!(error, EngineError::Prefix { .. }), "{error}");
+    // As it was.
+    assert_eq!((bits(session.logits()), session.tokens()), (before, &ids[..]));
+    session.decode(2).unwrap();
+    error.to_string()
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prefix.kv");
+    let own = engine(&QuantPlan::w4a8(), false, EngineOptions::threads(1));
+    let mut session = own.session().unwrap();
+    session.prefill(&tokens(own.spec(), 12, 2)).unwrap();
+    session.save_prefix(&path).unwrap();
+    let all = SessionOptions::default();
+
+    let plan = engine(&QuantPlan::w4a4(), false, EngineOptions::threads(1));
+    assert!(refused(&plan, &path, all).contains("expected plan"));
+    // The same shapes and plan, other weights.
+    let weights = Engine::from_parts(
+        &spec(false),
+        &QuantPlan::w4a8(),
+        &tensors(&spec(false), 12),
+        EngineOptions::threads(1),
+    );
+    assert!(refused(&weights.unwrap(), &path, all).contains("expected model"));
+    let small = SessionOptions { capacity: Some(11), ..all };
+    assert!(refused(&own, &path, small).contains("12 tokens, the session at most 11"));
+
+    let good = fs::read(&path).unwrap();
+    for cut in [0, 5, 8, 11, 40, good.len() / 2, good.len() - 9, good.len() - 1] {
+        fs::write(&path, &good[..cut]).unwrap();
+        refused(&own, &path, all);
+    }
+    for at in (0..good.len()).step_by(97) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        fs::write(&path, &bad).unwrap();
+        refused(&own, &path, all);
+    }
+    let mut recording = own.session().unwrap();
+    recording.record_token_bits(true);
+    fs::write(&path, &good).unwrap();
+    assert!(recording.load_prefix(&path).is_err());
+    session.load_prefix(&path).unwrap();
+
+    let missing = session.load_prefix(folder.path().join("nothing")).unwrap_err();
+    assert!(matches!(missing, EngineError::PrefixFile { verb: "read", .. }), "{missing}");
+    let unwritable = session.save_prefix(folder.path().join("no/folder")).unwrap_err();
+    assert!(matches!(unwritable, EngineError::PrefixFile { verb: "write", .. }), "{unwritable}");
+    // Nothing but the file itself is left.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
