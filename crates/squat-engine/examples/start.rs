@@ -10,7 +10,7 @@ mod random;
 
 use squat_engine::{Engine, EngineOptions, SessionOptions};
 use squat_model::tokenizer::Tokenizer;
-use squat_model::{PackSource, TokenizerFiles, pack};
+use squat_model::{ModelSpec, PackSource, TokenizerFiles, pack};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -51,18 +51,21 @@ fn once(folder: &Path, threads: usize, context: usize) -> Outcome {
         line
     };
     let before = lap("start");
-    let load = || Engine::load_with(folder, EngineOptions::threads(threads));
-    let engine = load()?;
-    let loaded = lap("weights");
-    let tokenizer = match folder.join("tokenizer.json").exists() {
-        true => Some(Tokenizer::open(folder, engine.spec())?),
-        false => None,
-    };
+    // At the same time, as `squat generate` does.
+    let (engine, tokenizer) = std::thread::scope(|scope| {
+        let tokenizer = folder
+            .join("tokenizer.json")
+            .exists()
+            .then(|| scope.spawn(|| ModelSpec::open(folder).and_then(|spec| Tokenizer::open(folder, &spec))));
+        let engine = Engine::load_with(folder, EngineOptions::threads(threads));
+        (engine, tokenizer.map(|thread| thread.join().expect("the tokenizer's thread")))
+    });
+    let (engine, tokenizer) = (engine?, tokenizer.transpose()?);
     let ids = match &tokenizer {
         Some(tokenizer) => tokenizer.encode("The")?,
         None => Vec::new(),
     };
-    let tokenized = lap("tokenizer");
+    let loaded = lap("weights and tokenizer");
     let mut session = engine.session_with(SessionOptions::default())?;
     let opened = lap("session");
     let ids: Vec<u32> = std::iter::once(1).chain(ids).collect();
@@ -82,7 +85,7 @@ fn once(folder: &Path, threads: usize, context: usize) -> Outcome {
         [memory.weights, memory.cache, memory.scratch].map(|bytes| bytes as f64 / 1e6);
     let [anonymous, file] = [status("RssAnon"), status("RssFile")];
     println!(
-        "{before}{loaded}{tokenized}{opened}{done}peak {peak:.1} MB; at {} tokens: weights {weights:.1}, cache \
+        "{before}{loaded}{opened}{done}peak {peak:.1} MB; at {} tokens: weights {weights:.1}, cache \
          {cache:.1}, buffers {scratch:.1}; resident {:.1} (anonymous {anonymous:.1}, file {file:.1}), peak {:.1} MB",
         session.position(),
         status("VmRSS"),

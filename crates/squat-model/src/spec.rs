@@ -1,10 +1,13 @@
 //! An architecture as data: sizes, and the parameters that follow from them.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 use squat_quant::ActPoint;
 
 use crate::arch::{self, Architecture};
 use crate::error::ModelError;
+use crate::hf::open_config;
 
 /// Sizes and constants of a decoder-only transformer, as `config.json` states them.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,6 +144,14 @@ impl ModelSpec {
 
     /// Largest number of parameters accepted: a configuration beyond it is a mistake, and sizes could overflow.
     pub const MAX_PARAMETERS: u64 = 1 << 40;
+
+    /// Reads the `config.json` of a model folder.
+    ///
+    /// # Errors
+    /// No such folder or file, and as [`ModelSpec::from_config`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
+        Self::from_config(&open_config(path.as_ref())?)
+    }
 
     /// Reads a Hugging Face `config.json` object.
     ///
