@@ -79,9 +79,9 @@ mod error;
 pub mod float;
 mod matrix;
 mod output;
+mod panels;
 #[cfg(feature = "std")]
 pub mod probe;
-mod panels;
 pub mod product;
 pub mod reference;
 mod rows;
