@@ -106,7 +106,8 @@ impl<'a> ColumnsMut<'a> {
             let whole = rest.take()?;
             let units = whole.range().len().div_ceil(align.max(1));
             let take = units.div_ceil(2 * workers.max(1)) * align.max(1);
-            let (part, tail) = whole.split_at(whole.range().start.saturating_add(take));
+            let end = whole.range().start.saturating_add(take);
+            let (part, tail) = whole.split_at(end);
             rest = Some(tail).filter(|tail| !tail.range().is_empty());
             Some(part)
         })

@@ -42,11 +42,6 @@ impl FloatKvHead {
         Ok(())
     }
 
-    /// Values in a row.
-    pub fn head_dim(&self) -> usize {
-        self.head_dim
-    }
-
     /// Key and value at `position`.
     ///
     /// # Panics
