@@ -1,13 +1,13 @@
 //! Tokens per second of a random model: prefill and decoding apart, threads named.
 //!
 //! `cargo run --release -p squat-engine --example speed -- [PLAN...] [--shape llama-58m|smollm2-135m] [--prompt 128]
-//! [--decode 128] [--block 64] [--threads 1,2]`
+//! [--decode 128] [--block 64] [--threads 1,2] [--batch 1,4,16]`
 //! where PLAN is `w4a8`, `w4a4`, `rho50`, `w2a8`, `fp` (f32), `f16`, ...
 
 mod random;
 
 use random::{plan, spec, tensors};
-use squat_engine::{Engine, EngineOptions, SessionOptions, Weights};
+use squat_engine::{Engine, EngineOptions, SessionOptions, Step, Weights};
 use squat_model::QuantPlan;
 use std::time::Instant;
 
@@ -20,7 +20,13 @@ struct Arguments {
     decode: usize,
     threads: Vec<usize>,
     block: usize,
+    batches: Vec<usize>,
     shape: String,
+}
+
+fn list(word: Option<String>) -> Vec<usize> {
+    let word = word.expect("a list after an option");
+    word.split(',').map(|n| n.parse().expect("numbers, separated by commas")).collect()
 }
 
 fn arguments() -> Arguments {
@@ -30,6 +36,7 @@ fn arguments() -> Arguments {
         decode: 128,
         threads: vec![1, 2],
         block: 64,
+        batches: Vec::new(),
         shape: "llama-58m".to_owned(),
     };
     let mut words = std::env::args().skip(1);
@@ -40,10 +47,8 @@ fn arguments() -> Arguments {
             "--decode" => found.decode = number(),
             "--block" => found.block = number(),
             "--shape" => found.shape = words.next().expect("a name after --shape"),
-            "--threads" => {
-                let list = words.next().expect("a list after --threads");
-                found.threads = list.split(',').map(|n| n.parse().expect("a number of threads")).collect();
-            }
+            "--threads" => found.threads = list(words.next()),
+            "--batch" => found.batches = list(words.next()),
             _ => found.plans.push(word),
         }
     }
@@ -54,7 +59,7 @@ fn arguments() -> Arguments {
 }
 
 fn main() -> squat_engine::Result<()> {
-    let Arguments { plans, prompt, decode, threads, block, shape } = arguments();
+    let Arguments { plans, prompt, decode, threads, block, batches, shape } = arguments();
     let spec = spec(&shape);
     eprintln!("{shape} shape, {:.1}M parameters, blocks of {block}", spec.num_parameters() as f64 / 1e6);
     eprintln!("plan     kernel                threads    test   best tok/s median tok/s");
@@ -88,6 +93,26 @@ fn main() -> squat_engine::Result<()> {
             for (test, rates) in [format!("pp{prompt}"), format!("tg{decode}")].iter().zip(&mut rates) {
                 rates.sort_by(f64::total_cmp);
                 let (best, median) = (rates[REPEATS - 1], rates[REPEATS / 2]);
+                eprintln!("{name:8} {kernel:22} {threads:6} {test:>7} {best:12.1} {median:12.1}");
+            }
+            for &batch in &batches {
+                let mut sessions =
+                    (0..batch).map(|_| engine.session_with(options)).collect::<Result<Vec<_>, _>>()?;
+                let mut together = engine.batch(batch)?;
+                let mut rates = Vec::new();
+                for _ in 0..REPEATS {
+                    sessions.iter_mut().for_each(|session| session.reset());
+                    let start = Instant::now();
+                    for i in 0..decode {
+                        let id = &ids[i % prompt..=i % prompt];
+                        let steps = sessions.iter_mut().map(|session| Step::new(session, id));
+                        together.run(&mut steps.collect::<Vec<_>>())?;
+                    }
+                    rates.push((batch * decode) as f64 / start.elapsed().as_secs_f64());
+                }
+                rates.sort_by(f64::total_cmp);
+                let (best, median) = (rates[REPEATS - 1], rates[REPEATS / 2]);
+                let test = format!("tg x{batch}");
                 eprintln!("{name:8} {kernel:22} {threads:6} {test:>7} {best:12.1} {median:12.1}");
             }
             if threads == 1 {

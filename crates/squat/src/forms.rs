@@ -133,6 +133,17 @@ impl Tokenize for ModelTokenizer {
     }
 }
 
+/// Loads a model folder and its tokenizer at the same time: for a small model they take equally long.
+pub fn engine_and_tokenizer(path: &Path, threads: usize) -> Result<(Engine, ModelTokenizer)> {
+    std::thread::scope(|scope| {
+        // Its own errors are for later: those of the model come first.
+        let tokenizer = scope.spawn(|| ModelTokenizer::open(path, &ModelSpec::open(path)?));
+        let engine = Engine::load(path, threads)?;
+        let tokenizer = tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((engine, tokenizer))
+    })
+}
+
 /// A model to evaluate, with its tokenizer.
 pub struct Subject {
     /// The model in the form asked for.

@@ -1,17 +1,15 @@
 //! `squat generate`.
 
 use crate::args::Generate;
-use crate::forms::ModelTokenizer;
 use crate::{forms, printer};
 use anyhow::Result;
-use squat_engine::{Engine, GenerateOptions, Sampling};
+use squat_engine::{GenerateOptions, Sampling};
 use squat_eval::Tokenize;
 use std::process::ExitCode;
 
 pub fn run(args: &Generate) -> Result<ExitCode> {
     let path = forms::locate(&args.model);
-    let engine = Engine::load(&path, forms::threads(args.threads))?;
-    let tokenizer = ModelTokenizer::open(&path, engine.spec())?;
+    let (engine, tokenizer) = forms::engine_and_tokenizer(&path, forms::threads(args.threads))?;
     printer::note(&format!("kernels: {}", engine.kernel_name()));
     let mut ids = vec![tokenizer.bos_id()];
     if !args.prompt.is_empty() {
