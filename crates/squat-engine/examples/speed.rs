@@ -1,8 +1,9 @@
 //! Tokens per second of a random model: prefill and decoding apart, threads named.
 //!
 //! `cargo run --release -p squat-engine --example speed -- [PLAN...] [--shape llama-58m|smollm2-135m] [--prompt 128]
-//! [--decode 128] [--block 64] [--threads 1,2] [--batch 1,4,16]`
-//! where PLAN is `w4a8`, `w4a4`, `rho50`, `w2a8`, `fp` (f32), `f16`, ...
+//! [--decode 128] [--depth 0] [--block 64] [--threads 1,2] [--batch 1,4,16] [--repeats 7]`
+//! where PLAN is `w4a8`, `w4a4`, `rho50`, `w2a8`, `fp` (f32), `f16`, ...; depths are positions that stand in the cache
+//! before the prompt or the decoded tokens, a list.
 
 mod random;
 
@@ -11,11 +12,11 @@ use squat_engine::{Engine, EngineOptions, SessionOptions, Step, Weights};
 use squat_model::QuantPlan;
 use std::time::Instant;
 
-/// Timed runs of each test; the best and the median are printed.
-const REPEATS: usize = 7;
-
 struct Arguments {
     plans: Vec<String>,
+    depths: Vec<usize>,
+    /// Timed runs of each test; the best and the median are printed.
+    repeats: usize,
     prompt: usize,
     decode: usize,
     threads: Vec<usize>,
@@ -32,6 +33,8 @@ fn list(word: Option<String>) -> Vec<usize> {
 fn arguments() -> Arguments {
     let mut found = Arguments {
         plans: Vec::new(),
+        depths: vec![0],
+        repeats: 7,
         prompt: 128,
         decode: 128,
         threads: vec![1, 2],
@@ -49,6 +52,8 @@ fn arguments() -> Arguments {
             "--shape" => found.shape = words.next().expect("a name after --shape"),
             "--threads" => found.threads = list(words.next()),
             "--batch" => found.batches = list(words.next()),
+            "--depth" => found.depths = list(words.next()),
+            "--repeats" => found.repeats = number().max(1),
             _ => found.plans.push(word),
         }
     }
@@ -59,10 +64,12 @@ fn arguments() -> Arguments {
 }
 
 fn main() -> squat_engine::Result<()> {
-    let Arguments { plans, prompt, decode, threads, block, batches, shape } = arguments();
-    let spec = spec(&shape);
+    let Arguments { plans, depths, repeats, prompt, decode, threads, block, batches, shape } = arguments();
+    let capacity = (depths.iter().copied().max().unwrap_or(0) + prompt.max(decode)).max(2);
+    let mut spec = spec(&shape);
+    spec.max_position_embeddings = spec.max_position_embeddings.max(capacity);
     eprintln!("{shape} shape, {:.1}M parameters, blocks of {block}", spec.num_parameters() as f64 / 1e6);
-    eprintln!("plan     kernel                threads    test   best tok/s median tok/s");
+    eprintln!("plan     kernel                threads   depth    test   best tok/s median tok/s");
     let ids: Vec<u32> =
         (0..prompt as u32).map(|i| i.wrapping_mul(2_654_435_761) % spec.vocab_size as u32).collect();
     for name in &plans {
@@ -74,33 +81,42 @@ fn main() -> squat_engine::Result<()> {
         for &threads in &threads {
             let options = EngineOptions { threads, weights, kernels: None };
             let engine = Engine::from_parts(&spec, &plan, &tensors, options)?;
-            let options = SessionOptions { capacity: Some((prompt + decode).max(2)), block };
+            let options = SessionOptions { capacity: Some(capacity), block };
             let mut session = engine.session_with(options)?;
-            let mut rates = [Vec::new(), Vec::new()];
-            for _ in 0..REPEATS {
-                session.reset();
-                let start = Instant::now();
-                session.prefill(&ids)?;
-                rates[0].push(prompt as f64 / start.elapsed().as_secs_f64());
-                session.reset();
-                let start = Instant::now();
-                for i in 0..decode {
-                    session.decode(ids[i % prompt])?;
-                }
-                rates[1].push(decode as f64 / start.elapsed().as_secs_f64());
-            }
             let kernel = engine.kernel_name();
-            for (test, rates) in [format!("pp{prompt}"), format!("tg{decode}")].iter().zip(&mut rates) {
-                rates.sort_by(f64::total_cmp);
-                let (best, median) = (rates[REPEATS - 1], rates[REPEATS / 2]);
-                eprintln!("{name:8} {kernel:22} {threads:6} {test:>7} {best:12.1} {median:12.1}");
+            for &depth in &depths {
+                let filler: Vec<u32> = (0..depth).map(|i| ids[i % prompt]).collect();
+                session.reset();
+                if depth > 0 {
+                    session.prefill(&filler)?;
+                }
+                let mut rates = [Vec::new(), Vec::new()];
+                for _ in 0..repeats {
+                    session.truncate(depth)?;
+                    let start = Instant::now();
+                    session.prefill(&ids)?;
+                    rates[0].push(prompt as f64 / start.elapsed().as_secs_f64());
+                    session.truncate(depth)?;
+                    let start = Instant::now();
+                    for i in 0..decode {
+                        session.decode(ids[i % prompt])?;
+                    }
+                    rates[1].push(decode as f64 / start.elapsed().as_secs_f64());
+                }
+                for (test, rates) in [format!("pp{prompt}"), format!("tg{decode}")].iter().zip(&mut rates) {
+                    rates.sort_by(f64::total_cmp);
+                    let (best, median) = (rates[repeats - 1], rates[repeats / 2]);
+                    eprintln!(
+                        "{name:8} {kernel:22} {threads:6} {depth:7} {test:>7} {best:12.1} {median:12.1}"
+                    );
+                }
             }
             for &batch in &batches {
                 let mut sessions =
                     (0..batch).map(|_| engine.session_with(options)).collect::<Result<Vec<_>, _>>()?;
                 let mut together = engine.batch(batch)?;
                 let mut rates = Vec::new();
-                for _ in 0..REPEATS {
+                for _ in 0..repeats {
                     sessions.iter_mut().for_each(|session| session.reset());
                     let start = Instant::now();
                     for i in 0..decode {
@@ -111,9 +127,9 @@ fn main() -> squat_engine::Result<()> {
                     rates.push((batch * decode) as f64 / start.elapsed().as_secs_f64());
                 }
                 rates.sort_by(f64::total_cmp);
-                let (best, median) = (rates[REPEATS - 1], rates[REPEATS / 2]);
+                let (best, median) = (rates[repeats - 1], rates[repeats / 2]);
                 let test = format!("tg x{batch}");
-                eprintln!("{name:8} {kernel:22} {threads:6} {test:>7} {best:12.1} {median:12.1}");
+                eprintln!("{name:8} {kernel:22} {threads:6} {0:7} {test:>7} {best:12.1} {median:12.1}", 0);
             }
             if threads == 1 {
                 let memory = engine.memory(Some(&session));

@@ -1,10 +1,10 @@
 //! Speed of every kernel set of this CPU, on one core:
-//! `cargo run --release -p squat-kernels --example speed [isa ...]`.
+//! `cargo run --release -p squat-kernels --example speed [isa ...] [limits|products|streams|floats|attention ...]`.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use squat_kernels::{
-    AttentionScheme, AttentionScratch, ColumnsMut, FloatKvHead, Kernels, KvHead, PackedMatrix, QuantizedRows,
-    RowQuantizer, probe,
+    AttentionScheme, AttentionScratch, Causal, ColumnsMut, FloatKvHead, Kernels, KvHead, PackedMatrix,
+    QuantizedRows, RowQuantizer, probe,
 };
 use squat_quant::{ActBits, Granularity, WeightBits, WeightScheme};
 use std::hint::black_box;
@@ -178,41 +178,53 @@ fn floats(kernels: &Kernels, random: &mut Random) {
 }
 
 fn attention(kernels: &Kernels, random: &mut Random) {
-    print!("  attention, head of 64, microseconds a query over 1024 (64) positions:");
-    let (dim, len) = (64, 1024);
-    let mut rows = QuantizedRows::new();
-    let mut out = vec![0f32; dim];
-    let mut scratch = AttentionScratch::new();
-    for (name, widths) in
-        [("8 bits", [ActBits::A8; 2]), ("4 bits", [ActBits::A4; 2]), ("mixed", ActBits::ALL)]
+    let dim = 64;
+    println!("  attention, head of 64, nanoseconds for a query and a position");
+    for (len, group, tokens) in
+        [(64, 3, 1), (1024, 1, 1), (1024, 3, 1), (8192, 1, 1), (8192, 3, 1), (1024, 3, 64), (8192, 3, 64)]
     {
-        let mut head = KvHead::new(dim, AttentionScheme::Dynamic);
-        for j in 0..len {
-            let x = random.floats(2 * dim);
-            kernels.quantize_rows(&mut rows, &x, dim, &[widths[j % 2]], &RowQuantizer::Dynamic);
-            head.push(rows.row(0), rows.row(1)).unwrap();
+        print!("    {len:5} positions, {group} queries x {tokens:2} tokens:");
+        let rows = group * tokens;
+        let causal = Causal { len: len + 1 - tokens, group };
+        let pairs: usize = (0..rows).map(|r| causal.len_of(r)).sum();
+        let (mut out, mut first) = (vec![0f32; rows * dim], vec![0f32; rows]);
+        let (mut pair, mut queries) = (QuantizedRows::new(), QuantizedRows::new());
+        let mut scratch = AttentionScratch::new();
+        let q = random.floats(rows * dim);
+        kernels.quantize_rows(&mut queries, &q, dim, &[ActBits::A8], &RowQuantizer::Dynamic);
+        for (name, widths) in
+            [("8 bits", [ActBits::A8; 2]), ("4 bits", [ActBits::A4; 2]), ("mixed", ActBits::ALL)]
+        {
+            let mut head = KvHead::new(dim, AttentionScheme::Dynamic);
+            for _ in 0..len {
+                let x = random.floats(2 * dim);
+                let bits = widths[random.next() as usize % 2];
+                kernels.quantize_rows(&mut pair, &x, dim, &[bits], &RowQuantizer::Dynamic);
+                head.push(pair.row(0), pair.row(1)).unwrap();
+            }
+            let seconds = time(|| {
+                kernels.attend(
+                    &head,
+                    causal,
+                    queries.as_view(),
+                    &mut scratch,
+                    black_box(&mut out),
+                    &mut first,
+                );
+            });
+            print!("  {name} {:.2}", seconds * 1e9 / pairs as f64);
         }
-        let mut seconds = |len| {
-            time(|| {
-                black_box(kernels.attend(&head, len, rows.row(0), &mut scratch, &mut out));
-            })
-        };
-        print!("  {name} {:.2} ({:.2})", seconds(len) * 1e6, seconds(64) * 1e6);
+        let mut head = FloatKvHead::new(dim);
+        for _ in 0..len {
+            head.push(&random.floats(dim), &random.floats(dim)).unwrap();
+        }
+        let seconds =
+            time(|| kernels.attend_float(&head, causal, &q, &mut scratch, black_box(&mut out), &mut first));
+        println!("  f32 {:.2}", seconds * 1e9 / pairs as f64);
     }
-    let mut head = FloatKvHead::new(dim);
-    for _ in 0..len {
-        head.push(&random.floats(dim), &random.floats(dim)).unwrap();
-    }
-    let q = random.floats(dim);
-    let mut seconds = |len| {
-        time(|| {
-            black_box(kernels.attend_float(&head, len, &q, &mut scratch, &mut out));
-        })
-    };
-    println!("  f32 {:.2} ({:.2})", seconds(len) * 1e6, seconds(64) * 1e6);
 }
 
-fn limits(kernels: &Kernels) {
+fn limits(kernels: &Kernels, _: &mut Random) {
     let time = std::time::Duration::from_millis(200);
     let giga = |rate: f64| format!("{:.0}", rate / 1e9);
     let fma = probe::fma_peak(kernels, time).map_or("none".to_owned(), giga);
@@ -227,14 +239,23 @@ fn limits(kernels: &Kernels) {
 }
 
 fn main() {
+    type Part = (&'static str, fn(&Kernels, &mut Random));
+    let parts: [Part; 5] = [
+        ("limits", limits),
+        ("products", products),
+        ("streams", streams),
+        ("floats", floats),
+        ("attention", attention),
+    ];
     let asked: Vec<String> = std::env::args().skip(1).collect();
+    let named = |name: &str| asked.iter().any(|word| word == name);
+    let any_isa = !Kernels::available().any(|kernels| named(kernels.name()));
+    let any_part = !parts.iter().any(|(name, _)| named(name));
     let mut random = Random(1);
-    for kernels in Kernels::available().filter(|k| asked.is_empty() || asked.iter().any(|a| a == k.name())) {
+    for kernels in Kernels::available().filter(|kernels| any_isa || named(kernels.name())) {
         println!("{}", kernels.name());
-        limits(kernels);
-        products(kernels, &mut random);
-        streams(kernels, &mut random);
-        floats(kernels, &mut random);
-        attention(kernels, &mut random);
+        for (_, part) in parts.iter().filter(|(name, _)| any_part || named(name)) {
+            part(kernels, &mut random);
+        }
     }
 }

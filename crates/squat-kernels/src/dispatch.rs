@@ -1,12 +1,12 @@
 //! Which kernels there are, which this CPU can run, and the functions they offer.
 
 use crate::arch::{self, Table};
-use crate::attention::{AttentionScratch, FloatKvHead, KvHead};
+use crate::attention::{AttentionScratch, Causal, FloatKvHead, KvHead, attend, attend_float};
 use crate::error::UnknownIsa;
 use crate::matrix::{Block, PANEL, PackedMatrix, Storage};
 use crate::output::ColumnsMut;
 use crate::panels::PanelSource;
-use crate::rows::{CodeRow, QuantizedRows, RowQuantizer, RowsMut, RowsView};
+use crate::rows::{QuantizedRows, RowQuantizer, RowsMut, RowsView};
 use alloc::string::ToString;
 use core::mem::MaybeUninit;
 use squat_quant::{ActBits, WeightBits};
@@ -277,35 +277,40 @@ impl Kernels {
         (self.table.fill_panel)(source, blocks, sums)
     }
 
-    /// Attention of query `q` (the codes of one head) over the first `len` cached positions: writes `out`
-    /// `[head_dim]` and returns the probability of position 0. See [`crate::attention`] for the definition.
+    /// Attention of rows of queries (the codes of heads that share this key-value head, of one token or several):
+    /// row `r` over the first `causal.len_of(r)` cached positions, its result in row `r` of `out` `[rows, head_dim]`,
+    /// the probability of position 0 in `column_0[r]`. See [`crate::attention`] for the definition; what a row gives
+    /// does not depend on the others.
     ///
     /// # Panics
-    /// When `len` is 0 or more than the cache holds, or lengths differ from `head_dim`.
+    /// When a row attends to no position or to more than the cache holds, or lengths do not fit.
     pub fn attend(
         &self,
         head: &KvHead,
-        len: usize,
-        q: CodeRow<'_>,
+        causal: Causal,
+        queries: RowsView<'_>,
         scratch: &mut AttentionScratch,
         out: &mut [f32],
-    ) -> f32 {
-        (self.table.attend)(head, len, q, scratch, out)
+        column_0: &mut [f32],
+    ) {
+        let Table { attention, large, .. } = self.table;
+        attend(attention, *large, head, causal, queries, scratch, out, column_0);
     }
 
-    /// [`Self::attend`] of the unquantized model.
+    /// [`Self::attend`] of the unquantized model; queries `[rows, head_dim]`.
     ///
     /// # Panics
-    /// When `len` is 0 or more than the cache holds, or lengths differ from `head_dim`.
+    /// When a row attends to no position or to more than the cache holds, or lengths do not fit.
     pub fn attend_float(
         &self,
         head: &FloatKvHead,
-        len: usize,
-        q: &[f32],
+        causal: Causal,
+        queries: &[f32],
         scratch: &mut AttentionScratch,
         out: &mut [f32],
-    ) -> f32 {
-        (self.table.attend_float)(head, len, q, scratch, out)
+        column_0: &mut [f32],
+    ) {
+        attend_float(&self.table.float_attention, head, causal, queries, scratch, out, column_0);
     }
 }
 

@@ -66,6 +66,8 @@ impl core::error::Error for MatrixError {}
 pub enum CacheError {
     /// A row of another length than the head: expected, got.
     Dim(usize, usize),
+    /// Key and value of one position at two widths: bits of the key, bits of the value.
+    Widths(u32, u32),
     /// The cache is full: the limit of exact 32-bit sums over positions.
     Full(usize),
     /// A code outside its width: index in the row, code, bits.
@@ -82,6 +84,10 @@ impl core::fmt::Display for CacheError {
             Self::Dim(expected, got) => {
                 write!(f, "expected a row of {expected} values (head_dim), got {got}")
             }
+            Self::Widths(key, value) => write!(
+                f,
+                "expected key and value of a position at one width, got {key} and {value} bits: quantize both at the token's"
+            ),
             Self::Full(limit) => write!(
                 f,
                 "the cache holds {limit} positions, the most that exact sums allow: shorten the context"

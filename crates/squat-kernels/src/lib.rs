@@ -86,7 +86,7 @@ pub mod product;
 pub mod reference;
 mod rows;
 
-pub use attention::{AttentionScheme, AttentionScratch, CodeStore, FloatKvHead, KvHead, MAX_CONTEXT};
+pub use attention::{AttentionScheme, AttentionScratch, Causal, FloatKvHead, KvHead, MAX_CONTEXT};
 pub use dispatch::{Kernels, ProductName};
 pub use error::{CacheError, MatrixError, UnknownIsa};
 pub use matrix::{MAX_COLS, PANEL, PackedMatrix, Storage};

@@ -1,6 +1,6 @@
 //! Products and attention in plain loops: what every kernel is tested against.
 
-use crate::attention::{AttentionScheme, CodeStore, KvHead};
+use crate::attention::{AttentionScheme, KvHead};
 use crate::matrix::PackedMatrix;
 use crate::output::ColumnsMut;
 use crate::rows::{CodeRow, RowsView};
@@ -48,7 +48,8 @@ pub fn linear(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_
     }
 }
 
-/// Attention as [`crate::Kernels::attend`] defines it, position by position. Returns the output and the probabilities.
+/// Attention of one query over the first `len` positions as [`crate::Kernels::attend`] defines it, position by position.
+/// Returns the output and the probabilities.
 ///
 /// # Panics
 /// When `len` is 0 or more than the cache holds, or the query has another length than the head.
@@ -56,17 +57,16 @@ pub fn attend(head: &KvHead, len: usize, q: CodeRow<'_>) -> (Vec<f32>, Vec<f32>)
     let dim = head.head_dim();
     let (mut key, mut value) = (vec![0i8; dim], vec![0i8; dim]);
     let q_scale = q.scale * (1.0 / math::sqrt(dim as f32));
-    // Position of a row among the rows of its width, which is how scales are stored.
-    let nth =
-        |store: &CodeStore, j: usize| store.bits()[..j].iter().filter(|&&b| b == store.bits()[j]).count();
     let mut p: Vec<f32> = (0..len)
         .map(|j| {
-            let bits = head.keys().read(j, &mut key);
-            let (z_k, s_k) = match head.scheme() {
-                AttentionScheme::Dynamic => (0, head.keys().scales_of(bits)[nth(head.keys(), j)]),
-                AttentionScheme::Static { keys, .. } => (keys.get(bits).zero_point, keys.get(bits).scale),
+            let (scale, _) = head.read(j, &mut key, &mut value);
+            let (z_q, z_k, s_k) = match head.scheme() {
+                AttentionScheme::Dynamic => (0, 0, scale),
+                AttentionScheme::Static { keys, .. } => {
+                    let keys = keys.get(head.bits(j));
+                    (q.zero_point, keys.zero_point, keys.scale)
+                }
             };
-            let z_q = if *head.scheme() == AttentionScheme::Dynamic { 0 } else { q.zero_point };
             let sum: i32 =
                 q.codes.iter().zip(&key).map(|(&q, &k)| (i32::from(q) - z_q) * (i32::from(k) - z_k)).sum();
             (sum as f32 * q_scale) * s_k
@@ -75,14 +75,14 @@ pub fn attend(head: &KvHead, len: usize, q: CodeRow<'_>) -> (Vec<f32>, Vec<f32>)
     crate::float::softmax(&mut p);
     let mut parts: [Option<Vec<f32>>; 2] = [None, None];
     for bits in ActBits::ALL {
-        let of_width: Vec<usize> = (0..len).filter(|&j| head.values().bits()[j] == bits).collect();
+        let of_width: Vec<usize> = (0..len).filter(|&j| head.bits(j) == bits).collect();
         if of_width.is_empty() {
             continue;
         }
         let (u, quantizer, scale, zero): (Vec<f32>, Affine, f32, i32) = match head.scheme() {
             AttentionScheme::Dynamic => {
-                let scales = head.values().scales_of(bits);
-                let u: Vec<f32> = of_width.iter().zip(scales).map(|(&j, s)| p[j] * s).collect();
+                let u: Vec<f32> =
+                    of_width.iter().map(|&j| p[j] * head.read(j, &mut key, &mut value).1).collect();
                 let largest = u.iter().fold(0f32, |a, &b| a.max(b));
                 let range = CodeRange::unsigned(8);
                 let quantizer = Affine::symmetric(dynamic_scale(largest, range), range);
@@ -96,7 +96,7 @@ pub fn attend(head: &KvHead, len: usize, q: CodeRow<'_>) -> (Vec<f32>, Vec<f32>)
         };
         let mut sums = vec![0i32; dim];
         for (&j, &u) in of_width.iter().zip(&u) {
-            head.values().read(j, &mut value);
+            head.read(j, &mut key, &mut value);
             for (sum, &v) in sums.iter_mut().zip(&value) {
                 *sum += quantizer.quantize(u) * (i32::from(v) - zero);
             }

@@ -201,6 +201,21 @@ impl<'a> RowsView<'a> {
         }
     }
 
+    /// Rows `range`.
+    ///
+    /// # Panics
+    /// When the range ends beyond [`Self::rows`].
+    pub fn part(&self, range: Range<usize>) -> Self {
+        Self {
+            codes: &self.codes[range.start * self.stride..range.end * self.stride],
+            scales: &self.scales[range.clone()],
+            zero_points: &self.zero_points[range.clone()],
+            sums: &self.sums[range.clone()],
+            bits: &self.bits[range],
+            ..*self
+        }
+    }
+
     /// One row with its padding of zero codes.
     #[inline(always)]
     pub(crate) fn padded(&self, row: usize) -> &'a [i8] {
@@ -300,12 +315,4 @@ pub(crate) fn quantize_row_dynamic(row: &[f32], range: CodeRange, codes: &mut [i
     let affine = Affine::symmetric(dynamic_scale(max_abs(row), range), range);
     quantize_row(row, affine, codes);
     affine.scale
-}
-
-/// The codes of probabilities (unsigned, zero point 0).
-#[inline(always)]
-pub(crate) fn quantize_unsigned(row: &[f32], affine: Affine, codes: &mut [u8]) {
-    for (code, &x) in codes[..row.len()].iter_mut().zip(row) {
-        *code = to_integer(affine.centered(x)) as u8;
-    }
 }

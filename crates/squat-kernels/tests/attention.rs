@@ -7,7 +7,7 @@ mod common;
 use common::{Random, bits, kernels};
 use proptest::prelude::*;
 use squat_kernels::{
-    AttentionScheme, AttentionScratch, CacheError, FloatKvHead, KvHead, MAX_CONTEXT, QuantizedRows,
+    AttentionScheme, AttentionScratch, CacheError, Causal, FloatKvHead, KvHead, MAX_CONTEXT, QuantizedRows,
     RowQuantizer, StaticAffines, float, reference,
 };
 use squat_quant::{ActBits, Affine};
@@ -35,7 +35,8 @@ struct Setup {
     queries: QuantizedRows,
 }
 
-fn setup(dim: usize, len: usize, mix: (u8, u8), mode: u8, fixed: Option<u32>, seed: u64) -> Setup {
+/// `rows` rows of queries of both widths over a cache of `len` positions.
+fn setup(dim: usize, len: usize, rows: usize, mix: u8, mode: u8, fixed: Option<u32>, seed: u64) -> Setup {
     let mut random = Random(seed);
     let (keys, values, query) = (affines(&mut random), affines(&mut random), affines(&mut random));
     let scheme = match fixed {
@@ -43,24 +44,24 @@ fn setup(dim: usize, len: usize, mix: (u8, u8), mode: u8, fixed: Option<u32>, se
         None => AttentionScheme::Dynamic,
     };
     let mut head = KvHead::new(dim, scheme);
-    let mut rows = QuantizedRows::new();
-    rows.reset(2, dim);
+    let mut pair = QuantizedRows::new();
+    pair.reset(2, dim);
     for _ in 0..len {
-        for (i, (mix, affines)) in [(mix.0, keys), (mix.1, values)].into_iter().enumerate() {
-            let bits = width(&mut random, mix);
+        let bits = width(&mut random, mix);
+        for (i, affines) in [keys, values].into_iter().enumerate() {
             let codes = random.codes(dim, bits.range().min, bits.range().max, mode);
             let (scale, zero) = match fixed {
                 Some(_) => (affines.get(bits).scale, affines.get(bits).zero_point),
                 None => (random.float(0.1).abs() + 1e-4, 0),
             };
-            rows.as_mut().set(i, &codes, scale, zero, bits);
+            pair.as_mut().set(i, &codes, scale, zero, bits);
         }
-        head.push(rows.row(0), rows.row(1)).unwrap();
+        head.push(pair.row(0), pair.row(1)).unwrap();
     }
     let mut queries = QuantizedRows::new();
-    queries.reset(2, dim);
-    for i in 0..2 {
-        let bits = ActBits::ALL[i];
+    queries.reset(rows, dim);
+    for i in 0..rows {
+        let bits = width(&mut random, 2);
         let codes = random.codes(dim, bits.range().min, bits.range().max, mode);
         let zero = if fixed.is_some() { query.get(bits).zero_point } else { 0 };
         queries.as_mut().set(i, &codes, query.get(bits).scale * 0.2, zero, bits);
@@ -68,17 +69,23 @@ fn setup(dim: usize, len: usize, mix: (u8, u8), mode: u8, fixed: Option<u32>, se
     Setup { head, queries }
 }
 
-fn check(setup: &Setup, len: usize) -> Result<(), TestCaseError> {
+/// Every kernel set against the reference, for the first `rows` queries, `group` to a position, the first over `len`.
+fn check(setup: &Setup, rows: usize, causal: Causal) -> Result<(), TestCaseError> {
+    let dim = setup.head.head_dim();
+    let queries = setup.queries.view(0..rows);
+    let want: Vec<_> =
+        (0..rows).map(|r| reference::attend(&setup.head, causal.len_of(r), queries.row(r))).collect();
     for kernels in kernels() {
         let mut scratch = AttentionScratch::new();
-        for i in 0..setup.queries.rows() {
-            let q = setup.queries.row(i);
-            let (want, p) = reference::attend(&setup.head, len, q);
-            let mut out = vec![f32::NAN; setup.head.head_dim()];
-            let first = kernels.attend(&setup.head, len, q, &mut scratch, &mut out);
-            prop_assert_eq!(bits(&out), bits(&want), "{}", kernels.name());
-            prop_assert_eq!(bits(scratch.probabilities(len)), bits(&p), "{}", kernels.name());
-            prop_assert_eq!(first.to_bits(), p[0].to_bits());
+        // Twice: the second time over what the first has left in the buffers.
+        for _ in 0..2 {
+            let (mut out, mut column_0) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
+            kernels.attend(&setup.head, causal, queries, &mut scratch, &mut out, &mut column_0);
+            for (r, (want, p)) in want.iter().enumerate() {
+                let out = &out[r * dim..(r + 1) * dim];
+                prop_assert_eq!(bits(out), bits(want), "{}, row {} of {}", kernels.name(), r, rows);
+                prop_assert_eq!(column_0[r].to_bits(), p[0].to_bits());
+            }
         }
     }
     Ok(())
@@ -90,27 +97,47 @@ proptest! {
     #[test]
     fn every_kernel_equals_the_reference(
         dim in prop_oneof![Just(64usize), Just(8), Just(128), 1usize..150],
-        len in 1usize..90,
-        mix in (0u8..3, 0u8..3),
+        len in prop_oneof![1usize..90, 1usize..4, 15usize..18, 250usize..300],
+        rows in prop_oneof![Just(3usize), 1usize..20],
+        group in 1usize..4,
+        mix in 0u8..3,
         mode in 0u8..4,
         fixed in prop_oneof![Just(None), Just(Some(8u32)), Just(Some(4))],
         seed: u64,
         part in 0.0f64..1.0,
     ) {
-        let mut setup = setup(dim, len, mix, mode, fixed, seed);
-        check(&setup, len)?;
+        let rows = rows.min(len * group);
+        let mut setup = setup(dim, len, rows, mix, mode, fixed, seed);
+        check(&setup, rows, Causal { len: len - (rows - 1) / group, group })?;
         // A prefix of the cache is the same as a shorter cache.
         let shorter = 1 + ((len - 1) as f64 * part) as usize;
-        check(&setup, shorter)?;
+        check(&setup, 1, Causal { len: shorter, group })?;
         let before = reference::attend(&setup.head, shorter, setup.queries.row(0));
         setup.head.truncate(shorter);
         prop_assert_eq!(setup.head.len(), shorter);
         prop_assert_eq!(reference::attend(&setup.head, shorter, setup.queries.row(0)), before);
-        check(&setup, shorter)?;
+        check(&setup, 1, Causal { len: shorter, group })?;
+        // What is appended after a cut stands where the cut rows stood.
+        let fresh = self::setup(dim, len, rows, 2, mode, fixed, seed ^ 1);
+        let (mut key, mut value) = (vec![0; dim], vec![0; dim]);
+        let mut pair = QuantizedRows::new();
+        pair.reset(2, dim);
+        let (scales, width) = (fresh.head.read(0, &mut key, &mut value), fresh.head.bits(0));
+        if fixed.is_none() {
+            pair.as_mut().set(0, &key, scales.0, 0, width);
+            pair.as_mut().set(1, &value, scales.1, 0, width);
+            setup.head.push(pair.row(0), pair.row(1)).unwrap();
+            let (mut key_back, mut value_back) = (vec![0; dim], vec![0; dim]);
+            prop_assert_eq!(setup.head.read(shorter, &mut key_back, &mut value_back), scales);
+            prop_assert_eq!((key_back, value_back), (key, value));
+            check(&setup, 1, Causal { len: shorter + 1, group })?;
+        }
     }
 
     #[test]
-    fn float_attention_follows_its_definition(dim in 1usize..80, len in 1usize..40, seed: u64) {
+    fn float_attention_follows_its_definition(
+        dim in prop_oneof![Just(64usize), 1usize..150], len in 1usize..60, rows in 1usize..20, group in 1usize..4, seed: u64
+    ) {
         let mut random = Random(seed);
         let mut head = FloatKvHead::new(dim);
         let (mut keys, mut values) = (Vec::new(), Vec::new());
@@ -119,20 +146,26 @@ proptest! {
             values.push(random.floats(dim, 2.0));
             head.push(keys.last().unwrap(), values.last().unwrap()).unwrap();
         }
-        let q = random.floats(dim, 2.0);
-        let mut p: Vec<f32> = keys.iter().map(|k| float::dot(&q, k) * (1.0 / (dim as f32).sqrt())).collect();
-        float::softmax(&mut p);
-        let mut want = vec![0f32; dim];
-        for (p, v) in p.iter().zip(&values) {
-            for (out, v) in want.iter_mut().zip(v) {
-                *out += p * v;
+        let rows = rows.min(len * group);
+        let causal = Causal { len: len - (rows - 1) / group, group };
+        let queries = random.floats(rows * dim, 2.0);
+        let (mut want, mut first) = (vec![0f32; rows * dim], Vec::new());
+        for (r, (q, want)) in queries.chunks(dim).zip(want.chunks_mut(dim)).enumerate() {
+            let inv = 1.0 / (dim as f32).sqrt();
+            let mut p: Vec<f32> = keys[..causal.len_of(r)].iter().map(|k| float::dot(q, k) * inv).collect();
+            float::softmax(&mut p);
+            first.push(p[0]);
+            for (p, v) in p.iter().zip(&values) {
+                for (out, v) in want.iter_mut().zip(v) {
+                    *out += p * v;
+                }
             }
         }
         for kernels in kernels() {
-            let mut out = vec![f32::NAN; dim];
-            let first = kernels.attend_float(&head, len, &q, &mut AttentionScratch::new(), &mut out);
+            let (mut out, mut column_0) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
+            kernels.attend_float(&head, causal, &queries, &mut AttentionScratch::new(), &mut out, &mut column_0);
             prop_assert_eq!(bits(&out), bits(&want), "{}", kernels.name());
-            prop_assert_eq!(first, p[0]);
+            prop_assert_eq!(bits(&column_0), bits(&first));
         }
     }
 
@@ -152,8 +185,10 @@ proptest! {
         let q = random.floats(dim, 1.0);
         kernels.quantize_rows(&mut rows, &q, dim, &[ActBits::A8], &RowQuantizer::Dynamic);
         let (mut got, mut want) = (vec![0f32; dim], vec![0f32; dim]);
-        kernels.attend(&head, len, rows.row(0), &mut AttentionScratch::new(), &mut got);
-        kernels.attend_float(&exact, len, &q, &mut AttentionScratch::new(), &mut want);
+        let (causal, mut first) = (Causal { len, group: 1 }, [0.0]);
+        let mut scratch = AttentionScratch::new();
+        kernels.attend(&head, causal, rows.as_view(), &mut scratch, &mut got, &mut first);
+        kernels.attend_float(&exact, causal, &q, &mut scratch, &mut want, &mut first);
         for (got, want) in got.iter().zip(&want) {
             prop_assert!((got - want).abs() < 0.03, "{got} {want}");
         }
@@ -188,7 +223,8 @@ fn long_contexts_do_not_overflow() {
         }
         for kernels in kernels() {
             let mut out = [0f32; 8];
-            kernels.attend(&head, MAX_CONTEXT, rows.row(0), &mut AttentionScratch::new(), &mut out);
+            let causal = Causal { len: MAX_CONTEXT, group: 1 };
+            kernels.attend(&head, causal, rows.as_view(), &mut AttentionScratch::new(), &mut out, &mut [0.0]);
             assert_eq!(out[..], want[..], "{}", kernels.name());
         }
     }
@@ -202,7 +238,9 @@ fn bad_rows_are_refused_and_leave_the_cache_alone() {
     rows.as_mut().set(0, &[7, 7, 7, 7], 1.0, 0, ActBits::A4);
     rows.as_mut().set(1, &[7, 7, 8, 7], 1.0, 0, ActBits::A4);
     assert_eq!(head.push(rows.row(0), rows.row(1)), Err(CacheError::Code(2, 8, 4)));
-    assert!(head.is_empty() && head.values().is_empty() && head.bytes_used() == 0);
+    assert!(head.is_empty() && head.bytes_used() == 0);
+    rows.as_mut().set(1, &[7, 7, 7, 7], 1.0, 0, ActBits::A8);
+    assert_eq!(head.push(rows.row(0), rows.row(1)), Err(CacheError::Widths(4, 8)));
     let mut longer = QuantizedRows::new();
     longer.reset(1, 5);
     assert_eq!(head.push(longer.row(0), longer.row(0)), Err(CacheError::Dim(4, 5)));
@@ -213,8 +251,9 @@ fn bad_rows_are_refused_and_leave_the_cache_alone() {
 fn four_bit_rows_take_half_the_room() {
     let mut sizes = Vec::new();
     for bits in ActBits::ALL {
-        let setup = setup(64, 100, if bits == ActBits::A8 { (0, 0) } else { (1, 1) }, 0, None, 1);
+        let setup = setup(64, 96, 1, if bits == ActBits::A8 { 0 } else { 1 }, 0, None, 1);
         sizes.push(setup.head.bytes_used());
     }
-    assert_eq!(sizes, [2 * 100 * (32 + 5), 2 * 100 * (64 + 5)]);
+    // Codes and a scale; for 16 positions 6 bytes say where they stand.
+    assert_eq!(sizes, [2 * 96 * (32 + 4) + 36, 2 * 96 * (64 + 4) + 36]);
 }

@@ -3,7 +3,8 @@
 use super::general::{AttentionPoints, GeneralHead, GeneralScratch};
 use crate::model::Rope;
 use squat_kernels::{
-    AttentionScheme, AttentionScratch, CacheError, FloatKvHead, Kernels, KvHead, QuantizedRows, RowQuantizer,
+    AttentionScheme, AttentionScratch, CacheError, Causal, FloatKvHead, Kernels, KvHead, QuantizedRows,
+    RowQuantizer,
 };
 use squat_model::ModelSpec;
 use squat_quant::ActBits;
@@ -123,8 +124,12 @@ pub(crate) struct HeadScratch {
     pub attended: Vec<f32>,
     /// Probability of position 0, `[tokens, group]`.
     pub column_0: Vec<f32>,
-    /// Queries of the group, then the key, of one token, after RoPE.
-    rotated: Vec<f32>,
+    /// Queries of the group after RoPE, `[tokens, group * head_dim]`.
+    query: Vec<f32>,
+    /// Key and value of one token after RoPE.
+    pair: Vec<f32>,
+    /// Bits of each row of queries.
+    query_bits: Vec<ActBits>,
     queries: QuantizedRows,
     key: QuantizedRows,
     value: QuantizedRows,
@@ -138,17 +143,23 @@ impl HeadScratch {
         let (d, group) = (plan.head_dim, plan.group);
         self.attended.resize(tokens * group * d, 0.0);
         self.column_0.resize(tokens * group, 0.0);
-        self.rotated.resize((group + 1) * d, 0.0);
-        self.queries.reset(group, d);
+        self.query.resize(tokens * group * d, 0.0);
+        self.query_bits.resize(tokens * group, ActBits::A8);
+        self.pair.resize(2 * d, 0.0);
+        self.queries.reset(tokens * group, d);
         self.key.reset(1, d);
         self.value.reset(1, d);
-        self.attention.reserve(positions.min(RESERVE), d);
+        self.attention.reserve(tokens * group, positions.min(RESERVE), d);
     }
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        let floats = self.attended.capacity() + self.column_0.capacity() + self.rotated.capacity();
-        4 * floats + self.queries.bytes() + self.key.bytes() + self.value.bytes() + self.general.bytes()
+        let floats = self.attended.capacity()
+            + self.column_0.capacity()
+            + self.query.capacity()
+            + self.pair.capacity();
+        let rows = self.queries.bytes() + self.key.bytes() + self.value.bytes() + self.query_bits.len();
+        4 * floats + rows + self.attention.bytes() + self.general.bytes()
     }
 }
 
@@ -160,10 +171,10 @@ pub(crate) struct HeadToken<'a> {
     pub bits: ActBits,
 }
 
-/// Appends the tokens of a block, one after the other, to the cache of key-value head `kv`, and lets each attend to
-/// everything up to itself. Results are left in `scratch`, from row `first` on.
+/// Appends the tokens of a block to the cache of key-value head `kv`, and lets each attend to everything up to itself.
+/// Results are left in `scratch`, from row `first` on.
 ///
-/// Token by token, so that a block gives the same as its tokens alone.
+/// What a token gets does not depend on the others of its block, so a block gives the same as its tokens alone.
 ///
 /// # Errors
 /// The cache is full; callers check the capacity before.
@@ -178,50 +189,58 @@ pub(crate) fn attend_block<'a>(
     scratch: &mut HeadScratch,
 ) -> Result<(), CacheError> {
     let (d, group) = (plan.head_dim, plan.group);
-    let half = d / 2;
-    let HeadScratch { attended, column_0, rotated, queries, key, value, attention, general } = scratch;
-    let (attended, column_0) = (&mut attended[first * group * d..], &mut column_0[first * group..]);
-    for (index, HeadToken { qkv, bits }) in tokens.enumerate() {
-        let position = cache.len();
-        let (cos, sin) = (&rope.cos[position * half..][..half], &rope.sin[position * half..][..half]);
-        let keys_at = kv_heads * group * d;
-        let v_row = &qkv[keys_at + (kv_heads + kv) * d..][..d];
-        rotated[..group * d].copy_from_slice(&qkv[kv * group * d..][..group * d]);
-        rotated[group * d..].copy_from_slice(&qkv[keys_at + kv * d..][..d]);
-        for row in rotated.chunks_exact_mut(d) {
+    let (half, width) = (d / 2, group * d);
+    let HeadScratch { attended, column_0, query, pair, query_bits, queries, key, value, attention, general } =
+        scratch;
+    let (attended, column_0) = (&mut attended[first * width..], &mut column_0[first * group..]);
+    let causal = Causal { len: cache.len() + 1, group };
+    let keys_at = kv_heads * width;
+    let mut count = 0;
+    for HeadToken { qkv, bits } in tokens {
+        let at = cache.len() * half;
+        let (cos, sin) = (&rope.cos[at..][..half], &rope.sin[at..][..half]);
+        let q_rows = &mut query[count * width..][..width];
+        q_rows.copy_from_slice(&qkv[kv * width..][..width]);
+        pair[..d].copy_from_slice(&qkv[keys_at + kv * d..][..d]);
+        pair[d..].copy_from_slice(&qkv[keys_at + (kv_heads + kv) * d..][..d]);
+        let (k_row, v_row) = pair.split_at_mut(d);
+        for row in q_rows.chunks_exact_mut(d).chain([&mut *k_row]) {
             kernels.rope(row, cos, sin);
         }
-        let (q_rows, k_row) = rotated.split_at(group * d);
-        let attended = attended[index * group * d..][..group * d].chunks_exact_mut(d);
-        let column_0 = column_0[index * group..][..group].iter_mut();
-        let heads = q_rows.chunks_exact(d).zip(attended).zip(column_0);
         match cache {
             HeadCache::Integer(head) => {
-                let points = &plan.points;
-                let (Some(q), Some(k), Some(v)) = (&points.query, &points.key, &points.value) else {
+                let (Some(k), Some(v)) = (&plan.points.key, &plan.points.value) else {
                     unreachable!("the integer form has all its quantizers");
                 };
-                kernels.quantize_rows(queries, q_rows, d, &[bits], q);
                 kernels.quantize_rows(key, k_row, d, &[bits], k);
                 kernels.quantize_rows(value, v_row, d, &[bits], v);
                 head.push(key.row(0), value.row(0))?;
-                for (query, ((_, out), column_0)) in heads.enumerate() {
-                    *column_0 = kernels.attend(head, position + 1, queries.row(query), attention, out);
-                }
+                query_bits[count * group..][..group].fill(bits);
             }
-            HeadCache::Float(head) => {
-                head.push(k_row, v_row)?;
-                for ((query, out), column_0) in heads {
-                    *column_0 = kernels.attend_float(head, position + 1, query, attention, out);
-                }
-            }
+            HeadCache::Float(head) => head.push(k_row, v_row)?,
             HeadCache::General(head) => {
                 head.push(k_row, v_row, bits);
-                for ((query, out), column_0) in heads {
+                let attended = attended[count * width..][..width].chunks_exact_mut(d);
+                let column_0 = &mut column_0[count * group..][..group];
+                for ((query, out), column_0) in q_rows.chunks_exact(d).zip(attended).zip(column_0) {
                     *column_0 = head.attend(query, bits, general, out);
                 }
             }
         }
+        count += 1;
+    }
+    let (query, attended) = (&query[..count * width], &mut attended[..count * width]);
+    let column_0 = &mut column_0[..count * group];
+    match cache {
+        HeadCache::Integer(head) => {
+            let Some(quantizer) = &plan.points.query else {
+                unreachable!("the integer form has all its quantizers");
+            };
+            kernels.quantize_rows(queries, query, d, &query_bits[..count * group], quantizer);
+            kernels.attend(head, causal, queries.as_view(), attention, attended, column_0);
+        }
+        HeadCache::Float(head) => kernels.attend_float(head, causal, query, attention, attended, column_0),
+        HeadCache::General(_) => {}
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The portable table: plain Rust, for every CPU.
 
 use super::table::kernel_table;
-use crate::attention::primitives;
+use crate::attention::CodeSimd;
 use crate::matrix::PANEL;
 use crate::product::IntSimd;
 
@@ -50,10 +50,20 @@ impl IntSimd for Portable {
     }
 }
 
+impl CodeSimd for Portable {
+    #[inline(always)]
+    fn weigh4<const NP: usize>(self, acc: &mut [Self::V; NP], v: &[Self::V; NP], c: &[u8; 4]) {
+        for (acc, v) in acc.iter_mut().zip(v) {
+            for (i, &c) in c.iter().enumerate() {
+                for l in 0..PANEL {
+                    acc[l] += i32::from((v[l] >> (8 * i)) as i8) * i32::from(c);
+                }
+            }
+        }
+    }
+}
+
 kernel_table! {
     /// Kernels for every CPU.
-    pub(crate) static SCALAR = [], token: Portable, float: (2, 2), int: (1, 1, 1), attention: crate::attention::Primitives {
-        dots: [primitives::dots_narrow, primitives::dots_wide],
-        weigh: [primitives::weigh_narrow, primitives::weigh_wide],
-    }
+    pub(crate) static SCALAR = [], token: Portable, float: (2, 2), int: (1, 1, 1), large: false
 }

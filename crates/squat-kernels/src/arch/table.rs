@@ -1,10 +1,10 @@
 //! The table of functions of an instruction set, and the macro that compiles it.
 
-use crate::attention::{AttentionScratch, FloatKvHead, KvHead};
+use crate::attention::{FloatSteps, Steps};
 use crate::matrix::{Block, PANEL, PackedMatrix};
 use crate::output::ColumnsMut;
 use crate::panels::PanelSource;
-use crate::rows::{CodeRow, RowsView};
+use crate::rows::RowsView;
 use core::mem::MaybeUninit;
 use squat_quant::{Affine, CodeRange};
 
@@ -37,29 +37,30 @@ pub(crate) struct Table {
     #[cfg(feature = "std")]
     pub read: [fn(&[[u64; 8]]) -> u64; 2],
     pub fill_panel: fn(&PanelSource<'_>, &mut [MaybeUninit<Block>], &mut [[i32; PANEL]]) -> bool,
-    pub attend: fn(&KvHead, usize, CodeRow<'_>, &mut AttentionScratch, &mut [f32]) -> f32,
-    pub attend_float: fn(&FloatKvHead, usize, &[f32], &mut AttentionScratch, &mut [f32]) -> f32,
+    pub attention: Steps,
+    pub float_attention: FloatSteps,
+    /// Whether [`Self::attention`] takes 8 rows at a time, or 4.
+    pub large: bool,
 }
 
 /// Compiles every function for one instruction set.
 ///
 /// `features` are the target features (none for the portable table), `token` an expression of the token type, `float`
 /// the tile of float products (rows of x, rows of w), `int` the tile of integer products (rows, panels, panels of a
-/// single row), `attention` the integer sums of attention.
+/// single row), `large` whether attention may keep many sums in registers.
 macro_rules! kernel_table {
     ($(#[$doc:meta])* $vis:vis static $table:ident = [$($features:literal)?], token: $token:expr, float: ($fm:literal, $fn:literal),
-     int: ($im:literal, $in:literal, $gemv:literal), attention: $primitives:expr) => {
+     int: ($im:literal, $in:literal, $gemv:literal), large: $large:literal) => {
         mod instances {
             #[allow(unused_imports)]
             use super::*;
-            use crate::attention::{attend as attend_impl, attend_float as attend_float_impl};
-            use crate::attention::{AttentionScratch, FloatKvHead, KvHead};
+            use crate::attention::{self, Ahead, KvHead, Narrow, Places, RowCodes, Wide};
             use crate::float;
             use crate::matrix::{Block, PANEL, PackedMatrix};
             use crate::output::ColumnsMut;
             use crate::panels::{self, PanelSource};
             use crate::product;
-            use crate::rows::{self, CodeRow, RowsView};
+            use crate::rows::{self, RowsView};
             use core::mem::MaybeUninit;
             use squat_quant::{Affine, CodeRange};
 
@@ -166,12 +167,28 @@ macro_rules! kernel_table {
                 panels::fill_panel(source, blocks, sums)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn attend(head: &KvHead, len: usize, q: CodeRow<'_>, scratch: &mut AttentionScratch, out: &mut [f32]) -> f32 {
-                attend_impl(&$primitives, head, len, q, scratch, out)
+            pub fn score_narrow(head: &KvHead, queries: RowsView<'_>, places: Places, scores: &mut [f32]) {
+                attention::score::<_, Narrow, $large>($token, head, queries, places, scores)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn attend_float(head: &FloatKvHead, len: usize, q: &[f32], scratch: &mut AttentionScratch, out: &mut [f32]) -> f32 {
-                attend_float_impl($token, head, len, q, scratch, out)
+            pub fn score_wide(head: &KvHead, queries: RowsView<'_>, places: Places, scores: &mut [f32]) {
+                attention::score::<_, Wide, $large>($token, head, queries, places, scores)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn weights(head: &KvHead, len: usize, places: Places, ahead: &mut Ahead<'_>, scores: &mut [f32], codes: &mut [u8]) -> RowCodes {
+                attention::weights($token, head, len, places, ahead, scores, codes)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn weigh_narrow(head: &KvHead, places: Places, codes: &[u8], sums: &mut [i32]) {
+                attention::weigh::<_, Narrow, $large>($token, head, places, codes, sums)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn weigh_wide(head: &KvHead, places: Places, codes: &[u8], sums: &mut [i32]) {
+                attention::weigh::<_, Wide, $large>($token, head, places, codes, sums)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn weigh_float(p: &[f32], lens: &[usize], values: &[f32], dim: usize, out: &mut [f32]) {
+                attention::weigh_float::<_, $large>($token, p, lens, values, dim, out)
             }
         }
 
@@ -211,8 +228,25 @@ macro_rules! kernel_table {
                 |lines| unsafe { instances::read_parts(lines) },
             ],
             fill_panel: |source, blocks, sums| unsafe { instances::fill_panel(source, blocks, sums) },
-            attend: |head, len, q, scratch, out| unsafe { instances::attend(head, len, q, scratch, out) },
-            attend_float: |head, len, q, scratch, out| unsafe { instances::attend_float(head, len, q, scratch, out) },
+            attention: crate::attention::Steps {
+                score: [
+                    |head, queries, places, scores| unsafe { instances::score_narrow(head, queries, places, scores) },
+                    |head, queries, places, scores| unsafe { instances::score_wide(head, queries, places, scores) },
+                ],
+                weights: |head, len, places, ahead, scores, codes| unsafe {
+                    instances::weights(head, len, places, ahead, scores, codes)
+                },
+                weigh: [
+                    |head, places, codes, sums| unsafe { instances::weigh_narrow(head, places, codes, sums) },
+                    |head, places, codes, sums| unsafe { instances::weigh_wide(head, places, codes, sums) },
+                ],
+            },
+            float_attention: crate::attention::FloatSteps {
+                matmul: |x, w, bias, k, out| unsafe { instances::matmul_f32(x, w, bias, k, out) },
+                softmax: |row| unsafe { instances::softmax(row) },
+                weigh: |p, lens, values, dim, out| unsafe { instances::weigh_float(p, lens, values, dim, out) },
+            },
+            large: $large,
         };
     };
 }

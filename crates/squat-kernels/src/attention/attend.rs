@@ -1,4 +1,4 @@
-//! Attention of one query row over a cache of integers.
+//! Attention of rows of queries over a cache of integers.
 //!
 //! With `q` the query's codes, `k_j`, `v_j` the cached rows, `b(j)` the width of row `j`:
 //!
@@ -11,23 +11,32 @@
 //!           out[d] = (sum_8 c_j (v_j[d] - z_8)) as f32 * (s_p * s_v8)  +  the same for 4
 //! ```
 //!
-//! A width that no row has contributes nothing, not even a zero. All sums are exact integers.
+//! A width that no row has contributes nothing, not even a zero. All sums of codes are exact integers, in any order; the
+//! sum of the softmax runs over positions in their order ([`crate::float`]).
+//!
+//! Some rows of queries go through three steps together: scores against the whole cache, softmax and codes of each row,
+//! sums of values. Between the steps scores stand as the rows of the cache do, one run for each width. Only the sum of
+//! the softmax needs them in the order of positions.
 
-use super::cache::{AttentionScheme, KvHead, SLACK};
-use crate::float;
-use crate::rows::{CodeRow, quantize_unsigned};
+use super::cache::{AttentionScheme, Causal, KvHead, TILE, depth, offset};
+use super::products::{CodeSimd, Width, score_tiles, weigh_values};
+use super::softmax::{Ahead, codes_of, exponentials, exponentials_merged, fold_scales, largest_of};
+use crate::float::FloatSimd;
+use crate::rows::{CodeRow, RowsView};
 use alloc::vec::Vec;
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale, math};
+
+/// Most rows of queries that go through the cache together.
+const MAX_ROWS: usize = 8;
 
 /// Buffers of [`crate::Kernels::attend`], one for each thread; they grow to the longest context seen.
 #[derive(Clone, Debug, Default)]
 pub struct AttentionScratch {
+    /// `[rows, stride]`, see [`Places`].
     pub(super) scores: Vec<f32>,
-    part: Vec<f32>,
-    dots: Vec<i32>,
     codes: Vec<u8>,
-    query: [Vec<i8>; 2],
-    sums: [Vec<i32>; 2],
+    /// `[rows, width, columns]`
+    sums: Vec<i32>,
 }
 
 impl AttentionScratch {
@@ -36,21 +45,18 @@ impl AttentionScratch {
         Self::default()
     }
 
-    /// Makes room for `len` positions and heads of `head_dim` values, so that later calls do not allocate.
-    pub fn reserve(&mut self, len: usize, head_dim: usize) {
-        grow(&mut self.scores, len);
-        grow(&mut self.part, len);
-        grow(&mut self.dots, len);
-        grow(&mut self.codes, len + 64);
-        for bits in ActBits::ALL {
-            grow(&mut self.query[bits.index()], query_len(head_dim, bits));
-            grow(&mut self.sums[bits.index()], head_dim);
-        }
+    /// Makes room for `rows` rows of queries over `len` positions and heads of `head_dim` values, so that later calls do
+    /// not allocate.
+    pub fn reserve(&mut self, rows: usize, len: usize, head_dim: usize) {
+        let (rows, stride) = (rows.min(MAX_ROWS), len + 4 * TILE);
+        grow(&mut self.scores, rows * stride);
+        grow(&mut self.codes, rows * stride);
+        grow(&mut self.sums, rows * 2 * head_dim.next_multiple_of(TILE));
     }
 
-    /// The probabilities of the last call, by position.
-    pub fn probabilities(&self, len: usize) -> &[f32] {
-        &self.scores[..len.min(self.scores.len())]
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        4 * self.scores.len() + self.codes.len() + 4 * self.sums.len()
     }
 }
 
@@ -60,243 +66,393 @@ fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// Query codes in a chunk: those that meet 64 stored codes.
-pub(crate) const CHUNK: usize = 64;
-
-/// Length of a query laid out for rows of that width.
-fn query_len(dim: usize, bits: ActBits) -> usize {
-    match bits {
-        ActBits::A8 => dim.next_multiple_of(CHUNK),
-        ActBits::A4 => CHUNK * dim.div_ceil(2).div_ceil(CHUNK / 2),
-    }
-}
-
-/// Lays a query out as the rows are: for 8 bits as it is, for 4 bits in chunks of 32 codes for low and 32 for high
-/// halves. Padding is zero, so that whatever wide loads read beyond a row does not count.
-#[inline(always)]
-fn lay_out(codes: &[i8], bits: ActBits, out: &mut [i8]) {
-    out.fill(0);
-    match bits {
-        ActBits::A8 => out[..codes.len()].copy_from_slice(codes),
-        ActBits::A4 => {
-            let (low, high) = codes.split_at(codes.len().div_ceil(2));
-            for (side, codes) in [low, high].into_iter().enumerate() {
-                for (chunk, codes) in codes.chunks(CHUNK / 2).enumerate() {
-                    out[chunk * CHUNK + side * (CHUNK / 2)..][..codes.len()].copy_from_slice(codes);
-                }
-            }
-        }
-    }
-}
-
-/// Rows of one width, as the primitives take them.
+/// Where a row's scores (and codes) of each width stand: whole tiles, 4 bits first, then room for a load of 16 more.
 #[derive(Clone, Copy)]
-pub(crate) struct StoredRows<'a> {
-    /// Rows, and at least [`SLACK`] bytes after the last.
-    pub bytes: &'a [u8],
-    pub row_bytes: usize,
-    pub count: usize,
+pub(crate) struct Places {
+    /// Positions of each width that the row which attends to the most needs.
+    most: [usize; 2],
+    /// Tiles of these.
+    tiles: [usize; 2],
+    stride: usize,
 }
 
-/// The integer sums that an instruction set provides, by width ([`ActBits::index`]).
-pub(crate) struct Primitives {
-    /// `out[j] = sum_d q[d] * k_j[d]`: the query as [`lay_out`] arranges it, the sum of its codes, the rows.
-    pub dots: [fn(&[i8], i32, StoredRows<'_>, &mut [i32]); 2],
-    /// `out[d] = sum_j c_j * v_j[d]`.
-    pub weigh: [fn(&[u8], StoredRows<'_>, &mut [i32]); 2],
-}
-
-/// The portable sums.
-pub(crate) mod primitives {
-    use super::{CHUNK, StoredRows};
-
-    pub(crate) fn dots_narrow(q: &[i8], q_sum: i32, rows: StoredRows<'_>, out: &mut [i32]) {
-        for (row, out) in rows.bytes.chunks_exact(rows.row_bytes.max(1)).zip(&mut out[..rows.count]) {
-            let mut sum = -8 * q_sum;
-            for (bytes, q) in row.chunks(CHUNK / 2).zip(q.chunks_exact(CHUNK)) {
-                let (low, high) = q.split_at(CHUNK / 2);
-                for ((&byte, &low), &high) in bytes.iter().zip(low).zip(high) {
-                    sum += i32::from(byte & 15) * i32::from(low) + i32::from(byte >> 4) * i32::from(high);
-                }
-            }
-            *out = sum;
-        }
+impl Places {
+    fn new(most: [usize; 2]) -> Self {
+        let tiles = most.map(|count| count.div_ceil(TILE));
+        Self { most, tiles, stride: (tiles[0] + tiles[1] + 1) * TILE }
     }
 
-    pub(crate) fn dots_wide(q: &[i8], q_sum: i32, rows: StoredRows<'_>, out: &mut [i32]) {
-        for (row, out) in rows.bytes.chunks_exact(rows.row_bytes.max(1)).zip(&mut out[..rows.count]) {
-            let sum: i32 = row.iter().zip(q).map(|(&k, &q)| i32::from(k) * i32::from(q)).sum();
-            *out = sum - 128 * q_sum;
-        }
-    }
-
-    pub(crate) fn weigh_narrow(codes: &[u8], rows: StoredRows<'_>, out: &mut [i32]) {
-        out.fill(0);
-        let (low, high) = out.split_at_mut(rows.row_bytes);
-        for (row, &c) in rows.bytes.chunks_exact(rows.row_bytes.max(1)).zip(&codes[..rows.count]) {
-            let c = i32::from(c);
-            for (sum, &byte) in low.iter_mut().zip(row) {
-                *sum += c * (i32::from(byte & 15) - 8);
-            }
-            for (sum, &byte) in high.iter_mut().zip(row) {
-                *sum += c * (i32::from(byte >> 4) - 8);
-            }
-        }
-    }
-
-    pub(crate) fn weigh_wide(codes: &[u8], rows: StoredRows<'_>, out: &mut [i32]) {
-        out.fill(0);
-        for (row, &c) in rows.bytes.chunks_exact(rows.row_bytes.max(1)).zip(&codes[..rows.count]) {
-            let c = i32::from(c);
-            for (sum, &byte) in out.iter_mut().zip(row) {
-                *sum += c * (i32::from(byte) - 128);
-            }
+    /// Begin of a width in a row.
+    fn start(&self, bits: ActBits) -> usize {
+        match bits {
+            ActBits::A4 => 0,
+            ActBits::A8 => self.tiles[0] * TILE,
         }
     }
 }
 
-/// Attention of query `q` over the first `len` positions; writes `out` `[head_dim]`, returns the probability of
-/// position 0.
-///
-/// # Panics
-/// When `len` is 0 or more than the cache holds, or lengths differ from `head_dim`.
+/// Constants of a row's scores: see [`Self::apply`].
+struct RowScale {
+    /// What the offset of the stored codes added, less what the zero points give together.
+    shift: i32,
+    /// Zero point of the query, which meets the sum of a key's codes.
+    zero_point: i32,
+    scale: f32,
+    /// Of the keys, if it is static.
+    key_scale: f32,
+}
+
+impl RowScale {
+    #[inline(always)]
+    fn new(head: &KvHead, bits: ActBits, q: CodeRow<'_>) -> Self {
+        let dim = head.head_dim();
+        let scale = q.scale * (1.0 / math::sqrt(dim as f32));
+        let stored = offset(bits).wrapping_mul(q.sum);
+        match head.scheme() {
+            AttentionScheme::Dynamic => Self { shift: stored, zero_point: 0, scale, key_scale: 1.0 },
+            AttentionScheme::Static { keys, .. } => {
+                let keys = keys.get(bits);
+                let constant = dim as i32 * q.zero_point * keys.zero_point - keys.zero_point * q.sum;
+                let shift = stored.wrapping_sub(constant);
+                Self { shift, zero_point: q.zero_point, scale, key_scale: keys.scale }
+            }
+        }
+    }
+
+    /// Scores of a tile from its sums. Intermediate integers may wrap; the result fits.
+    #[inline(always)]
+    fn apply(&self, dynamic: bool, sums: &[i32; TILE], scales: &[f32], key_sums: &[i32], out: &mut [f32]) {
+        if dynamic {
+            let (scales, out) = (&scales[..TILE], &mut out[..TILE]);
+            for i in 0..TILE {
+                out[i] = (sums[i].wrapping_sub(self.shift) as f32 * self.scale) * scales[i];
+            }
+        } else {
+            let (key_sums, out) = (&key_sums[..TILE], &mut out[..TILE]);
+            for i in 0..TILE {
+                let sum = sums[i].wrapping_sub(self.shift);
+                let sum = sum.wrapping_sub(self.zero_point.wrapping_mul(key_sums[i]));
+                out[i] = (sum as f32 * self.scale) * self.key_scale;
+            }
+        }
+    }
+}
+
+/// The steps of [`attend`], compiled for an instruction set; by width ([`ActBits::index`]) where there are two.
+pub(crate) struct Steps {
+    /// Scores `[rows, stride]` of rows of queries: [`score`].
+    pub score: [fn(&KvHead, RowsView<'_>, Places, &mut [f32]); 2],
+    /// Codes of a row from its scores: [`weights`].
+    pub weights: fn(&KvHead, usize, Places, &mut Ahead<'_>, &mut [f32], &mut [u8]) -> RowCodes,
+    /// Sums `[rows, columns]` of codes `[rows, stride]` with values: [`weigh`].
+    pub weigh: [fn(&KvHead, Places, &[u8], &mut [i32]); 2],
+}
+
+/// Tiles of a product for `rows` rows, `LARGE` or not: calls `$go::<S, W, rows, tiles, U>`. Enough sums at a time to hide
+/// what a product takes, few enough to stay in registers.
+macro_rules! by_rows {
+    ($large:ident, $rows:expr, $go:ident::<$s:ty, $w:ty>($($arg:expr),*)) => {
+        if $large {
+            match $rows {
+                8 => $go::<$s, $w, 8, 2, 1>($($arg),*),
+                4 => $go::<$s, $w, 4, 4, 1>($($arg),*),
+                3 => $go::<$s, $w, 3, 4, 1>($($arg),*),
+                2 => $go::<$s, $w, 2, 4, 1>($($arg),*),
+                1 => $go::<$s, $w, 1, 4, 2>($($arg),*),
+                rows => unreachable!("{rows} rows of queries at a time"),
+            }
+        } else {
+            match $rows {
+                4 => $go::<$s, $w, 4, 1, 1>($($arg),*),
+                3 => $go::<$s, $w, 3, 1, 1>($($arg),*),
+                2 => $go::<$s, $w, 2, 1, 1>($($arg),*),
+                1 => $go::<$s, $w, 1, 2, 1>($($arg),*),
+                rows => unreachable!("{rows} rows of queries at a time"),
+            }
+        }
+    };
+}
+
+/// Rows of queries that go through the cache together when so many are left.
+fn rows_together(left: usize, large: bool) -> usize {
+    match left {
+        MAX_ROWS.. if large => MAX_ROWS,
+        4.. => 4,
+        left => left,
+    }
+}
+
+/// Scores of rows of queries against the tiles of a width.
 #[inline(always)]
-pub(crate) fn attend(
-    primitives: &Primitives,
+pub(crate) fn score<S: CodeSimd, W: Width, const LARGE: bool>(
+    s: S,
+    head: &KvHead,
+    queries: RowsView<'_>,
+    places: Places,
+    scores: &mut [f32],
+) {
+    by_rows!(LARGE, queries.rows(), score_rows::<S, W>(s, head, queries, places, scores));
+}
+
+/// `MR` rows, `NP` tiles at a time.
+#[inline(always)]
+fn score_rows<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U: usize>(
+    s: S,
+    head: &KvHead,
+    queries: RowsView<'_>,
+    places: Places,
+    scores: &mut [f32],
+) {
+    let rows: [&[i8]; MR] = core::array::from_fn(|m| queries.padded(m));
+    let scales: [RowScale; MR] = core::array::from_fn(|m| RowScale::new(head, W::BITS, queries.row(m)));
+    let tiles = places.tiles[W::BITS.index()];
+    let mut tile = 0;
+    while tile + NP <= tiles {
+        score_some::<S, W, MR, NP>(s, head, places, tile, &rows, &scales, scores);
+        tile += NP;
+    }
+    if const { NP > 1 } {
+        while tile < tiles {
+            score_some::<S, W, MR, 1>(s, head, places, tile, &rows, &scales, scores);
+            tile += 1;
+        }
+    }
+}
+
+/// `NP` tiles from `tile` on.
+#[inline(always)]
+fn score_some<S: CodeSimd, W: Width, const MR: usize, const NP: usize>(
+    s: S,
+    head: &KvHead,
+    places: Places,
+    tile: usize,
+    rows: &[&[i8]; MR],
+    scales: &[RowScale; MR],
+    scores: &mut [f32],
+) {
+    let run = head.run(W::BITS);
+    let dynamic = *head.scheme() == AttentionScheme::Dynamic;
+    let start = places.start(W::BITS);
+    let sums = score_tiles::<S, W, MR, NP>(s, &run.keys, head.head_dim(), tile, rows);
+    for p in 0..NP {
+        let at = (tile + p) * TILE;
+        let key_scales = run.key_scales.get(at..).unwrap_or(&[]);
+        let key_sums = run.key_sums.get(at..).unwrap_or(&[]);
+        for m in 0..MR {
+            let out = &mut scores[m * places.stride + start + at..];
+            scales[m].apply(dynamic, &sums[m][p], key_scales, key_sums, out);
+        }
+    }
+}
+
+/// A row after its softmax: factors of the sums of each width, what is to be taken from the sums, and the probability
+/// of position 0.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RowCodes {
+    scales: [f32; 2],
+    shifts: [i32; 2],
+    first: f32,
+}
+
+/// Scores of a row, as [`Places`] says, to codes of its probabilities.
+#[inline(always)]
+pub(crate) fn weights<S: CodeSimd + FloatSimd>(
+    s: S,
     head: &KvHead,
     len: usize,
-    q: CodeRow<'_>,
-    scratch: &mut AttentionScratch,
-    out: &mut [f32],
-) -> f32 {
-    let dim = head.head_dim;
-    assert!(len > 0 && len <= head.len(), "attention over {len} of {} positions", head.len());
-    assert!(q.codes.len() == dim && out.len() == dim, "lengths of query and output, head_dim is {dim}");
-    scratch.reserve(len, dim);
-    let AttentionScratch { scores, part, dots, codes, query, sums } = scratch;
-    let scores = &mut scores[..len];
-    score(primitives, head, q, query, dots, part, scores);
-    float::softmax(scores);
-
-    let mut scales = [0f32; 2];
-    let mut counts = [0usize; 2];
+    places: Places,
+    ahead: &mut Ahead<'_>,
+    scores: &mut [f32],
+    codes: &mut [u8],
+) -> RowCodes {
+    let counts = head.counts(len);
+    let mut largest = f32::NEG_INFINITY;
     for bits in ActBits::ALL {
-        let index = bits.index();
-        let count = head.values.count(bits, len);
-        counts[index] = count;
+        let (count, start) = (counts[bits.index()], places.start(bits));
+        let tiles = count.next_multiple_of(TILE);
+        scores[start + count..start + tiles].fill(f32::NEG_INFINITY);
+        let of_width = largest_of(s, &scores[start..start + tiles]);
+        largest = if of_width > largest { of_width } else { largest };
+    }
+    let (narrow, wide) = scores.split_at_mut(places.start(ActBits::A8));
+    let sum = match counts {
+        [0, count] => exponentials(s, &mut wide[..count.next_multiple_of(TILE)], count, largest, ahead),
+        [count, 0] => exponentials(s, &mut narrow[..count.next_multiple_of(TILE)], count, largest, ahead),
+        _ => {
+            for (scores, bits) in [(&mut *narrow, ActBits::A4), (&mut *wide, ActBits::A8)] {
+                let count = counts[bits.index()];
+                exponentials(s, &mut scores[..count.next_multiple_of(TILE)], count, largest, ahead);
+            }
+            // A load of 16 may begin at the last score of 4 bits: what it reads beyond it does not count.
+            exponentials_merged(s, scores, places.start(ActBits::A8), head.narrow(), len)
+        }
+    };
+    let inv = 1.0 / sum;
+    let mut row = RowCodes { first: scores[places.start(head.bits(0))] * inv, ..RowCodes::default() };
+    for bits in ActBits::ALL {
+        let (index, start) = (bits.index(), places.start(bits));
+        // Rows that have fewer positions than others of their block have codes of 0 for the rest.
+        let place = start..start + places.tiles[index] * TILE;
+        let (used, count) = (counts[index].next_multiple_of(TILE), counts[index]);
+        codes[place.start + used..place.end].fill(0);
         if count == 0 {
             continue;
         }
-        let part = &mut part[..count];
-        if count == len {
-            part.copy_from_slice(scores);
-        } else {
-            let of_width =
-                scores.iter().zip(head.values.bits()).filter(|&(_, &b)| b == bits).map(|(&p, _)| p);
-            for (to, p) in part.iter_mut().zip(of_width) {
-                *to = p;
-            }
-        }
-        let quantizer = match head.scheme {
+        let scores = &mut scores[start..start + used];
+        let quantizer = match head.scheme() {
             AttentionScheme::Dynamic => {
-                for (p, s) in part.iter_mut().zip(head.values.scales_of(bits)) {
-                    *p *= s;
-                }
+                let largest = fold_scales(s, scores, inv, &head.run(bits).value_scales);
                 let range = CodeRange::unsigned(8);
-                let quantizer = Affine::symmetric(dynamic_scale(float::max_abs(part), range), range);
-                scales[index] = quantizer.scale;
+                let quantizer = Affine::symmetric(dynamic_scale(largest, range), range);
+                row.scales[index] = quantizer.scale;
                 quantizer
             }
             AttentionScheme::Static { values, probability_bits, .. } => {
-                let quantizer = Affine::probability(probability_bits);
-                scales[index] = quantizer.scale * values.get(bits).scale;
+                for p in scores.iter_mut() {
+                    *p *= inv;
+                }
+                let quantizer = Affine::probability(*probability_bits);
+                row.scales[index] = quantizer.scale * values.get(bits).scale;
                 quantizer
             }
         };
-        let codes = &mut codes[..count];
-        quantize_unsigned(part, quantizer, codes);
-        let sums = &mut sums[index][..dim];
-        (primitives.weigh[index])(codes, stored(&head.values, bits, count), sums);
-        if let AttentionScheme::Static { values, .. } = head.scheme {
-            let code_sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
-            let shift = values.get(bits).zero_point * code_sum;
-            for sum in sums {
-                *sum -= shift;
-            }
-        }
+        let code_sum = codes_of(scores, quantizer, &mut codes[start..start + used]);
+        let stored = if bits == ActBits::A4 { offset(bits) } else { 0 };
+        let zero_point = match head.scheme() {
+            AttentionScheme::Dynamic => 0,
+            AttentionScheme::Static { values, .. } => values.get(bits).zero_point,
+        };
+        row.shifts[index] = (stored + zero_point).wrapping_mul(code_sum);
     }
-    let [narrow, wide] = ActBits::ALL.map(ActBits::index);
-    let (sums_4, sums_8) = (&sums[narrow][..dim], &sums[wide][..dim]);
-    match (counts[wide] > 0, counts[narrow] > 0) {
-        (true, true) => {
-            for ((out, &a), &b) in out.iter_mut().zip(sums_8).zip(sums_4) {
-                *out = a as f32 * scales[wide] + b as f32 * scales[narrow];
-            }
-        }
-        (true, false) => {
-            for (out, &a) in out.iter_mut().zip(sums_8) {
-                *out = a as f32 * scales[wide];
-            }
-        }
-        _ => {
-            for (out, &b) in out.iter_mut().zip(sums_4) {
-                *out = b as f32 * scales[narrow];
-            }
-        }
-    }
-    scores[0]
+    row
 }
 
-fn stored(store: &super::CodeStore, bits: ActBits, count: usize) -> StoredRows<'_> {
-    let (bytes, row_bytes) = (store.bytes_of(bits), store.row_bytes(bits));
-    debug_assert!(bytes.len() >= count * row_bytes + SLACK);
-    StoredRows { bytes, row_bytes, count }
-}
-
-/// Scores of the query against the first `scores.len()` keys.
+/// Sums of rows of codes with the values of a width.
 #[inline(always)]
-fn score(
-    primitives: &Primitives,
+pub(crate) fn weigh<S: CodeSimd, W: Width, const LARGE: bool>(
+    s: S,
     head: &KvHead,
-    q: CodeRow<'_>,
-    query: &mut [Vec<i8>; 2],
-    dots: &mut [i32],
-    part: &mut [f32],
-    scores: &mut [f32],
+    places: Places,
+    codes: &[u8],
+    sums: &mut [i32],
 ) {
-    let (dim, len) = (head.head_dim, scores.len());
-    let q_scale = q.scale * (1.0 / math::sqrt(dim as f32));
-    for bits in ActBits::ALL {
-        let index = bits.index();
-        let count = head.keys.count(bits, len);
-        if count == 0 {
-            continue;
-        }
-        let laid_out = &mut query[index][..query_len(dim, bits)];
-        lay_out(q.codes, bits, laid_out);
-        let dots = &mut dots[..count];
-        (primitives.dots[index])(laid_out, q.sum, stored(&head.keys, bits, count), dots);
-        let whole = count == len;
-        let to = if whole { &mut *scores } else { &mut part[..count] };
-        match head.scheme {
-            AttentionScheme::Dynamic => {
-                for ((to, &dot), &scale) in to.iter_mut().zip(dots.iter()).zip(head.keys.scales_of(bits)) {
-                    *to = (dot as f32 * q_scale) * scale;
-                }
-            }
-            AttentionScheme::Static { keys, .. } => {
-                let Affine { scale, zero_point, .. } = keys.get(bits);
-                let constant = dim as i32 * q.zero_point * zero_point - zero_point * q.sum;
-                for ((to, &dot), &sum) in to.iter_mut().zip(dots.iter()).zip(head.keys.sums_of(bits)) {
-                    *to = ((dot - q.zero_point * sum + constant) as f32 * q_scale) * scale;
-                }
-            }
-        }
-        if !whole {
-            let places = scores.iter_mut().zip(head.keys.bits()).filter(|&(_, &b)| b == bits);
-            for ((place, _), &score) in places.zip(part.iter()) {
-                *place = score;
-            }
+    let rows = sums.len() / head.head_dim().next_multiple_of(TILE);
+    by_rows!(LARGE, rows, weigh_rows::<S, W>(s, head, places, codes, sums));
+}
+
+#[inline(always)]
+fn weigh_rows<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U: usize>(
+    s: S,
+    head: &KvHead,
+    places: Places,
+    codes: &[u8],
+    sums: &mut [i32],
+) {
+    let (start, dim) = (places.start(W::BITS), head.head_dim());
+    let len = places.most[W::BITS.index()].next_multiple_of(depth(W::BITS));
+    let codes: [&[u8]; MR] = core::array::from_fn(|m| &codes[m * places.stride + start..][..len]);
+    weigh_values::<S, W, MR, NP, U>(s, &head.run(W::BITS).values, dim, &codes, sums);
+}
+
+/// Attention of rows of queries `[rows, head_dim]`: row `r` over the first `causal.len_of(r)` positions, into row `r` of
+/// `out` and the probability of position 0 into `column_0[r]`. `large` tells how many rows the steps take.
+///
+/// # Panics
+/// When a row attends to no position or to more than the cache holds, or lengths do not fit.
+pub(crate) fn attend(
+    steps: &Steps,
+    large: bool,
+    head: &KvHead,
+    causal: Causal,
+    queries: RowsView<'_>,
+    scratch: &mut AttentionScratch,
+    out: &mut [f32],
+    column_0: &mut [f32],
+) {
+    let (rows, dim) = (queries.rows(), head.head_dim());
+    if rows == 0 {
+        return;
+    }
+    check(causal, head.len(), dim, queries.cols(), rows, out.len(), column_0.len());
+    let mut first = 0;
+    while first < rows {
+        let range = first..first + rows_together(rows - first, large);
+        let out = &mut out[range.start * dim..range.end * dim];
+        let lens = |m: usize| causal.len_of(range.start + m);
+        some_rows(
+            steps,
+            head,
+            lens,
+            queries.part(range.clone()),
+            rows,
+            scratch,
+            out,
+            &mut column_0[range.clone()],
+        );
+        first = range.end;
+    }
+}
+
+/// Some rows together, row `m` over `lens(m)` positions; `of` rows are asked for in all.
+fn some_rows(
+    steps: &Steps,
+    head: &KvHead,
+    lens: impl Fn(usize) -> usize,
+    queries: RowsView<'_>,
+    of: usize,
+    scratch: &mut AttentionScratch,
+    out: &mut [f32],
+    column_0: &mut [f32],
+) {
+    let (rows, dim) = (queries.rows(), head.head_dim());
+    let columns = dim.next_multiple_of(TILE);
+    // The last row attends to the most.
+    let len = lens(rows - 1);
+    let places = Places::new(head.counts(len));
+    scratch.reserve(rows, len, dim);
+    let AttentionScratch { scores, codes, sums } = scratch;
+    let used = |bits: &ActBits| places.most[bits.index()] > 0;
+    for bits in ActBits::ALL.iter().filter(|bits| used(bits)) {
+        (steps.score[bits.index()])(head, queries, places, scores);
+    }
+    let mut after = [RowCodes::default(); MAX_ROWS];
+    let mut ahead = Ahead::new(head, places.most, rows, of == rows);
+    let pieces = scores.chunks_exact_mut(places.stride).zip(codes.chunks_exact_mut(places.stride));
+    for (m, (scores, codes)) in pieces.take(rows).enumerate() {
+        after[m] = (steps.weights)(head, lens(m), places, &mut ahead, scores, codes);
+        column_0[m] = after[m].first;
+    }
+    let (narrow, wide) = sums[..2 * rows * columns].split_at_mut(rows * columns);
+    for (bits, sums) in ActBits::ALL.iter().zip([&mut *narrow, &mut *wide]).filter(|(bits, _)| used(bits)) {
+        sums.fill(0);
+        (steps.weigh[bits.index()])(head, places, codes, sums);
+    }
+    let sums = narrow.chunks_exact(columns).zip(wide.chunks_exact(columns));
+    for (m, (out, (narrow, wide))) in out.chunks_exact_mut(dim).zip(sums).enumerate() {
+        let [shift_4, shift_8] = after[m].shifts;
+        let [scale_4, scale_8] = after[m].scales;
+        let wide = wide.iter().map(|&sum| sum.wrapping_sub(shift_8) as f32 * scale_8);
+        let narrow = narrow.iter().map(|&sum| sum.wrapping_sub(shift_4) as f32 * scale_4);
+        match head.counts(lens(m)).map(|count| count > 0) {
+            [true, true] => out.iter_mut().zip(wide.zip(narrow)).for_each(|(out, (a, b))| *out = a + b),
+            [false, _] => out.iter_mut().zip(wide).for_each(|(out, a)| *out = a),
+            [true, false] => out.iter_mut().zip(narrow).for_each(|(out, b)| *out = b),
         }
     }
+}
+
+/// Checks the shapes of a call.
+pub(super) fn check(
+    causal: Causal,
+    held: usize,
+    dim: usize,
+    cols: usize,
+    rows: usize,
+    out: usize,
+    column_0: usize,
+) {
+    let (least, most) = (causal.len, causal.len_of(rows - 1));
+    assert!(least > 0 && most <= held, "attention over {least} to {most} of {held} positions");
+    assert!(cols == dim && out == rows * dim, "lengths of queries and output, head_dim is {dim}");
+    assert_eq!(column_0, rows, "one probability of position 0 for each row");
 }

@@ -1,6 +1,17 @@
-//! Keys and values of one head, each row at the width it was written at.
+//! Keys and values of one head, each row at the width it was written at, laid out for the products.
+//!
+//! Rows of 8 bits stand in one run of memory, rows of 4 bits in another, each in the order of their positions. A block is
+//! 64 bytes, 16 lanes of four:
+//!
+//! * **Keys**: a tile is 16 rows. In block `i` of a tile lane `r` holds codes `4 i ..+ 4` of row `r`, stored plus 128;
+//!   at 4 bits codes `8 i ..+ 4` in the low halves of the bytes and `8 i + 4 ..+ 4` in the high halves, plus 8. A query's
+//!   codes are broadcast, and a lane ends as the sum of one position: a vector of scores needs no folding.
+//! * **Values**: a group is 4 rows, or 8 rows of 4 bits. In block `p` of a group lane `c` holds column `16 p + c` of
+//!   rows 0..4, as they are; at 4 bits of rows 0..4 in the low halves and of rows 4..8 in the high halves, plus 8. The
+//!   codes of four probabilities are broadcast, and a lane ends as one column of the output.
 
 use crate::error::CacheError;
+use crate::matrix::Block;
 use crate::rows::{CodeRow, StaticAffines};
 use alloc::vec::Vec;
 use squat_quant::ActBits;
@@ -8,8 +19,8 @@ use squat_quant::ActBits;
 /// Positions a head can hold: sums of 255 * 255 over them stay below 2^31.
 pub const MAX_CONTEXT: usize = 32768;
 
-/// Bytes after the last row that may be read (and are ignored) by wide loads.
-pub(crate) const SLACK: usize = 128;
+/// Rows in a tile of keys, and positions for which the order of widths is one word.
+pub(crate) const TILE: usize = 16;
 
 /// Where scales come from, and how probabilities are quantized.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,93 +39,168 @@ pub enum AttentionScheme {
     },
 }
 
-/// Rows of codes in the order of their positions: 8-bit rows in one run of memory, 4-bit rows, two codes to a byte, in
-/// another.
-///
-/// A code is stored unsigned: plus 128, or plus 8. In a 4-bit row of `h = ceil(dim / 2)` bytes, byte `b` holds code `b`
-/// in its low half and code `b + h` in its high half.
-#[derive(Clone, Debug)]
-pub struct CodeStore {
-    dim: usize,
-    bits: Vec<ActBits>,
-    /// By width: rows, then [`SLACK`] bytes.
-    bytes: [Vec<u8>; 2],
-    counts: [usize; 2],
-    /// By width, one for each row when the scheme is dynamic.
-    scales: [Vec<f32>; 2],
-    /// By width, sums of codes, one for each row when the scheme is static.
-    sums: [Vec<i32>; 2],
-    dynamic: bool,
+/// Codes of a row in one lane of a key block, which is also the rows of a value block.
+pub(crate) const fn depth(bits: ActBits) -> usize {
+    match bits {
+        ActBits::A8 => 4,
+        ActBits::A4 => 8,
+    }
 }
 
-impl CodeStore {
-    fn new(dim: usize, dynamic: bool) -> Self {
+/// What is added to stored keys, and to stored values of 4 bits.
+pub(crate) const fn offset(bits: ActBits) -> i32 {
+    match bits {
+        ActBits::A8 => 128,
+        ActBits::A4 => 8,
+    }
+}
+
+/// The rows of one width.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Run {
+    /// Rows held. Everything below has room for whole tiles; what lies beyond is left from other rows, or zero.
+    pub count: usize,
+    /// `[tiles, dim / depth]`
+    pub keys: Vec<Block>,
+    /// `[groups, dim / 16]`
+    pub values: Vec<Block>,
+    /// One for each row when the scheme is dynamic.
+    pub key_scales: Vec<f32>,
+    /// One for each row when the scheme is dynamic.
+    pub value_scales: Vec<f32>,
+    /// Sums of the codes of a key, one for each row when the scheme is static.
+    pub key_sums: Vec<i32>,
+}
+
+/// Writes a code of 4 bits, as it is stored, into a half of a byte.
+#[inline(always)]
+fn put_half(byte: &mut u8, high: bool, code: i8) {
+    let code = (code + 8) as u8;
+    *byte = if high { (*byte & 0x0f) | (code << 4) } else { (*byte & 0xf0) | code };
+}
+
+impl Run {
+    fn push(&mut self, bits: ActBits, dim: usize, dynamic: bool, key: &CodeRow<'_>, value: &CodeRow<'_>) {
+        self.make_room(bits, dim, dynamic);
+        let depth = depth(bits);
+        let (row, lane) = (self.count, self.count % TILE);
+        let keys = &mut self.keys[row / TILE * dim.div_ceil(depth)..];
+        for (block, codes) in keys.iter_mut().zip(key.codes.chunks(depth)) {
+            let bytes = &mut block.0[4 * lane..4 * lane + 4];
+            match bits {
+                ActBits::A8 => {
+                    for (byte, &code) in bytes.iter_mut().zip(codes) {
+                        *byte = (code as u8) ^ 0x80;
+                    }
+                }
+                ActBits::A4 => {
+                    for (i, &code) in codes.iter().enumerate() {
+                        put_half(&mut bytes[i % 4], i >= 4, code);
+                    }
+                }
+            }
+        }
+        let (at, high) = (row % 4, row % 8 >= 4);
+        let values = &mut self.values[row / depth * dim.div_ceil(TILE)..];
+        for (block, codes) in values.iter_mut().zip(value.codes.chunks(TILE)) {
+            for (quad, &code) in block.0.as_chunks_mut::<4>().0.iter_mut().zip(codes) {
+                match bits {
+                    ActBits::A8 => quad[at] = code as u8,
+                    ActBits::A4 => put_half(&mut quad[at], high, code),
+                }
+            }
+        }
+        if dynamic {
+            self.key_scales[row] = key.scale;
+            self.value_scales[row] = value.scale;
+        } else {
+            self.key_sums[row] = key.sum;
+        }
+        self.count += 1;
+    }
+
+    /// Room for one more row.
+    fn make_room(&mut self, bits: ActBits, dim: usize, dynamic: bool) {
+        let tiles = self.count / TILE + 1;
+        let (keys, values) = blocks_of_tile(bits, dim);
+        if self.keys.len() < tiles * keys {
+            self.keys.resize(tiles * keys, Block([0; 64]));
+        }
+        if self.values.len() < tiles * values {
+            self.values.resize(tiles * values, Block([0; 64]));
+        }
+        let (scales, sums) = if dynamic { (tiles * TILE, 0) } else { (0, tiles * TILE) };
+        if self.key_scales.len() < scales {
+            self.key_scales.resize(scales, 0.0);
+            self.value_scales.resize(scales, 0.0);
+        }
+        if self.key_sums.len() < sums {
+            self.key_sums.resize(sums, 0);
+        }
+    }
+}
+
+/// Blocks of keys and of values that 16 rows take.
+fn blocks_of_tile(bits: ActBits, dim: usize) -> (usize, usize) {
+    (dim.div_ceil(depth(bits)), TILE / depth(bits) * dim.div_ceil(TILE))
+}
+
+/// The cache of one key-value head.
+#[derive(Clone, Debug)]
+pub struct KvHead {
+    scheme: AttentionScheme,
+    head_dim: usize,
+    len: usize,
+    /// By width ([`ActBits::index`]).
+    runs: [Run; 2],
+    /// For 16 positions each: bit `i` says that the row of position `i` has 4 bits.
+    narrow: Vec<u16>,
+    /// For 16 positions each: rows of 4 bits before them.
+    narrow_before: Vec<u32>,
+}
+
+impl KvHead {
+    /// An empty cache for heads of `head_dim` values.
+    pub fn new(head_dim: usize, mut scheme: AttentionScheme) -> Self {
+        if let AttentionScheme::Static { probability_bits, .. } = &mut scheme {
+            *probability_bits = (*probability_bits).max(1).min(8);
+        }
         Self {
-            dim,
-            bits: Vec::new(),
-            bytes: [Vec::new(), Vec::new()],
-            counts: [0; 2],
-            scales: [Vec::new(), Vec::new()],
-            sums: [Vec::new(), Vec::new()],
-            dynamic,
+            scheme,
+            head_dim,
+            len: 0,
+            runs: [Run::default(), Run::default()],
+            narrow: Vec::new(),
+            narrow_before: Vec::new(),
         }
     }
 
-    /// Rows held.
-    pub fn len(&self) -> usize {
-        self.bits.len()
+    fn dynamic(&self) -> bool {
+        self.scheme == AttentionScheme::Dynamic
     }
 
-    /// Whether nothing is held.
-    pub fn is_empty(&self) -> bool {
-        self.bits.is_empty()
-    }
-
-    /// Width of each row, by position.
-    pub fn bits(&self) -> &[ActBits] {
-        &self.bits
-    }
-
-    /// Bytes of a row of that width.
-    pub(crate) fn row_bytes(&self, bits: ActBits) -> usize {
-        match bits {
-            ActBits::A8 => self.dim,
-            ActBits::A4 => self.dim.div_ceil(2),
+    /// Makes room for `rows` more positions of that width, so that appending them does not allocate.
+    pub fn reserve(&mut self, rows: usize, bits: ActBits) {
+        // They may begin and end inside a tile.
+        let tiles = rows.div_ceil(TILE) + 1;
+        let (keys, values) = blocks_of_tile(bits, self.head_dim);
+        let dynamic = self.dynamic();
+        let run = &mut self.runs[bits.index()];
+        run.keys.reserve(tiles * keys);
+        run.values.reserve(tiles * values);
+        if dynamic {
+            run.key_scales.reserve(tiles * TILE);
+            run.value_scales.reserve(tiles * TILE);
+        } else {
+            run.key_sums.reserve(tiles * TILE);
         }
-    }
-
-    /// Rows of that width among the first `len` positions.
-    pub(crate) fn count(&self, bits: ActBits, len: usize) -> usize {
-        if len == self.len() {
-            return self.counts[bits.index()];
-        }
-        self.bits[..len].iter().filter(|&&b| b == bits).count()
-    }
-
-    /// The bytes of all rows of that width, and the slack.
-    #[inline(always)]
-    pub(crate) fn bytes_of(&self, bits: ActBits) -> &[u8] {
-        &self.bytes[bits.index()]
-    }
-
-    /// Scales of the rows of that width (dynamic), or nothing.
-    #[inline(always)]
-    pub(crate) fn scales_of(&self, bits: ActBits) -> &[f32] {
-        &self.scales[bits.index()]
-    }
-
-    /// Sums of codes of the rows of that width (static), or nothing.
-    #[inline(always)]
-    pub(crate) fn sums_of(&self, bits: ActBits) -> &[i32] {
-        &self.sums[bits.index()]
+        self.narrow.reserve(tiles);
+        self.narrow_before.reserve(tiles);
     }
 
     fn check(&self, row: &CodeRow<'_>) -> Result<(), CacheError> {
-        if row.codes.len() != self.dim {
-            return Err(CacheError::Dim(self.dim, row.codes.len()));
-        }
-        if self.len() == MAX_CONTEXT {
-            return Err(CacheError::Full(MAX_CONTEXT));
+        if row.codes.len() != self.head_dim {
+            return Err(CacheError::Dim(self.head_dim, row.codes.len()));
         }
         if row.bits == ActBits::A4
             && let Some(index) = row.codes.iter().position(|c| !(-8..=7).contains(c))
@@ -124,148 +210,82 @@ impl CodeStore {
         Ok(())
     }
 
-    fn push(&mut self, row: &CodeRow<'_>) {
-        let index = row.bits.index();
-        let row_bytes = self.row_bytes(row.bits);
-        let start = self.counts[index] * row_bytes;
-        let bytes = &mut self.bytes[index];
-        bytes.resize(start + row_bytes + SLACK, 0);
-        let out = &mut bytes[start..start + row_bytes];
-        match row.bits {
-            ActBits::A8 => {
-                for (byte, &code) in out.iter_mut().zip(row.codes) {
-                    *byte = (code as u8) ^ 0x80;
-                }
-            }
-            ActBits::A4 => {
-                let (low, high) = row.codes.split_at(row_bytes);
-                for (i, (byte, &code)) in out.iter_mut().zip(low).enumerate() {
-                    let high = high.get(i).copied().unwrap_or(0);
-                    *byte = (code + 8) as u8 | (((high + 8) as u8) << 4);
-                }
-            }
-        }
-        if self.dynamic {
-            self.scales[index].push(row.scale);
-        } else {
-            self.sums[index].push(row.sum);
-        }
-        self.counts[index] += 1;
-        self.bits.push(row.bits);
-    }
-
-    fn truncate(&mut self, len: usize) {
-        if len >= self.len() {
-            return;
-        }
-        for bits in ActBits::ALL {
-            let keep = self.count(bits, len);
-            let (index, row_bytes) = (bits.index(), self.row_bytes(bits));
-            self.counts[index] = keep;
-            if !self.bytes[index].is_empty() {
-                self.bytes[index].truncate(keep * row_bytes + SLACK);
-            }
-            self.scales[index].truncate(keep);
-            self.sums[index].truncate(keep);
-        }
-        self.bits.truncate(len);
-    }
-
-    fn reserve(&mut self, rows: usize, bits: ActBits) {
-        let (index, row_bytes) = (bits.index(), self.row_bytes(bits));
-        self.bits.reserve(rows);
-        self.bytes[index].reserve(rows * row_bytes + SLACK);
-        if self.dynamic {
-            self.scales[index].reserve(rows);
-        } else {
-            self.sums[index].reserve(rows);
-        }
-    }
-
-    /// Bytes held: codes, widths, scales or sums. Reserved room is not counted.
-    pub fn bytes_used(&self) -> usize {
-        ActBits::ALL.into_iter().map(|b| self.counts[b.index()] * (self.row_bytes(b) + 4)).sum::<usize>()
-            + self.len()
-    }
-
-    /// Writes the codes of the row at `position`; for tests and inspection.
-    ///
-    /// # Panics
-    /// When `position` is not held or `codes` has another length than the head.
-    pub fn read(&self, position: usize, codes: &mut [i8]) -> ActBits {
-        assert_eq!(codes.len(), self.dim, "length of a cached row");
-        let bits = self.bits[position];
-        let (row, row_bytes) = (self.count(bits, position), self.row_bytes(bits));
-        let bytes = &self.bytes_of(bits)[row * row_bytes..][..row_bytes];
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = match bits {
-                ActBits::A8 => (bytes[i] ^ 0x80) as i8,
-                ActBits::A4 if i < row_bytes => (bytes[i] & 15) as i8 - 8,
-                ActBits::A4 => (bytes[i - row_bytes] >> 4) as i8 - 8,
-            };
-        }
-        bits
-    }
-}
-
-/// The cache of one key-value head.
-#[derive(Clone, Debug)]
-pub struct KvHead {
-    pub(crate) keys: CodeStore,
-    pub(crate) values: CodeStore,
-    pub(crate) scheme: AttentionScheme,
-    pub(crate) head_dim: usize,
-}
-
-impl KvHead {
-    /// An empty cache for heads of `head_dim` values.
-    pub fn new(head_dim: usize, mut scheme: AttentionScheme) -> Self {
-        if let AttentionScheme::Static { probability_bits, .. } = &mut scheme {
-            *probability_bits = (*probability_bits).max(1).min(8);
-        }
-        let dynamic = scheme == AttentionScheme::Dynamic;
-        Self {
-            keys: CodeStore::new(head_dim, dynamic),
-            values: CodeStore::new(head_dim, dynamic),
-            scheme,
-            head_dim,
-        }
-    }
-
-    /// Makes room for `rows` more positions of that width, so that appending them does not allocate.
-    pub fn reserve(&mut self, rows: usize, bits: ActBits) {
-        self.keys.reserve(rows, bits);
-        self.values.reserve(rows, bits);
-    }
-
-    /// Appends key and value of the next position. Under a static scheme scale and zero point of the rows must be those
-    /// of the scheme.
+    /// Appends key and value of the next position, both of the same width. Under a static scheme scale and zero point of
+    /// the rows must be those of the scheme.
     ///
     /// # Errors
-    /// Rows of another length than the head, codes outside 4 bits in a 4-bit row, more than [`MAX_CONTEXT`] positions;
-    /// nothing is appended then.
+    /// Rows of another length than the head or of two widths, codes outside 4 bits in a 4-bit row, more than
+    /// [`MAX_CONTEXT`] positions; nothing is appended then.
     pub fn push(&mut self, key: CodeRow<'_>, value: CodeRow<'_>) -> Result<(), CacheError> {
-        self.keys.check(&key)?;
-        self.values.check(&value)?;
-        self.keys.push(&key);
-        self.values.push(&value);
+        self.check(&key)?;
+        self.check(&value)?;
+        if key.bits != value.bits {
+            return Err(CacheError::Widths(key.bits.bits(), value.bits.bits()));
+        }
+        if self.len == MAX_CONTEXT {
+            return Err(CacheError::Full(MAX_CONTEXT));
+        }
+        let (dim, dynamic) = (self.head_dim, self.dynamic());
+        if self.len.is_multiple_of(TILE) {
+            self.narrow.push(0);
+            self.narrow_before.push(self.runs[ActBits::A4.index()].count as u32);
+        }
+        if key.bits == ActBits::A4
+            && let Some(word) = self.narrow.last_mut()
+        {
+            *word |= 1 << (self.len % TILE);
+        }
+        self.runs[key.bits.index()].push(key.bits, dim, dynamic, &key, &value);
+        self.len += 1;
         Ok(())
     }
 
     /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
-        self.keys.truncate(len);
-        self.values.truncate(len);
+        if len >= self.len {
+            return;
+        }
+        let counts = self.counts(len);
+        for (run, count) in self.runs.iter_mut().zip(counts) {
+            run.count = count;
+        }
+        self.narrow.truncate(len.div_ceil(TILE));
+        self.narrow_before.truncate(len.div_ceil(TILE));
+        if let Some(word) = self.narrow.last_mut().filter(|_| !len.is_multiple_of(TILE)) {
+            *word &= (1 << (len % TILE)) - 1;
+        }
+        self.len = len;
+    }
+
+    /// Rows of each width ([`ActBits::index`]) among the first `len` positions.
+    pub(crate) fn counts(&self, len: usize) -> [usize; 2] {
+        let narrow = if len == self.len {
+            self.runs[ActBits::A4.index()].count
+        } else {
+            let within = self.narrow[len / TILE] & ((1 << (len % TILE)) - 1);
+            self.narrow_before[len / TILE] as usize + within.count_ones() as usize
+        };
+        [narrow, len - narrow]
+    }
+
+    /// The rows of a width.
+    pub(crate) fn run(&self, bits: ActBits) -> &Run {
+        &self.runs[bits.index()]
+    }
+
+    /// For 16 positions each, which of them have 4 bits.
+    pub(crate) fn narrow(&self) -> &[u16] {
+        &self.narrow
     }
 
     /// Positions held.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.len
     }
 
     /// Whether no position is held.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.len == 0
     }
 
     /// Values in a row.
@@ -278,39 +298,72 @@ impl KvHead {
         &self.scheme
     }
 
-    /// The keys.
-    pub fn keys(&self) -> &CodeStore {
-        &self.keys
-    }
-
-    /// The values.
-    pub fn values(&self) -> &CodeStore {
-        &self.values
-    }
-
     /// Width of the rows at `position`.
     ///
     /// # Panics
     /// When `position` is not held.
     pub fn bits(&self, position: usize) -> ActBits {
-        self.keys.bits[position]
+        assert!(position < self.len, "position {position} of {}", self.len);
+        match self.narrow[position / TILE] >> (position % TILE) & 1 {
+            0 => ActBits::A8,
+            _ => ActBits::A4,
+        }
     }
 
-    /// Writes the codes of key and value at `position` and returns their scales (1 when the scheme is static).
+    /// Bytes held: codes, scales or sums, and the order of widths. Reserved room is not counted.
+    pub fn bytes_used(&self) -> usize {
+        let runs = ActBits::ALL.into_iter().map(|bits| {
+            let (keys, values) = blocks_of_tile(bits, self.head_dim);
+            let per_row = if self.dynamic() { 8 } else { 4 };
+            self.run(bits).count.div_ceil(TILE) * ((keys + values) * size_of::<Block>() + TILE * per_row)
+        });
+        runs.sum::<usize>() + self.narrow.len() * 6
+    }
+
+    /// Writes the codes of key and value at `position` and returns their scales (1 when the scheme is static); for tests
+    /// and inspection.
     ///
     /// # Panics
     /// When `position` is not held or a slice has another length than the head.
     pub fn read(&self, position: usize, key: &mut [i8], value: &mut [i8]) -> (f32, f32) {
-        let scale = |store: &CodeStore, codes: &mut [i8]| {
-            let bits = store.read(position, codes);
-            let row = store.count(bits, position);
-            store.scales[bits.index()].get(row).copied().unwrap_or(1.0)
-        };
-        (scale(&self.keys, key), scale(&self.values, value))
+        let dim = self.head_dim;
+        assert!(key.len() == dim && value.len() == dim, "lengths of cached rows");
+        let bits = self.bits(position);
+        let (run, row, depth) = (self.run(bits), self.counts(position)[bits.index()], depth(bits));
+        let half = |byte: u8, high: bool| (if high { byte >> 4 } else { byte & 15 }) as i8 - 8;
+        for (d, code) in key.iter_mut().enumerate() {
+            let block = &run.keys[row / TILE * dim.div_ceil(depth) + d / depth];
+            let byte = block.0[row % TILE * 4 + d % 4];
+            *code = match bits {
+                ActBits::A8 => (byte ^ 0x80) as i8,
+                ActBits::A4 => half(byte, d % 8 >= 4),
+            };
+        }
+        for (d, code) in value.iter_mut().enumerate() {
+            let block = &run.values[row / depth * dim.div_ceil(TILE) + d / TILE];
+            let byte = block.0[d % TILE * 4 + row % 4];
+            *code = match bits {
+                ActBits::A8 => byte as i8,
+                ActBits::A4 => half(byte, row % 8 >= 4),
+            };
+        }
+        if self.dynamic() { (run.key_scales[row], run.value_scales[row]) } else { (1.0, 1.0) }
     }
+}
 
-    /// Bytes held; see [`CodeStore::bytes_used`].
-    pub fn bytes_used(&self) -> usize {
-        self.keys.bytes_used() + self.values.bytes_used()
+/// Which positions the rows of a block of queries attend to: `group` rows to a position, the first of them over the
+/// first `len` positions, those of the next position over one more, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Causal {
+    /// Positions that the first row attends to.
+    pub len: usize,
+    /// Query heads that share the key-value head.
+    pub group: usize,
+}
+
+impl Causal {
+    /// Positions that a row attends to.
+    pub fn len_of(&self, row: usize) -> usize {
+        self.len + row / self.group.max(1)
     }
 }

@@ -1,11 +1,16 @@
 //! Keys and values in f32, for the unquantized model.
 
-use super::attend::AttentionScratch;
+use super::attend::{AttentionScratch, check};
+use super::cache::Causal;
 use crate::error::CacheError;
-use crate::float::{self, FloatSimd};
+use crate::float::{FloatSimd, LANES};
 use crate::output::ColumnsMut;
 use alloc::vec::Vec;
+use core::ops::Range;
 use squat_quant::math;
+
+/// Rows of queries that go through the cache together.
+const ROWS: usize = 8;
 
 /// The f32 cache of one key-value head.
 #[derive(Clone, Debug)]
@@ -78,64 +83,180 @@ impl FloatKvHead {
     }
 }
 
-/// Attention over the first `len` positions: `score_j = dot(q, k_j) * (1 / sqrt(d))`, softmax, then
-/// `out[d] = sum_j p_j v_j[d]` in the order of positions. Returns the probability of position 0.
+/// Adds to `acc` (blocks of 16 columns from `column`) `p_j v_j` for the positions `range`, `MR` rows at a time.
+#[inline(always)]
+fn weigh<S: FloatSimd, const MR: usize, const NB: usize>(
+    s: S,
+    p: &[&[f32]; MR],
+    values: &[f32],
+    dim: usize,
+    column: usize,
+    range: Range<usize>,
+    out: &mut [f32],
+) {
+    let mut acc = [[s.zero(); NB]; MR];
+    for m in 0..MR {
+        for b in 0..NB {
+            acc[m][b] = s.load(block(&out[m * dim..], column + LANES * b));
+        }
+    }
+    let p: [&[f32]; MR] = core::array::from_fn(|m| &p[m][range.clone()]);
+    let rows = values[range.start * dim..].chunks_exact(dim).take(range.len());
+    for (j, row) in rows.enumerate() {
+        let mut value = [s.zero(); NB];
+        for b in 0..NB {
+            value[b] = s.load(block(row, column + LANES * b));
+        }
+        for m in 0..MR {
+            let p = s.splat(p[m][j]);
+            for b in 0..NB {
+                acc[m][b] = s.multiply_add(acc[m][b], p, value[b]);
+            }
+        }
+    }
+    for m in 0..MR {
+        for b in 0..NB {
+            out[m * dim + column + LANES * b..][..LANES].copy_from_slice(&s.store(acc[m][b]));
+        }
+    }
+}
+
+/// 16 floats from `at` on, which must be there.
+#[inline(always)]
+fn block(x: &[f32], at: usize) -> &[f32; LANES] {
+    x[at..].first_chunk().expect("16 floats")
+}
+
+/// [`weigh`] for all columns: `NB` blocks at a time, single blocks, single columns.
+#[inline(always)]
+fn weigh_all<S: FloatSimd, const MR: usize, const NB: usize>(
+    s: S,
+    p: &[&[f32]; MR],
+    values: &[f32],
+    dim: usize,
+    range: Range<usize>,
+    out: &mut [f32],
+) {
+    let mut column = 0;
+    while column + NB * LANES <= dim {
+        weigh::<S, MR, NB>(s, p, values, dim, column, range.clone(), out);
+        column += NB * LANES;
+    }
+    while column + LANES <= dim {
+        weigh::<S, MR, 1>(s, p, values, dim, column, range.clone(), out);
+        column += LANES;
+    }
+    if column < dim {
+        for m in 0..MR {
+            let out = &mut out[m * dim + column..(m + 1) * dim];
+            for j in range.clone() {
+                for (out, &v) in out.iter_mut().zip(&values[j * dim + column..]) {
+                    *out += p[m][j] * v;
+                }
+            }
+        }
+    }
+}
+
+/// The value product of `MR` rows of probabilities, row `m` over its first `lens[m]` positions, each in their order.
+#[inline(always)]
+fn weigh_rows<S: FloatSimd, const MR: usize, const NB: usize>(
+    s: S,
+    p: &[f32],
+    lens: &[usize],
+    values: &[f32],
+    dim: usize,
+    out: &mut [f32],
+) {
+    let stride = p.len() / lens.len();
+    let p: [&[f32]; MR] = core::array::from_fn(|m| &p[m * stride..(m + 1) * stride]);
+    out.fill(0.0);
+    weigh_all::<S, MR, NB>(s, &p, values, dim, 0..lens[0], out);
+    for m in 0..MR {
+        let out = &mut out[m * dim..(m + 1) * dim];
+        weigh_all::<S, 1, NB>(s, &[p[m]], values, dim, lens[0]..lens[m], out);
+    }
+}
+
+/// The steps of [`attend_float`], compiled for an instruction set.
+pub(crate) struct FloatSteps {
+    pub matmul: fn(&[f32], &[f32], Option<&[f32]>, usize, &mut ColumnsMut<'_>),
+    pub softmax: fn(&mut [f32]),
+    /// [`weigh_float`].
+    pub weigh: fn(&[f32], &[usize], &[f32], usize, &mut [f32]),
+}
+
+/// The value product of rows of probabilities `[rows, stride]`, row `m` over its first `lens[m]` positions (in rising
+/// order), each in the order of positions: `out[m] = sum_j p[m][j] * v_j`. `LARGE` is for sets with many registers.
+#[inline(always)]
+pub(crate) fn weigh_float<S: FloatSimd, const LARGE: bool>(
+    s: S,
+    p: &[f32],
+    lens: &[usize],
+    values: &[f32],
+    dim: usize,
+    out: &mut [f32],
+) {
+    let (count, stride) = (lens.len(), p.len() / lens.len());
+    let mut m = 0;
+    macro_rules! rows {
+        ($mr:literal, $nb:literal) => {{
+            let (p, lens) = (&p[m * stride..(m + $mr) * stride], &lens[m..m + $mr]);
+            weigh_rows::<S, $mr, $nb>(s, p, lens, values, dim, &mut out[m * dim..(m + $mr) * dim]);
+            m += $mr;
+        }};
+    }
+    while m < count {
+        match count - m {
+            4.. if LARGE => rows!(4, 4),
+            3 if LARGE => rows!(3, 4),
+            2.. => rows!(2, 2),
+            _ => rows!(1, 4),
+        }
+    }
+}
+
+/// Attention of rows of queries `[rows, head_dim]`, row `r` over the first `causal.len_of(r)` positions:
+/// `score_j = dot(q, k_j) * (1 / sqrt(d))`, softmax, then `out[d] = sum_j p_j v_j[d]` in the order of positions.
+/// `column_0` gets the probabilities of position 0.
 ///
 /// # Panics
-/// When `len` is 0 or more than the cache holds, or lengths differ from `head_dim`.
-#[inline(always)]
-pub(crate) fn attend_float<S: FloatSimd>(
-    s: S,
+/// When a row attends to no position or to more than the cache holds, or lengths do not fit.
+pub(crate) fn attend_float(
+    steps: &FloatSteps,
     head: &FloatKvHead,
-    len: usize,
-    q: &[f32],
+    causal: Causal,
+    queries: &[f32],
     scratch: &mut AttentionScratch,
     out: &mut [f32],
-) -> f32 {
+    column_0: &mut [f32],
+) {
     let dim = head.head_dim;
-    assert!(len > 0 && len <= head.len(), "attention over {len} of {} positions", head.len());
-    assert!(q.len() == dim && out.len() == dim, "lengths of query and output, head_dim is {dim}");
-    if scratch.scores.len() < len {
-        scratch.scores.resize(len, 0.0);
+    let rows = queries.len().checked_div(dim).unwrap_or(0);
+    if rows == 0 {
+        return;
     }
-    let scores = &mut scratch.scores[..len];
-    float::matmul::<S, f32, 1, 4>(
-        s,
-        q,
-        &head.keys[..len * dim],
-        None,
-        dim,
-        &mut ColumnsMut::new(scores, 1, len),
-    );
+    check(causal, head.len(), dim, queries.len() / rows, rows, out.len(), column_0.len());
     let inv_sqrt = 1.0 / math::sqrt(dim as f32);
-    for score in scores.iter_mut() {
-        *score *= inv_sqrt;
-    }
-    float::softmax(scores);
-    // 64 columns at a time stay in registers over all positions; the rest in memory.
-    let (blocks, _) = out.as_chunks_mut::<64>();
-    for (block, out) in blocks.iter_mut().enumerate() {
-        let mut acc = [s.zero(); 4];
-        for (&p, value) in scores.iter().zip(head.values.chunks_exact(dim)) {
-            let p = s.splat(p);
-            let (lanes, _) = value[block * 64..][..64].as_chunks::<16>();
-            for i in 0..4 {
-                acc[i] = s.multiply_add(acc[i], p, s.load(&lanes[i]));
+    for first in (0..rows).step_by(ROWS) {
+        let count = ROWS.min(rows - first);
+        let lens: [usize; ROWS] = core::array::from_fn(|m| causal.len_of(first + m));
+        let lens = &lens[..count];
+        let most = lens[count - 1];
+        if scratch.scores.len() < count * most {
+            scratch.scores.resize(count * most, 0.0);
+        }
+        let scores = &mut scratch.scores[..count * most];
+        let (q, k) = (&queries[first * dim..(first + count) * dim], &head.keys[..most * dim]);
+        (steps.matmul)(q, k, None, dim, &mut ColumnsMut::new(scores, count, most));
+        for (m, row) in scores.chunks_exact_mut(most).enumerate() {
+            let row = &mut row[..lens[m]];
+            for score in row.iter_mut() {
+                *score *= inv_sqrt;
             }
+            (steps.softmax)(row);
+            column_0[first + m] = row[0];
         }
-        for i in 0..4 {
-            out[16 * i..][..16].copy_from_slice(&s.store(acc[i]));
-        }
+        (steps.weigh)(scores, lens, &head.values, dim, &mut out[first * dim..(first + count) * dim]);
     }
-    let done = dim - dim % 64;
-    let out = &mut out[done..];
-    out.fill(0.0);
-    if !out.is_empty() {
-        for (&p, value) in scores.iter().zip(head.values.chunks_exact(dim)) {
-            for (out, &v) in out.iter_mut().zip(&value[done..]) {
-                *out += p * v;
-            }
-        }
-    }
-    scores[0]
 }

@@ -29,7 +29,7 @@ pub fn exp(x: &mut [f32]) {
 pub fn softmax(row: &mut [f32]) {
     let largest = reduce::max(row);
     for x in row.iter_mut() {
-        *x = math::exp(*x - largest);
+        *x = math::exp_nonpositive(*x - largest);
     }
     let inv = 1.0 / reduce::sum(row);
     for x in row {

@@ -16,6 +16,36 @@ pub(crate) trait FloatSimd: Copy {
     /// `acc + a * b`, rounded twice.
     fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
     fn store(self, v: Self::V) -> [f32; LANES];
+    /// `a + b`.
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        let (a, b) = (self.store(a), self.store(b));
+        self.load(&core::array::from_fn(|l| a[l] + b[l]))
+    }
+    /// `a * b`.
+    #[inline(always)]
+    fn multiply(self, a: Self::V, b: Self::V) -> Self::V {
+        let (a, b) = (self.store(a), self.store(b));
+        self.load(&core::array::from_fn(|l| a[l] * b[l]))
+    }
+    /// `b` where it is greater, else `a`: NaNs in `b` are ignored.
+    #[inline(always)]
+    fn greater(self, a: Self::V, b: Self::V) -> Self::V {
+        let (a, b) = (self.store(a), self.store(b));
+        self.load(&core::array::from_fn(|l| if b[l] > a[l] { b[l] } else { a[l] }))
+    }
+    /// Sixteen floats in order: lane `l` gets the next one of `b` where bit `l` of `from_b` is set, else of `a`.
+    #[inline(always)]
+    fn merge(self, from_b: u16, a: &[f32; LANES], b: &[f32; LANES]) -> Self::V {
+        let (mut i, mut j) = (0, 0);
+        let mut out = [0.0; LANES];
+        for (lane, out) in out.iter_mut().enumerate() {
+            let is_b = usize::from(from_b >> lane & 1);
+            *out = if is_b == 1 { b[j % LANES] } else { a[i % LANES] };
+            (i, j) = (i + 1 - is_b, j + is_b);
+        }
+        self.load(&out)
+    }
     /// [`fold`] of four vectors.
     #[inline(always)]
     fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {

@@ -16,3 +16,4 @@ pub use elementwise::{add, exp, rms_norm, rope, silu_mul, softmax};
 pub use reduce::{argmax, dot, ln, log_softmax_at, max_abs, sum_squares};
 
 pub(crate) use matmul::{FloatSimd, matmul};
+pub(crate) use reduce::{LANES, fold};

@@ -5,9 +5,9 @@
 
 use super::word;
 use crate::arch::table::kernel_table;
-use crate::attention::{CodeSimd, Primitives, StoredRows, dots, weigh};
+use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
-use crate::matrix::PANEL;
+use crate::matrix::{Block, PANEL};
 use crate::product::IntSimd;
 use core::arch::x86_64::*;
 
@@ -22,13 +22,6 @@ impl Avx2 {
     fn new() -> Self {
         Self(())
     }
-}
-
-/// `acc + u . s` in quads, for u or s at most 15 everywhere.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn quads_small(acc: __m256i, u: __m256i, s: __m256i) -> __m256i {
-    _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)))
 }
 
 /// Even and odd signed bytes, widened.
@@ -152,82 +145,81 @@ impl IntSimd for Avx2 {
 
 impl CodeSimd for Avx2 {
     #[inline(always)]
-    fn load_codes(self, codes: &[i8; 64]) -> Self::V {
-        // SAFETY: the token proves AVX2; both halves lie inside the array, and the loads need no alignment.
-        unsafe {
-            [_mm256_loadu_si256(codes.as_ptr().cast()), _mm256_loadu_si256(codes.as_ptr().add(32).cast())]
-        }
-    }
-
-    #[inline(always)]
-    fn load_halves(self, bytes: &[u8; 32]) -> Self::V {
-        // SAFETY: the token proves AVX2; the load is as long as the array and needs no alignment.
-        unsafe {
-            let v = _mm256_loadu_si256(bytes.as_ptr().cast());
-            [field::<0>(v, 15), field::<4>(v, 15)]
-        }
-    }
-
-    #[inline(always)]
-    fn splat(self, quad: &[i8; 4]) -> Self::V {
-        // SAFETY: the token proves AVX2.
-        unsafe { [splat(quad); 2] }
-    }
-
-    #[inline(always)]
-    fn flip(self, v: Self::V) -> Self::V {
+    fn weigh4<const NP: usize>(self, acc: &mut [Self::V; NP], v: &[Self::V; NP], c: &[u8; 4]) {
         // SAFETY: the token proves AVX2.
         unsafe {
-            let top = _mm256_set1_epi8(-128);
-            [_mm256_xor_si256(v[0], top), _mm256_xor_si256(v[1], top)]
-        }
-    }
-
-    #[inline(always)]
-    fn dot(self, acc: Self::V, u: Self::V, s: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX2.
-        unsafe { [quads(acc[0], u[0], widen_signed(s[0])), quads(acc[1], u[1], widen_signed(s[1]))] }
-    }
-
-    #[inline(always)]
-    fn dot_small(self, acc: Self::V, u: Self::V, s: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX2.
-        unsafe { [quads_small(acc[0], u[0], s[0]), quads_small(acc[1], u[1], s[1])] }
-    }
-
-    #[inline(always)]
-    fn interleave(self, [a, b, c, d]: [Self::V; 4]) -> [Self::V; 4] {
-        let mut out = [[a[0]; 2]; 4];
-        for i in 0..2 {
-            // SAFETY: the token proves AVX2.
-            unsafe {
-                let (ab, cd) = (_mm256_unpacklo_epi8(a[i], b[i]), _mm256_unpacklo_epi8(c[i], d[i]));
-                out[0][i] = _mm256_unpacklo_epi16(ab, cd);
-                out[1][i] = _mm256_unpackhi_epi16(ab, cd);
-                let (ab, cd) = (_mm256_unpackhi_epi8(a[i], b[i]), _mm256_unpackhi_epi8(c[i], d[i]));
-                out[2][i] = _mm256_unpacklo_epi16(ab, cd);
-                out[3][i] = _mm256_unpackhi_epi16(ab, cd);
+            let c = _mm256_set1_epi32(i32::from_le_bytes(*c));
+            for p in 0..NP {
+                for i in 0..2 {
+                    acc[p][i] = quads(acc[p][i], c, widen_signed(v[p][i]));
+                }
             }
         }
-        out
     }
 
     #[inline(always)]
-    fn reduce(self, acc: [Self::V; 4]) -> [i32; 4] {
-        let mut out = [0; 4];
-        // SAFETY: the token proves AVX2; the destination has four i32, and the store needs no alignment.
+    fn weigh8_small<const NP: usize>(
+        self,
+        acc: &mut [Self::V; NP],
+        low: &[Self::V; NP],
+        high: &[Self::V; NP],
+        a: &[u8; 4],
+        b: &[u8; 4],
+    ) {
+        // SAFETY: the token proves AVX2.
         unsafe {
-            let a = _mm256_add_epi32(acc[0][0], acc[0][1]);
-            let b = _mm256_add_epi32(acc[1][0], acc[1][1]);
-            let c = _mm256_add_epi32(acc[2][0], acc[2][1]);
-            let d = _mm256_add_epi32(acc[3][0], acc[3][1]);
-            let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-            let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-            let sums = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-            let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-            _mm_storeu_si128(out.as_mut_ptr().cast(), sums);
+            let a = _mm256_set1_epi32(i32::from_le_bytes(*a));
+            let b = _mm256_set1_epi32(i32::from_le_bytes(*b));
+            let ones = _mm256_set1_epi16(1);
+            for p in 0..NP {
+                for i in 0..2 {
+                    // Four products of at most 255 * 15 in 16 bits.
+                    let pairs = _mm256_add_epi16(
+                        _mm256_maddubs_epi16(a, low[p][i]),
+                        _mm256_maddubs_epi16(b, high[p][i]),
+                    );
+                    acc[p][i] = _mm256_add_epi32(acc[p][i], _mm256_madd_epi16(pairs, ones));
+                }
+            }
         }
-        out
+    }
+
+    #[inline(always)]
+    fn prefetch(self, block: &Block) {
+        super::prefetch(block);
+    }
+}
+
+/// For each byte, for each lane: how many lanes before it are alike (clear or set).
+static RANKS: [[u8; 8]; 256] = {
+    let mut ranks = [[0; 8]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut counts, mut lane) = ([0, 0], 0);
+        while lane < 8 {
+            let bit = byte >> lane & 1;
+            ranks[byte][lane] = counts[bit];
+            counts[bit] += 1;
+            lane += 1;
+        }
+        byte += 1;
+    }
+    ranks
+};
+
+/// Half of [`FloatSimd::merge`].
+#[inline(always)]
+fn merge_eight(_: Avx2, from_b: u8, a: Option<&[f32; 8]>, b: Option<&[f32; 8]>) -> __m256 {
+    let (a, b) = (a.unwrap_or(&[0.0; 8]), b.unwrap_or(&[0.0; 8]));
+    let ranks = &RANKS[usize::from(from_b)];
+    // SAFETY: the token proves AVX2; the loads are as long as the arrays and need no alignment.
+    unsafe {
+        let ranks = _mm256_cvtepu8_epi32(_mm_loadl_epi64(ranks.as_ptr().cast()));
+        let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+        let set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(i32::from(from_b)), lanes), lanes);
+        let a = _mm256_permutevar8x32_ps(_mm256_loadu_ps(a.as_ptr()), ranks);
+        let b = _mm256_permutevar8x32_ps(_mm256_loadu_ps(b.as_ptr()), ranks);
+        _mm256_blendv_ps(a, b, _mm256_castsi256_ps(set))
     }
 }
 
@@ -286,6 +278,32 @@ impl FloatSimd for Avx2 {
     }
 
     #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX2.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn multiply(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX2.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn greater(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX2. The instruction gives its second operand unless the first is greater.
+        unsafe { [_mm256_max_ps(b[0], a[0]), _mm256_max_ps(b[1], a[1])] }
+    }
+
+    #[inline(always)]
+    fn merge(self, from_b: u16, a: &[f32; 16], b: &[f32; 16]) -> Self::V {
+        let [low, high] = from_b.to_le_bytes();
+        let ones = low.count_ones() as usize;
+        let (a_high, b_high) = (a[8 - ones..].first_chunk(), b[ones..].first_chunk());
+        [merge_eight(self, low, a.first_chunk(), b.first_chunk()), merge_eight(self, high, a_high, b_high)]
+    }
+
+    #[inline(always)]
     fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {
         let mut out = [0.0; 4];
         // SAFETY: the token proves AVX2; the destination has four f32, and the store needs no alignment.
@@ -312,43 +330,7 @@ impl FloatSimd for Avx2 {
     }
 }
 
-#[target_feature(enable = "avx2,f16c")]
-fn dots_narrow(q: &[i8], q_sum: i32, rows: StoredRows<'_>, out: &mut [i32]) {
-    dots::<_, true>(Avx2::new(), q, q_sum, rows, out);
-}
-
-#[target_feature(enable = "avx2,f16c")]
-fn dots_wide(q: &[i8], q_sum: i32, rows: StoredRows<'_>, out: &mut [i32]) {
-    dots::<_, false>(Avx2::new(), q, q_sum, rows, out);
-}
-
-#[target_feature(enable = "avx2,f16c")]
-fn weigh_narrow(codes: &[u8], rows: StoredRows<'_>, out: &mut [i32]) {
-    weigh::<_, true>(Avx2::new(), codes, rows, out);
-}
-
-#[target_feature(enable = "avx2,f16c")]
-fn weigh_wide(codes: &[u8], rows: StoredRows<'_>, out: &mut [i32]) {
-    weigh::<_, false>(Avx2::new(), codes, rows, out);
-}
-
-/// Reached only through [`AVX2`].
-static PRIMITIVES: Primitives = Primitives {
-    dots: [
-        // SAFETY: the table is handed out only where the CPU has AVX2 and F16C.
-        |q, q_sum, rows, out| unsafe { dots_narrow(q, q_sum, rows, out) },
-        // SAFETY: as above.
-        |q, q_sum, rows, out| unsafe { dots_wide(q, q_sum, rows, out) },
-    ],
-    weigh: [
-        // SAFETY: as above.
-        |codes, rows, out| unsafe { weigh_narrow(codes, rows, out) },
-        // SAFETY: as above.
-        |codes, rows, out| unsafe { weigh_wide(codes, rows, out) },
-    ],
-};
-
 kernel_table! {
     /// Kernels for AVX2 and F16C.
-    pub(crate) static AVX2 = ["avx2,f16c"], token: Avx2::new(), float: (2, 2), int: (4, 1, 2), attention: PRIMITIVES
+    pub(crate) static AVX2 = ["avx2,f16c"], token: Avx2::new(), float: (2, 2), int: (4, 1, 2), large: false
 }

@@ -2,9 +2,9 @@
 
 use super::word;
 use crate::arch::table::kernel_table;
-use crate::attention::{CodeSimd, Primitives, StoredRows, dots, weigh};
+use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
-use crate::matrix::PANEL;
+use crate::matrix::{Block, PANEL};
 use crate::product::IntSimd;
 use core::arch::x86_64::*;
 
@@ -77,73 +77,19 @@ impl IntSimd for Avx512 {
 
 impl CodeSimd for Avx512 {
     #[inline(always)]
-    fn load_codes(self, codes: &[i8; 64]) -> Self::V {
-        // SAFETY: the token proves AVX-512; the load is as long as the array and needs no alignment.
-        unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) }
-    }
-
-    #[inline(always)]
-    fn load_halves(self, bytes: &[u8; 32]) -> Self::V {
-        // SAFETY: the token proves AVX-512 and AVX2; the load is as long as the array and needs no alignment.
-        unsafe {
-            let v = _mm256_loadu_si256(bytes.as_ptr().cast());
-            let high = _mm256_srli_epi16::<4>(v);
-            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(v), high);
-            _mm512_and_si512(both, _mm512_set1_epi8(15))
-        }
-    }
-
-    #[inline(always)]
-    fn splat(self, quad: &[i8; 4]) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_set1_epi32(word(quad)) }
-    }
-
-    #[inline(always)]
-    fn flip(self, v: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_xor_si512(v, _mm512_set1_epi8(-128)) }
-    }
-
-    #[inline(always)]
-    fn dot(self, acc: Self::V, u: Self::V, s: Self::V) -> Self::V {
+    fn weigh4<const NP: usize>(self, acc: &mut [Self::V; NP], v: &[Self::V; NP], c: &[u8; 4]) {
         // SAFETY: the token proves AVX-512 and VNNI.
-        unsafe { _mm512_dpbusd_epi32(acc, u, s) }
-    }
-
-    #[inline(always)]
-    fn dot_small(self, acc: Self::V, u: Self::V, s: Self::V) -> Self::V {
-        self.dot(acc, u, s)
-    }
-
-    #[inline(always)]
-    fn interleave(self, [a, b, c, d]: [Self::V; 4]) -> [Self::V; 4] {
-        // SAFETY: the token proves AVX-512 with BW.
         unsafe {
-            let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
-            let (ab_high, cd_high) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
-            [
-                _mm512_unpacklo_epi16(ab, cd),
-                _mm512_unpackhi_epi16(ab, cd),
-                _mm512_unpacklo_epi16(ab_high, cd_high),
-                _mm512_unpackhi_epi16(ab_high, cd_high),
-            ]
+            let c = _mm512_set1_epi32(i32::from_le_bytes(*c));
+            for p in 0..NP {
+                acc[p] = _mm512_dpbusd_epi32(acc[p], c, v[p]);
+            }
         }
     }
 
     #[inline(always)]
-    fn reduce(self, [a, b, c, d]: [Self::V; 4]) -> [i32; 4] {
-        let mut out = [0; 4];
-        // SAFETY: the token proves AVX-512; the destination has four i32, and the store needs no alignment.
-        unsafe {
-            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-            let sums = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-            let sums = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums));
-            let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-            _mm_storeu_si128(out.as_mut_ptr().cast(), sums);
-        }
-        out
+    fn prefetch(self, block: &Block) {
+        super::prefetch(block);
     }
 }
 
@@ -189,6 +135,33 @@ impl FloatSimd for Avx512 {
     }
 
     #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn multiply(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn greater(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512. The instruction gives its second operand unless the first is greater.
+        unsafe { _mm512_max_ps(b, a) }
+    }
+
+    #[inline(always)]
+    fn merge(self, from_b: u16, a: &[f32; 16], b: &[f32; 16]) -> Self::V {
+        // SAFETY: the token proves AVX-512; the loads are as long as the arrays and need no alignment.
+        unsafe {
+            let a = _mm512_maskz_expand_ps(!from_b, _mm512_loadu_ps(a.as_ptr()));
+            _mm512_mask_expand_ps(a, from_b, _mm512_loadu_ps(b.as_ptr()))
+        }
+    }
+
+    #[inline(always)]
     fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {
         let mut out = [0.0; 4];
         // SAFETY: the token proves AVX-512; the destination has four f32, and the store needs no alignment.
@@ -216,44 +189,8 @@ impl FloatSimd for Avx512 {
     }
 }
 
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn dots_narrow(q: &[i8], q_sum: i32, rows: StoredRows<'_>, out: &mut [i32]) {
-    dots::<_, true>(Avx512::new(), q, q_sum, rows, out);
-}
-
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn dots_wide(q: &[i8], q_sum: i32, rows: StoredRows<'_>, out: &mut [i32]) {
-    dots::<_, false>(Avx512::new(), q, q_sum, rows, out);
-}
-
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn weigh_narrow(codes: &[u8], rows: StoredRows<'_>, out: &mut [i32]) {
-    weigh::<_, true>(Avx512::new(), codes, rows, out);
-}
-
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn weigh_wide(codes: &[u8], rows: StoredRows<'_>, out: &mut [i32]) {
-    weigh::<_, false>(Avx512::new(), codes, rows, out);
-}
-
-/// Reached only through [`AVX512VNNI`].
-static PRIMITIVES: Primitives = Primitives {
-    dots: [
-        // SAFETY: the table is handed out only where the CPU has these features.
-        |q, q_sum, rows, out| unsafe { dots_narrow(q, q_sum, rows, out) },
-        // SAFETY: as above.
-        |q, q_sum, rows, out| unsafe { dots_wide(q, q_sum, rows, out) },
-    ],
-    weigh: [
-        // SAFETY: as above.
-        |codes, rows, out| unsafe { weigh_narrow(codes, rows, out) },
-        // SAFETY: as above.
-        |codes, rows, out| unsafe { weigh_wide(codes, rows, out) },
-    ],
-};
-
 kernel_table! {
     /// Kernels for AVX-512 with VNNI.
     pub(crate) static AVX512VNNI = ["avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"], token: Avx512::new(),
-    float: (4, 4), int: (8, 3, 4), attention: PRIMITIVES
+    float: (4, 4), int: (8, 3, 4), large: true
 }

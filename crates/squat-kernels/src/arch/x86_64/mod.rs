@@ -36,3 +36,11 @@ pub(crate) fn has_avx512vnni() -> bool {
 fn word(quad: &[i8; 4]) -> i32 {
     i32::from_le_bytes([quad[0] as u8, quad[1] as u8, quad[2] as u8, quad[3] as u8])
 }
+
+/// Asks for a block to be brought near; reads nothing.
+#[inline(always)]
+fn prefetch(block: &crate::matrix::Block) {
+    use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    // SAFETY: a prefetch of any address has no effect that a program can see, and needs only SSE, part of x86_64.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(core::ptr::from_ref(block).cast()) }
+}

@@ -1,0 +1,155 @@
+//! Softmax of scores and the codes of probabilities, over runs of whole tiles.
+//!
+//! The loops run over 16 lanes at a time, so that they vectorise; every element and the order of the sum are those of
+//! [`crate::float::softmax`] and [`squat_quant::Affine::quantize`].
+
+use super::cache::{KvHead, TILE, depth};
+use super::products::CodeSimd;
+use crate::float::{FloatSimd, fold};
+use crate::matrix::Block;
+use squat_quant::math::{exp_nonpositive, to_integer};
+use squat_quant::{ActBits, Affine};
+
+/// Blocks of values to ask for while exponentials are computed: with few rows of queries attention waits for memory, and
+/// here nothing else is read.
+pub(crate) struct Ahead<'a> {
+    blocks: &'a [Block],
+    /// Blocks for each tile of scores.
+    pace: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// The values of the more frequent width, spread over `rows` softmax rows; nothing if `!wanted`.
+    pub(super) fn new(head: &'a KvHead, counts: [usize; 2], rows: usize, wanted: bool) -> Self {
+        let bits = if counts[0] > counts[1] { ActBits::A4 } else { ActBits::A8 };
+        let per_group = head.head_dim().div_ceil(TILE);
+        let blocks = counts[bits.index()].div_ceil(depth(bits)) * per_group;
+        if !wanted {
+            return Self { blocks: &[], pace: 0 };
+        }
+        let pace = (per_group * TILE / depth(bits)).div_ceil(rows);
+        Self { blocks: &head.run(bits).values[..blocks], pace }
+    }
+
+    #[inline(always)]
+    fn step<S: CodeSimd>(&mut self, s: S) {
+        let (now, later) = self.blocks.split_at(self.pace.min(self.blocks.len()));
+        for block in now {
+            s.prefetch(block);
+        }
+        self.blocks = later;
+    }
+}
+
+/// `e = exp(score - largest)` of the first `count` scores of whole tiles, zeros after them; returns their sum.
+#[inline(always)]
+pub(super) fn exponentials<S: CodeSimd>(
+    s: S,
+    scores: &mut [f32],
+    count: usize,
+    largest: f32,
+    ahead: &mut Ahead<'_>,
+) -> f32 {
+    let mut lanes = [0f32; TILE];
+    let (tiles, _) = scores.as_chunks_mut::<TILE>();
+    let whole = count / TILE;
+    for tile in &mut tiles[..whole] {
+        ahead.step(s);
+        for l in 0..TILE {
+            tile[l] = exp_nonpositive(tile[l] - largest);
+            lanes[l] += tile[l];
+        }
+    }
+    for tile in &mut tiles[whole..] {
+        for l in 0..TILE {
+            tile[l] = exp_nonpositive(tile[l] - largest);
+        }
+        tile[count % TILE..].fill(0.0);
+        for l in 0..TILE {
+            lanes[l] += tile[l];
+        }
+    }
+    fold(lanes)
+}
+
+/// The sum over the first `len` positions where exponentials of 4-bit rows stand at the begin of `scores` and those of
+/// 8-bit rows from `wide` on; `narrow` tells which is which. At least 16 more floats follow.
+#[inline(always)]
+pub(super) fn exponentials_merged<S: FloatSimd>(
+    s: S,
+    scores: &[f32],
+    wide: usize,
+    narrow: &[u16],
+    len: usize,
+) -> f32 {
+    let mut lanes = s.zero();
+    let (mut n, mut w) = (0, wide);
+    for &word in &narrow[..len / TILE] {
+        lanes = s.add(lanes, s.merge(word, at(scores, w), at(scores, n)));
+        let ones = word.count_ones() as usize;
+        (n, w) = (n + ones, w + TILE - ones);
+    }
+    let mut lanes = s.store(lanes);
+    if !len.is_multiple_of(TILE) {
+        let tile = s.store(s.merge(narrow[len / TILE], at(scores, w), at(scores, n)));
+        for l in 0..len % TILE {
+            lanes[l] += tile[l];
+        }
+    }
+    fold(lanes)
+}
+
+/// 16 floats from `index` on, which must be there.
+#[inline(always)]
+fn at(x: &[f32], index: usize) -> &[f32; TILE] {
+    x[index..].first_chunk().unwrap_or(&[0.0; TILE])
+}
+
+/// Largest of whole tiles; negative infinity if there are none, or no numbers. Four tiles at a time, because one
+/// comparison waits for the one before.
+#[inline(always)]
+pub(super) fn largest_of<S: FloatSimd>(s: S, scores: &[f32]) -> f32 {
+    let mut lanes = [s.splat(f32::NEG_INFINITY); 4];
+    let (fours, rest) = scores.as_chunks::<TILE>().0.as_chunks::<4>();
+    for four in fours {
+        for i in 0..4 {
+            lanes[i] = s.greater(lanes[i], s.load(&four[i]));
+        }
+    }
+    for tile in rest {
+        lanes[0] = s.greater(lanes[0], s.load(tile));
+    }
+    let lanes = s.greater(s.greater(lanes[0], lanes[1]), s.greater(lanes[2], lanes[3]));
+    s.store(lanes).iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}
+
+/// `u = (e * inv) * scale`; returns the largest, at least 0.
+#[inline(always)]
+pub(super) fn fold_scales<S: FloatSimd>(s: S, scores: &mut [f32], inv: f32, scales: &[f32]) -> f32 {
+    let inv = s.splat(inv);
+    let mut lanes = s.zero();
+    let scales = scales.as_chunks::<TILE>().0;
+    for (tile, scales) in scores.as_chunks_mut::<TILE>().0.iter_mut().zip(scales) {
+        let u = s.multiply(s.multiply(s.load(tile), inv), s.load(scales));
+        *tile = s.store(u);
+        lanes = s.greater(lanes, u);
+    }
+    s.store(lanes).iter().fold(0.0, |a, &b| if b > a { b } else { a })
+}
+
+/// Codes of values that are not negative (NaN has code 0), and their sum: [`Affine::quantize`] with a zero point of 0.
+#[inline(always)]
+pub(super) fn codes_of(values: &[f32], quantizer: Affine, codes: &mut [u8]) -> i32 {
+    let inv = 1.0 / quantizer.scale;
+    let most = quantizer.range.max as f32;
+    let mut sum = [0i32; TILE];
+    let codes = codes.as_chunks_mut::<TILE>().0;
+    for (values, codes) in values.as_chunks::<TILE>().0.iter().zip(codes) {
+        for l in 0..TILE {
+            let code = to_integer((values[l] * inv).max(0.0).min(most));
+            sum[l] += code;
+            codes[l] = code as u8;
+        }
+    }
+    sum.iter().sum()
+}
