@@ -310,12 +310,13 @@ impl KvHead {
         }
     }
 
-    /// Bytes held: codes, scales or sums, and the order of widths. Reserved room is not counted.
+    /// Bytes of the rows held: codes, scales or sums, and the order of widths. Neither reserved room is counted, nor what
+    /// the last tile has left.
     pub fn bytes_used(&self) -> usize {
         let runs = ActBits::ALL.into_iter().map(|bits| {
             let (keys, values) = blocks_of_tile(bits, self.head_dim);
             let per_row = if self.dynamic() { 8 } else { 4 };
-            self.run(bits).count.div_ceil(TILE) * ((keys + values) * size_of::<Block>() + TILE * per_row)
+            self.run(bits).count * ((keys + values) * size_of::<Block>() / TILE + per_row)
         });
         runs.sum::<usize>() + self.narrow.len() * 6
     }
