@@ -50,18 +50,7 @@ impl IntSimd for Portable {
     }
 }
 
-impl CodeSimd for Portable {
-    #[inline(always)]
-    fn weigh4<const NP: usize>(self, acc: &mut [Self::V; NP], v: &[Self::V; NP], c: &[u8; 4]) {
-        for (acc, v) in acc.iter_mut().zip(v) {
-            for (i, &c) in c.iter().enumerate() {
-                for l in 0..PANEL {
-                    acc[l] += i32::from((v[l] >> (8 * i)) as i8) * i32::from(c);
-                }
-            }
-        }
-    }
-}
+impl CodeSimd for Portable {}
 
 kernel_table! {
     /// Kernels for every CPU.

@@ -7,9 +7,26 @@ use crate::product::IntSimd;
 use squat_quant::ActBits;
 
 /// Products of unsigned codes of probabilities with values. See [`IntSimd`] for what a value proves.
+///
+/// The implementations here serve every set, slowly: through memory.
 pub(crate) trait CodeSimd: IntSimd {
     /// `acc[l] += sum_i c[i] * v[l][i]` for any bytes: c unsigned, v signed.
-    fn weigh4<const NP: usize>(self, acc: &mut [Self::V; NP], v: &[Self::V; NP], c: &[u8; 4]);
+    #[inline(always)]
+    fn weigh4<const NP: usize>(self, acc: &mut [Self::V; NP], v: &[Self::V; NP], c: &[u8; 4]) {
+        for (acc, v) in acc.iter_mut().zip(v) {
+            let (mut sums, words) = (self.store(*acc), self.store(*v));
+            for (sum, word) in sums.iter_mut().zip(words) {
+                for (&c, v) in c.iter().zip(word.to_le_bytes()) {
+                    *sum += i32::from(v as i8) * i32::from(c);
+                }
+            }
+            let mut bytes = [0; 64];
+            for (to, sum) in bytes.as_chunks_mut().0.iter_mut().zip(sums) {
+                *to = sum.to_le_bytes();
+            }
+            *acc = self.load(&bytes);
+        }
+    }
     /// The same over eight rows with v in 0..=15: `low` times `a`, `high` times `b`.
     #[inline(always)]
     fn weigh8_small<const NP: usize>(
