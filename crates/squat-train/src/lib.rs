@@ -14,9 +14,12 @@
 //! | [`device`] | devices by name |
 //! | [`quantizer`] | fake quantizers |
 //! | [`calibration`], [`thresholds`] | first static quantizers; thresholds of the token policy |
+//! | [`trainer`] | one optimizer step after another, in memory |
+//! | [`bench`](mod@bench), [`profile`], [`process`] | the speed of a step, and where its time and memory go |
 //! | [`optimizer`], [`parameters`] | AdamW, parameter groups |
 //! | [`evaluate`] | log-likelihoods of a trained model |
 
+pub mod bench;
 pub mod calibration;
 pub mod checkpoint;
 pub mod device;
@@ -29,12 +32,15 @@ pub mod ops;
 pub mod optimizer;
 pub mod parameters;
 pub mod plain;
+pub mod process;
+pub mod profile;
 pub mod quantizer;
 pub mod recipe;
 pub mod run;
 pub mod stage;
 pub mod step;
 pub mod thresholds;
+pub mod trainer;
 
 pub use error::TrainError;
 pub use model::Model;

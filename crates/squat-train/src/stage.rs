@@ -1,18 +1,18 @@
 //! A training stage from its first step to its last.
 //!
 //! Everything that a step depends on is a function of (seed, step) or stands in the checkpoint, so a stage that was
-//! interrupted continues bit for bit. Threads work on different micro-batches whose gradients are added in a fixed
-//! order, so their number does not change the result either.
+//! interrupted continues bit for bit.
 
 use crate::calibration::calibrate;
 use crate::checkpoint::{self, State};
 use crate::error::TrainError;
 use crate::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters};
-use crate::optimizer::{AdamW, Moments, global_norm, schedule};
+use crate::optimizer::Moments;
 use crate::parameters::Parameters;
 use crate::recipe::StageConfig;
-use crate::step::{MicroResult, StepLoss, Teacher, micro_step, split};
+use crate::step::{StepLoss, Teacher, split};
 use crate::thresholds;
+use crate::trainer::{StepReport, Trainer, merge_scores};
 use serde_json::json;
 use squat_data::{Chunks, Sequential};
 use squat_model::QuantPlan;
@@ -22,9 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-
-/// Share of a stage's end during which thresholds stand still, so that the model settles on what will be frozen.
-const FROZEN_SHARE: f64 = 0.2;
 
 /// What a stage trains on.
 pub struct StageData {
@@ -126,12 +123,29 @@ pub enum Outcome {
     },
 }
 
-struct Run<'a> {
-    input: StageInput<'a>,
+/// The stage's trainer; takes the teachers out of the input.
+fn trainer(
+    input: &mut StageInput<'_>,
     model: Model,
     parameters: Parameters,
     moments: Moments,
     step: u64,
+) -> Trainer {
+    Trainer {
+        model,
+        parameters,
+        moments,
+        teachers: std::mem::take(&mut input.teachers),
+        step,
+        seq_len: input.seq_len,
+        threads: input.threads,
+        device: input.device.clone(),
+    }
+}
+
+struct Run<'a> {
+    input: StageInput<'a>,
+    trainer: Trainer,
     best: Option<f64>,
     metrics: std::fs::File,
 }
@@ -162,18 +176,16 @@ impl<'a> Run<'a> {
                     (ids, batch, seq)
                 })
                 .collect();
-            add_quantizer_parameters(&mut parameters, &spec, plan);
-            let model = Model::new(spec.clone(), None, input.seq_len);
-            calibrate(&model, &mut parameters, plan, &first);
-            first_thresholds(&spec, plan, &parameters, &first);
+            begin_quantizing(&spec, plan, &mut parameters, &first, input.seq_len);
         }
         let moments = Moments::zeros(&parameters);
         let model = Model::new(spec, plan, input.seq_len);
         let metrics = open_metrics(&input.folder, None)?;
-        Ok(Self { input, model, parameters, moments, step: 0, best: None, metrics })
+        let trainer = trainer(&mut input, model, parameters, moments, 0);
+        Ok(Self { input, trainer, best: None, metrics })
     }
 
-    fn resume(input: StageInput<'a>, last: &Path) -> Result<Self, TrainError> {
+    fn resume(mut input: StageInput<'a>, last: &Path) -> Result<Self, TrainError> {
         let mut loaded = checkpoint::load(last)?;
         let (state, moments) = checkpoint::load_state(last, &mut loaded.parameters)?;
         if state.fingerprint != input.fingerprint {
@@ -185,37 +197,44 @@ impl<'a> Run<'a> {
         let model = Model::new(loaded.spec, loaded.plan, input.seq_len);
         let metrics = open_metrics(&input.folder, Some(state.step))?;
         let best = state.best.map(f64::from_bits);
-        Ok(Self { input, model, parameters: loaded.parameters, moments, step: state.step, best, metrics })
+        let trainer = trainer(&mut input, model, loaded.parameters, moments, state.step);
+        Ok(Self { input, trainer, best, metrics })
     }
 
     fn train(&mut self, report: &mut dyn FnMut(Event)) -> Result<Outcome, TrainError> {
         let config = self.input.config.clone();
-        let parameters = self.parameters.iter().map(|p| p.values.len()).sum();
-        report(Event::Start { step: self.step, steps: config.steps, parameters });
+        let parameters = self.trainer.parameters.iter().map(|p| p.values.len()).sum();
+        report(Event::Start { step: self.trainer.step, steps: config.steps, parameters });
         let started = Instant::now();
-        let first = self.step;
-        while self.step < config.steps {
+        let first = self.trainer.step;
+        while self.trainer.step < config.steps {
             if self.input.stop.load(Ordering::Relaxed) {
                 self.save(report)?;
-                return Ok(Outcome::Interrupted { step: self.step });
+                return Ok(Outcome::Interrupted { step: self.trainer.step });
             }
-            let (loss, norm, rate, share) = self.one_step(&config)?;
-            self.step += 1;
-            let tokens = (self.step - first) as f64 * (config.batch_size * self.input.seq_len) as f64;
+            let batch = self.input.data.train.batch(self.trainer.step, config.batch_size);
+            let next = self.trainer.step + 1;
+            let StepReport { loss, gradient_norm: norm, learning_rate: rate, eight_bit_share: share } =
+                self.trainer.step(&config, &batch).map_err(|term| self.non_finite(next, term))?;
+            let tokens = (self.trainer.step - first) as f64 * (config.batch_size * self.input.seq_len) as f64;
             let tokens_per_second = tokens / started.elapsed().as_secs_f64().max(1e-9);
-            if self.step.is_multiple_of(config.log_every) || self.step == config.steps || self.step == 1 {
-                let mut line = json!({"step": self.step, "learning_rate": rate, "gradient_norm": norm});
+            if self.trainer.step.is_multiple_of(config.log_every)
+                || self.trainer.step == config.steps
+                || self.trainer.step == 1
+            {
+                let mut line =
+                    json!({"step": self.trainer.step, "learning_rate": rate, "gradient_norm": norm});
                 for (name, value) in loss.terms() {
                     line[name] = json!(value);
                 }
-                if self.model.plan.is_some() {
+                if self.trainer.model.plan.is_some() {
                     line["eight_bit_share"] = json!(share);
                 }
                 line["tokens_per_second"] = json!((tokens_per_second * 10.0).round() / 10.0);
                 self.write_metrics(&line)?;
             }
             report(Event::Step {
-                step: self.step,
+                step: self.trainer.step,
                 steps: config.steps,
                 loss,
                 learning_rate: rate,
@@ -223,93 +242,15 @@ impl<'a> Run<'a> {
                 tokens_per_second,
                 eight_bit_share: share,
             });
-            let done = self.step == config.steps;
-            if self.step.is_multiple_of(config.eval_every) || done {
+            let done = self.trainer.step == config.steps;
+            if self.trainer.step.is_multiple_of(config.eval_every) || done {
                 self.evaluate(report)?;
             }
-            if self.step.is_multiple_of(config.save_every) || done {
+            if self.trainer.step.is_multiple_of(config.save_every) || done {
                 self.save(report)?;
             }
         }
         Ok(Outcome::Finished { best: self.best.unwrap_or(f64::NAN) })
-    }
-
-    /// One optimizer step: loss, gradient norm, learning rate, share of 8-bit tokens.
-    fn one_step(&mut self, config: &StageConfig) -> Result<(StepLoss, f64, f32, f64), TrainError> {
-        let batch = self.input.data.train.batch(self.step, config.batch_size);
-        let micros: Vec<&[Vec<u32>]> = batch.chunks(config.micro_batch).collect();
-        let constant = Leaves::on(&self.parameters, &self.input.device);
-        let mut gradients: Option<Vec<Vec<f32>>> = None;
-        let (mut losses, mut scores, mut share) = (Vec::new(), Vec::new(), 0.0);
-        // Waves of as many micro-batches as there are threads: memory stays bounded, the order of sums fixed.
-        for wave in micros.chunks(self.input.threads.max(1)) {
-            for result in self.wave(&constant, wave, config) {
-                losses.push(result.loss);
-                share += result.eight_bit_share / micros.len() as f64;
-                merge_scores(&mut scores, result.scores);
-                match &mut gradients {
-                    None => gradients = Some(result.gradients),
-                    Some(sum) => {
-                        for (sum, add) in sum.iter_mut().zip(&result.gradients) {
-                            sum.iter_mut().zip(add).for_each(|(s, a)| *s += a);
-                        }
-                    }
-                }
-            }
-        }
-        let mut gradients = gradients.unwrap_or_default();
-        if micros.len() > 1 {
-            let inverse = 1.0 / micros.len() as f32;
-            gradients.iter_mut().flatten().for_each(|g| *g *= inverse);
-        }
-        let loss = StepLoss::mean(&losses);
-        for (term, value) in loss.terms() {
-            if !value.is_finite() {
-                return Err(self.non_finite(self.step + 1, term));
-            }
-        }
-        let norm = global_norm(&gradients);
-        if !norm.is_finite() {
-            return Err(self.non_finite(self.step + 1, "gradient norm"));
-        }
-        let factor = schedule(self.step, config.steps, config.warmup, config.final_learning_rate_ratio);
-        let adam =
-            AdamW { beta1: config.beta1, beta2: config.beta2, eps: 1e-8, weight_decay: config.weight_decay };
-        let rate = config.learning_rate * factor;
-        adam.step(
-            &mut self.parameters,
-            &gradients,
-            &mut self.moments,
-            (self.step + 1, norm, config.clip_norm),
-            (rate, config.step_learning_rate * factor),
-            self.input.threads,
-        );
-        let moving = (self.step as f64) < config.steps as f64 * (1.0 - FROZEN_SHARE);
-        if let Some(plan) = &mut self.model.plan
-            && moving
-            && !plan.thresholds.is_empty()
-        {
-            thresholds::follow(&mut plan.thresholds, &scores, self.input.seq_len, plan.rho);
-        }
-        Ok((loss, norm, rate, share))
-    }
-
-    fn wave(&self, constant: &Leaves, wave: &[&[Vec<u32>]], config: &StageConfig) -> Vec<MicroResult> {
-        let run = |sequences: &[Vec<u32>]| {
-            micro_step(&self.model, &self.parameters, constant, &self.input.teachers, &config.loss, sequences)
-        };
-        if wave.len() == 1 {
-            return vec![run(wave[0])];
-        }
-        std::thread::scope(|scope| {
-            let others: Vec<_> = wave[1..].iter().map(|sequences| scope.spawn(|| run(sequences))).collect();
-            let first = run(wave[0]);
-            let rest = others.into_iter().map(|handle| match handle.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            std::iter::once(first).chain(rest).collect()
-        })
     }
 
     fn non_finite(&self, step: u64, term: &str) -> TrainError {
@@ -328,9 +269,9 @@ impl<'a> Run<'a> {
     }
 
     fn evaluate(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
-        let leaves = Leaves::on(&self.parameters, &self.input.device);
+        let leaves = Leaves::on(&self.trainer.parameters, &self.input.device);
         let cross_entropy = held_out_loss(
-            &self.model,
+            &self.trainer.model,
             &leaves,
             &self.input.data.valid,
             self.input.config.eval_sequences,
@@ -338,33 +279,43 @@ impl<'a> Run<'a> {
             self.input.threads,
         );
         if !cross_entropy.is_finite() {
-            return Err(self.non_finite(self.step, "held-out cross-entropy"));
+            return Err(self.non_finite(self.trainer.step, "held-out cross-entropy"));
         }
         let best = self.best.is_none_or(|best| cross_entropy < best);
         if best {
             self.best = Some(cross_entropy);
             let path = self.input.folder.join("best");
-            let plan = self.model.plan.as_ref();
-            checkpoint::save(&path, &self.model.spec, plan, &self.parameters, &self.input.tokenizer, None)?;
+            let plan = self.trainer.model.plan.as_ref();
+            checkpoint::save(
+                &path,
+                &self.trainer.model.spec,
+                plan,
+                &self.trainer.parameters,
+                &self.input.tokenizer,
+                None,
+            )?;
         }
-        self.write_metrics(&json!({"step": self.step, "valid_cross_entropy": cross_entropy, "best": best}))?;
-        report(Event::Evaluated { step: self.step, cross_entropy, best });
+        self.write_metrics(
+            &json!({"step": self.trainer.step, "valid_cross_entropy": cross_entropy, "best": best}),
+        )?;
+        report(Event::Evaluated { step: self.trainer.step, cross_entropy, best });
         Ok(())
     }
 
     fn save(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
-        if let Some((name, _)) = self.parameters.non_finite() {
-            return Err(self.non_finite(self.step, name));
+        if let Some((name, _)) = self.trainer.parameters.non_finite() {
+            return Err(self.non_finite(self.trainer.step, name));
         }
         let path = self.input.folder.join("last");
-        let plan = self.model.plan.as_ref();
+        let plan = self.trainer.model.plan.as_ref();
         let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|x| x.to_bits()).collect() };
         let state = State {
-            step: self.step,
+            step: self.trainer.step,
             thresholds: plan.map(|plan| bits(&plan.thresholds)).unwrap_or_default(),
             best: self.best.map(f64::to_bits),
             fingerprint: self.input.fingerprint.clone(),
             static_points: self
+                .trainer
                 .parameters
                 .iter()
                 .filter(|p| p.name.ends_with(".static"))
@@ -374,13 +325,13 @@ impl<'a> Run<'a> {
         let tokenizer = &self.input.tokenizer;
         checkpoint::save(
             &path,
-            &self.model.spec,
+            &self.trainer.model.spec,
             plan,
-            &self.parameters,
+            &self.trainer.parameters,
             tokenizer,
-            Some((&state, &self.moments)),
+            Some((&state, &self.trainer.moments)),
         )?;
-        report(Event::Saved { step: self.step, path });
+        report(Event::Saved { step: self.trainer.step, path });
         Ok(())
     }
 
@@ -439,14 +390,18 @@ pub fn held_out_loss(
     total / count.max(1) as f64
 }
 
-fn merge_scores(all: &mut Vec<Vec<f32>>, more: Vec<Vec<f32>>) {
-    if all.is_empty() {
-        *all = more;
-        return;
-    }
-    for (all, more) in all.iter_mut().zip(more) {
-        all.extend(more);
-    }
+/// Adds quantizers to full-precision parameters, their steps and thresholds found on `batches` of (ids, rows, tokens).
+pub(crate) fn begin_quantizing(
+    spec: &squat_model::ModelSpec,
+    plan: &mut QuantPlan,
+    parameters: &mut Parameters,
+    batches: &[(Vec<u32>, usize, usize)],
+    seq_len: usize,
+) {
+    add_quantizer_parameters(parameters, spec, plan);
+    let model = Model::new(spec.clone(), None, seq_len);
+    calibrate(&model, parameters, plan, batches);
+    first_thresholds(spec, plan, parameters, batches);
 }
 
 /// First thresholds: quantiles with every token at 8 bits.

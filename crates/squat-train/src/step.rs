@@ -4,6 +4,7 @@ use crate::model::{ForwardOptions, Leaves, Model};
 use crate::ops::lm_loss::{LmLoss, LossTerms};
 use crate::parameters::Parameters;
 use crate::plain::run;
+use crate::profile::{self, Phase};
 use crate::quantizer::TokenBits;
 use crate::recipe::LossConfig;
 use squat_quant::ActBits;
@@ -123,7 +124,10 @@ pub fn micro_step(
     } else {
         Vec::new()
     };
+    let teaching = (!teachers.is_empty()).then(|| profile::phase(Phase::Teacher));
     let teacher = teach(teachers, &ids, (batch, seq), &layers, &mut options.align);
+    drop(teaching);
+    let forward = profile::phase(Phase::Forward);
     let leaves = constant.tracked();
     let output = model.forward(&leaves, &ids, (batch, seq), &options);
     let terms: Arc<Mutex<LossTerms>> = Arc::default();
@@ -145,6 +149,8 @@ pub fn micro_step(
     let terms = *terms.lock().unwrap_or_else(|e| e.into_inner());
     loss.cross_entropy = terms.cross_entropy;
     loss.divergence = distilled.then_some(terms.divergence);
+    drop(forward);
+    let _backward = profile::phase(Phase::Backward);
     let grads = total.backward();
     let gradients = parameters
         .iter()

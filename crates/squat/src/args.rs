@@ -129,6 +129,9 @@ pub struct Train {
     /// Threads; 0 is one for each core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,
+    /// Print at the end where the time and the memory of a step went.
+    #[arg(long)]
+    pub profile: bool,
 }
 
 #[derive(Args, Debug)]
@@ -200,7 +203,12 @@ pub struct Generate {
 #[derive(Args, Debug)]
 pub struct Bench {
     /// Packed model or model folder.
-    pub model: PathBuf,
+    #[cfg_attr(feature = "train", arg(required_unless_present = "train"))]
+    #[cfg_attr(not(feature = "train"), arg(required = true))]
+    pub model: Option<PathBuf>,
+    #[cfg(feature = "train")]
+    #[command(flatten)]
+    pub training: BenchTrain,
     /// Tokens of the prompt test; 0 leaves it out.
     #[arg(short = 'p', long, default_value_t = 128)]
     pub prompt: usize,
@@ -216,6 +224,27 @@ pub struct Bench {
     /// Print a JSON list.
     #[arg(long)]
     pub json: bool,
+}
+
+/// The speed of a training step instead, on random data.
+#[cfg(feature = "train")]
+#[derive(Args, Debug)]
+pub struct BenchTrain {
+    /// Measure a training step of a model of these sizes instead: llama-58m, llama-6m, tiny.
+    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
+    pub train: Option<String>,
+    /// With --train: fp, or a plan that is trained with every term of the loss: w4a8, w4a4, rho50, ...
+    #[arg(long, default_value = "fp", requires = "train")]
+    pub scheme: String,
+    /// With --train: sequences of a step.
+    #[arg(long, default_value_t = 4, requires = "train")]
+    pub batch: usize,
+    /// With --train: tokens of a sequence.
+    #[arg(long, default_value_t = 128, requires = "train")]
+    pub seq: usize,
+    /// With --train: print where the time goes.
+    #[arg(long, requires = "train")]
+    pub profile: bool,
 }
 
 #[derive(Args, Debug)]

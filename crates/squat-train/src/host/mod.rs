@@ -10,6 +10,7 @@ mod simd;
 pub(crate) use gemm::{Layout, columns, gemm, integer_gemm};
 pub(crate) use simd::multiversion;
 
+use crate::profile;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -35,6 +36,9 @@ pub struct Input<'a> {
 ///
 /// One value of the implementing type serves one call: it may keep what its backward needs.
 pub trait HostOp: Debug + Send + Sync + 'static {
+    /// Its name in a profile.
+    fn name(&self) -> &'static str;
+
     /// Values and shape of the output.
     fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>);
 
@@ -68,7 +72,9 @@ fn with_inputs<R>(tensors: &[FlexTensor], run: impl FnOnce(&[Input<'_>]) -> R) -
 
 fn run_forward(op: &OpHandle, tensors: &[FlexTensor]) -> FlexTensor {
     with_inputs(tensors, |inputs| {
+        let mut span = profile::operation(op.0.name());
         let (data, shape) = op.0.forward(inputs);
+        span.made(data.len());
         tensor(data, Shape::from(shape))
     })
 }
@@ -87,6 +93,7 @@ impl<const N: usize> Backward<Flex, N> for HostBackward {
         let needed: Vec<bool> = ops.parents.iter().map(Option::is_some).collect();
         let upstream = upstream.to_contiguous();
         let found = with_inputs(&inputs, |views| {
+            let _span = profile::operation(op.0.name());
             op.0.backward(views, upstream.as_slice::<f32>().expect("gradients are f32"), &needed)
         });
         for ((parent, input), gradient) in ops.parents.into_iter().zip(&inputs).zip(found) {

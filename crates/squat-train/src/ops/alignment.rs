@@ -98,6 +98,10 @@ impl Alignment {
 }
 
 impl HostOp for Alignment {
+    fn name(&self) -> &'static str {
+        "alignment"
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
         let (q, k, _) = self.prepared(inputs);
         let (t, heads) = (self.shape.seq, self.shape.heads);

@@ -355,6 +355,10 @@ multiversion! {
 }
 
 impl HostOp for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
         let AttentionShape { batch, seq: t, heads, kv_heads, head_dim: d } = self.shape;
         let [pq, pk, pv] = self.parameters(inputs);

@@ -17,6 +17,10 @@ pub struct Embedding {
 }
 
 impl HostOp for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
         let (table, hidden) = (inputs[0].data, inputs[0].shape[1]);
         let mut out = Vec::with_capacity(self.ids.len() * hidden);

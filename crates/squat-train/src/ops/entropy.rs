@@ -58,6 +58,10 @@ impl CodeEntropy {
 }
 
 impl HostOp for CodeEntropy {
+    fn name(&self) -> &'static str {
+        "entropy"
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
         let parameters = inputs.get(1).map(|input| input.data);
         let x = prepare(inputs[0].data, self.shape, self.heads, Some(&self.rope), None, None);

@@ -61,6 +61,10 @@ fn largest_code(quant: &ActQuant) -> f32 {
 }
 
 impl HostOp for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
         let (x, w) = (inputs[0], inputs[1]);
         let (m, k, n) = (x.shape[0], x.shape[1], w.shape[0]);

@@ -107,6 +107,10 @@ multiversion! {
 }
 
 impl HostOp for LmLoss {
+    fn name(&self) -> &'static str {
+        "loss"
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
         let (logits, vocabulary) = (inputs[0].data, inputs[0].shape[1]);
         let counted = self.targets.iter().flatten().count().max(1) as f32;

@@ -28,6 +28,10 @@ multiversion! {
 }
 
 impl HostOp for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
         let (x, gain) = (inputs[0], inputs[1].data);
         let mut out = vec![0f32; x.data.len()];

@@ -21,6 +21,10 @@ multiversion! {
 }
 
 impl HostOp for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
         let mut out = vec![0f32; inputs[0].data.len()];
         Kernels::detect().silu_mul(inputs[0].data, inputs[1].data, &mut out);

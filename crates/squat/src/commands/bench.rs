@@ -66,8 +66,13 @@ pub fn measure(engine: &Engine, prompt: usize, generate: usize, repeat: usize) -
 }
 
 pub fn run(args: &Bench) -> Result<ExitCode> {
+    #[cfg(feature = "train")]
+    if let Some(shape) = &args.training.train {
+        return super::bench_train::run(args, shape);
+    }
+    let Some(model) = &args.model else { bail!("expected a model; give its folder") };
     let threads = forms::threads(args.threads);
-    let path = forms::locate(&args.model);
+    let path = forms::locate(model);
     let engine = Engine::load(&path, threads)?;
     let speeds = measure(&engine, args.prompt, args.generate, args.repeat)?;
     let (kernel, bytes) = (engine.kernel_name(), engine.memory(None).weights);

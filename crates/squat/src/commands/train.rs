@@ -5,8 +5,8 @@ use crate::progress::Progress;
 use crate::{forms, printer};
 use anyhow::{Context, Result};
 use squat_train::Recipe;
-use squat_train::run::{RunOptions, run as run_recipe};
-use squat_train::stage::Outcome;
+use squat_train::run::{RunEvent, RunOptions, run as run_recipe};
+use squat_train::stage::{Event, Outcome};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,7 +40,20 @@ pub fn run(args: &Train) -> Result<ExitCode> {
         stop: stop_flag()?,
     };
     let mut progress = Progress::new();
-    let outcome = run_recipe(&recipe, &options, &mut |event| progress.event(&event))?;
+    let mut steps = 0;
+    if args.profile {
+        squat_train::profile::start();
+    }
+    let outcome = run_recipe(&recipe, &options, &mut |event| {
+        if let RunEvent::Training(Event::Step { .. }) = event {
+            steps += 1;
+        }
+        progress.event(&event);
+    })?;
+    if args.profile {
+        let table = super::bench_train::profile_table(&squat_train::profile::finish(), steps);
+        printer::note(&format!("where the time of {steps} steps went, for one step:\n{table}"));
+    }
     match outcome {
         Outcome::Finished { .. } => {
             printer::line(&folder.display().to_string());

@@ -1,0 +1,218 @@
+//! The speed of a training step on random data, without files.
+
+use crate::checkpoint::Loaded;
+use crate::device::device;
+use crate::error::TrainError;
+use crate::model::{Model, initial_parameters};
+use crate::optimizer::Moments;
+use crate::process;
+use crate::profile::{self, Entry, Phase};
+use crate::recipe::{LossConfig, ModelConfig, StageConfig, StageKind, nearest};
+use crate::stage::begin_quantizing;
+use crate::step::{Teacher, split};
+use crate::trainer::Trainer;
+use squat_model::QuantPlan;
+use std::time::Instant;
+
+/// Shapes that [`StepBench::named`] knows: name, vocabulary, hidden, intermediate, layers, heads, tied.
+const SHAPES: [(&str, [usize; 5], bool); 3] = [
+    ("llama-58m", [16_000, 512, 1024, 16, 8], false),
+    ("llama-6m", [6144, 256, 640, 6, 4], true),
+    ("tiny", [512, 64, 128, 2, 4], true),
+];
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct StepBench {
+    /// Sizes of the model.
+    pub model: ModelConfig,
+    /// Ids of the vocabulary.
+    pub vocab_size: usize,
+    /// Named plan; `fp` trains in full precision without a teacher.
+    pub scheme: String,
+    /// Threads.
+    pub threads: usize,
+    /// Sequences of a step, shared out evenly over the threads as micro-batches.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Steps that count, after one that does not.
+    pub steps: u64,
+}
+
+/// Medians over the steps.
+#[derive(Clone, Debug)]
+pub struct StepSpeed {
+    /// Processor time of all threads.
+    pub cpu_seconds: f64,
+    /// Time on the wall.
+    pub wall_seconds: f64,
+    /// Tokens of a step by [`Self::wall_seconds`].
+    pub tokens_per_second: f64,
+    /// Most memory that the process held at one time, where the system tells.
+    pub peak_resident_bytes: Option<u64>,
+    /// Loss of the last step.
+    pub loss: f64,
+    /// Cost of one step (a mean), by phase and operation.
+    pub profile: Vec<Entry>,
+}
+
+impl StepSpeed {
+    /// Mean processor time of a phase in a step.
+    pub fn phase(&self, phase: Phase) -> f64 {
+        let whole = |entry: &&Entry| entry.phase == phase && entry.operation.is_empty();
+        self.profile.iter().find(whole).map_or(0.0, |entry| entry.row.seconds)
+    }
+}
+
+impl StepBench {
+    /// A model of that name: `llama-58m`, `llama-6m`, `tiny`.
+    ///
+    /// # Errors
+    /// An unknown name, with the nearest.
+    pub fn named(shape: &str, scheme: &str) -> Result<Self, TrainError> {
+        let Some((_, [vocab_size, hidden, intermediate, layers, heads], tied)) =
+            SHAPES.into_iter().find(|(name, ..)| *name == shape)
+        else {
+            let names = SHAPES.map(|(name, ..)| name);
+            return Err(TrainError::Input(format!(
+                "no model shape `{shape}`; did you mean `{}`? Known: {}",
+                nearest(shape, names).unwrap_or(names[0]),
+                names.join(", ")
+            )));
+        };
+        let model = ModelConfig {
+            hidden_size: hidden,
+            intermediate_size: intermediate,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            num_key_value_heads: None,
+            tie_word_embeddings: tied,
+            max_position_embeddings: 2048,
+            rope_theta: 10_000.0,
+            rms_norm_eps: 1e-5,
+        };
+        Ok(Self { model, vocab_size, scheme: scheme.to_owned(), threads: 1, batch: 4, seq: 128, steps: 5 })
+    }
+
+    /// Measures. With a plan every term of the loss is on (distillation from the model before quantization, entropy,
+    /// alignment of all layers), as in the recipes.
+    ///
+    /// # Errors
+    /// An unknown plan, a batch or sequence length of 0, a loss that is not finite.
+    pub fn run(&self) -> Result<StepSpeed, TrainError> {
+        if self.batch == 0 || self.seq < 2 || self.steps == 0 {
+            return Err(TrainError::Input(format!(
+                "expected a batch and steps of at least 1 and sequences of at least 2 tokens, got {}, {} and {}",
+                self.batch, self.steps, self.seq
+            )));
+        }
+        crate::memory::keep_freed();
+        let (mut trainer, config) = self.trainer()?;
+        let mut times = Vec::new();
+        let mut loss = 0.0;
+        for step in 0..=self.steps {
+            if step == 1 {
+                profile::start();
+            }
+            let batch = self.sequences(step);
+            let (wall, cpu) = (Instant::now(), process::cpu_seconds());
+            let report = trainer.step(&config, &batch).map_err(|term| {
+                TrainError::Input(format!("{term} is not finite at step {step} on random data"))
+            })?;
+            if step > 0 {
+                times.push((process::cpu_seconds() - cpu, wall.elapsed().as_secs_f64()));
+            }
+            loss = report.loss.total;
+        }
+        let mut profile = profile::finish();
+        for Entry { row, .. } in &mut profile {
+            row.calls /= self.steps;
+            row.seconds /= self.steps as f64;
+            row.bytes /= self.steps;
+        }
+        let median = |mut times: Vec<f64>| {
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        };
+        let wall_seconds = median(times.iter().map(|t| t.1).collect());
+        Ok(StepSpeed {
+            cpu_seconds: median(times.iter().map(|t| t.0).collect()),
+            wall_seconds,
+            tokens_per_second: (self.batch * self.seq) as f64 / wall_seconds,
+            peak_resident_bytes: process::peak_resident_bytes(),
+            loss,
+            profile,
+        })
+    }
+
+    fn trainer(&self) -> Result<(Trainer, StageConfig), TrainError> {
+        let spec = self.model.spec(self.vocab_size)?;
+        let mut parameters = initial_parameters(&spec, 0.02, 1);
+        let (mut plan, mut teachers) = (None, Vec::new());
+        if self.scheme != "fp" {
+            let loaded = Loaded { spec: spec.clone(), plan: None, parameters: parameters.clone() };
+            let (model, leaves) = loaded.into_model(self.seq);
+            teachers.push(Teacher { model, leaves });
+            let plan = plan.insert(QuantPlan::named(&self.scheme)?);
+            let (ids, _, rows, seq) = split(&self.sequences(u64::MAX));
+            begin_quantizing(&spec, plan, &mut parameters, &[(ids, rows, seq)], self.seq);
+        }
+        let text = "name = \"bench\"\nkind = \"pretrain\"\nsteps = 1000\nlearning_rate = 1e-4";
+        let defaults: StageConfig =
+            toml::from_str(text).map_err(|error| TrainError::Recipe(error.to_string()))?;
+        let config = StageConfig {
+            kind: if plan.is_some() { StageKind::Qat } else { StageKind::Pretrain },
+            batch_size: self.batch,
+            micro_batch: self.batch.div_ceil(self.threads.max(1)),
+            loss: LossConfig { entropy: 0.01, alignment: 0.1, ..LossConfig::default() },
+            ..defaults
+        };
+        let moments = Moments::zeros(&parameters);
+        let trainer = Trainer {
+            model: Model::new(spec, plan, self.seq),
+            parameters,
+            moments,
+            teachers,
+            step: 0,
+            seq_len: self.seq,
+            threads: self.threads.max(1),
+            device: device("cpu")?,
+        };
+        Ok((trainer, config))
+    }
+
+    /// Random sequences of `seq + 1` ids.
+    fn sequences(&self, step: u64) -> Vec<Vec<u32>> {
+        let mut state = step.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u32 % self.vocab_size as u32
+        };
+        (0..self.batch).map(|_| (0..=self.seq).map(|_| next()).collect()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_measured_in_all_its_parts() {
+        for scheme in ["fp", "rho50"] {
+            let bench =
+                StepBench { threads: 2, seq: 16, steps: 2, ..StepBench::named("tiny", scheme).unwrap() };
+            let speed = bench.run().unwrap();
+            assert!(speed.loss.is_finite() && speed.tokens_per_second > 0.0);
+            assert!(speed.phase(Phase::Forward) > 0.0 && speed.phase(Phase::Backward) > 0.0);
+            assert_eq!(speed.phase(Phase::Teacher) > 0.0, scheme != "fp");
+        }
+    }
+
+    #[test]
+    fn names_are_checked() {
+        let error = StepBench::named("llama-58", "fp").unwrap_err().to_string();
+        assert!(error.contains("did you mean `llama-58m`"), "{error}");
+        assert!(StepBench { batch: 0, ..StepBench::named("tiny", "fp").unwrap() }.run().is_err());
+    }
+}

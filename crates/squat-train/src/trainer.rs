@@ -1,0 +1,145 @@
+//! One optimizer step after another, in memory.
+
+use crate::model::{Leaves, Model};
+use crate::optimizer::{AdamW, Moments, global_norm, schedule};
+use crate::parameters::Parameters;
+use crate::profile::{self, Phase};
+use crate::recipe::StageConfig;
+use crate::step::{MicroResult, StepLoss, Teacher, micro_step};
+use crate::thresholds;
+
+/// Share of a stage's end during which thresholds stand still, so that the model settles on what will be frozen.
+const FROZEN_SHARE: f64 = 0.2;
+
+/// A model in training.
+///
+/// Threads work on different micro-batches whose gradients are added in a fixed order, so their number does not change
+/// the result.
+pub struct Trainer {
+    /// Its shape and plan; the token policy's thresholds move with training.
+    pub model: Model,
+    /// Trainable values.
+    pub parameters: Parameters,
+    /// The optimizer's moments.
+    pub moments: Moments,
+    /// Frozen teachers.
+    pub teachers: Vec<Teacher>,
+    /// Steps done.
+    pub step: u64,
+    /// Tokens of a training sequence.
+    pub seq_len: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Where forward and backward run; parameters and optimizer stay on the CPU.
+    pub device: burn::tensor::Device,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Loss by term.
+    pub loss: StepLoss,
+    /// Gradient norm before clipping.
+    pub gradient_norm: f64,
+    /// Learning rate.
+    pub learning_rate: f32,
+    /// Share of 8-bit (token, layer) pairs.
+    pub eight_bit_share: f64,
+}
+
+impl Trainer {
+    /// One step on `[batch_size]` sequences of `seq_len + 1` tokens.
+    ///
+    /// # Errors
+    /// The name of the loss term, or `gradient norm`, that is not finite; nothing has moved then.
+    pub fn step(&mut self, config: &StageConfig, batch: &[Vec<u32>]) -> Result<StepReport, &'static str> {
+        let micros: Vec<&[Vec<u32>]> = batch.chunks(config.micro_batch).collect();
+        let constant = {
+            let _phase = profile::phase(Phase::Parameters);
+            Leaves::on(&self.parameters, &self.device)
+        };
+        let mut gradients: Option<Vec<Vec<f32>>> = None;
+        let (mut losses, mut scores, mut share) = (Vec::new(), Vec::new(), 0.0);
+        // Waves of as many micro-batches as there are threads: memory stays bounded, the order of sums fixed.
+        for wave in micros.chunks(self.threads.max(1)) {
+            for result in self.wave(&constant, wave, config) {
+                losses.push(result.loss);
+                share += result.eight_bit_share / micros.len() as f64;
+                merge_scores(&mut scores, result.scores);
+                let _phase = profile::phase(Phase::Optimizer);
+                match &mut gradients {
+                    None => gradients = Some(result.gradients),
+                    Some(sum) => {
+                        for (sum, add) in sum.iter_mut().zip(&result.gradients) {
+                            sum.iter_mut().zip(add).for_each(|(s, a)| *s += a);
+                        }
+                    }
+                }
+            }
+        }
+        let _phase = profile::phase(Phase::Optimizer);
+        let mut gradients = gradients.unwrap_or_default();
+        if micros.len() > 1 {
+            let inverse = 1.0 / micros.len() as f32;
+            gradients.iter_mut().flatten().for_each(|g| *g *= inverse);
+        }
+        let loss = StepLoss::mean(&losses);
+        if let Some((term, _)) = loss.terms().find(|(_, value)| !value.is_finite()) {
+            return Err(term);
+        }
+        let norm = global_norm(&gradients);
+        if !norm.is_finite() {
+            return Err("gradient norm");
+        }
+        let factor = schedule(self.step, config.steps, config.warmup, config.final_learning_rate_ratio);
+        let adam =
+            AdamW { beta1: config.beta1, beta2: config.beta2, eps: 1e-8, weight_decay: config.weight_decay };
+        let rate = config.learning_rate * factor;
+        adam.step(
+            &mut self.parameters,
+            &gradients,
+            &mut self.moments,
+            (self.step + 1, norm, config.clip_norm),
+            (rate, config.step_learning_rate * factor),
+            self.threads,
+        );
+        let moving = (self.step as f64) < config.steps as f64 * (1.0 - FROZEN_SHARE);
+        if let Some(plan) = &mut self.model.plan
+            && moving
+            && !plan.thresholds.is_empty()
+        {
+            thresholds::follow(&mut plan.thresholds, &scores, self.seq_len, plan.rho);
+        }
+        self.step += 1;
+        Ok(StepReport { loss, gradient_norm: norm, learning_rate: rate, eight_bit_share: share })
+    }
+
+    fn wave(&self, constant: &Leaves, wave: &[&[Vec<u32>]], config: &StageConfig) -> Vec<MicroResult> {
+        let run = |sequences: &[Vec<u32>]| {
+            micro_step(&self.model, &self.parameters, constant, &self.teachers, &config.loss, sequences)
+        };
+        if wave.len() == 1 {
+            return vec![run(wave[0])];
+        }
+        std::thread::scope(|scope| {
+            let others: Vec<_> = wave[1..].iter().map(|sequences| scope.spawn(|| run(sequences))).collect();
+            let first = run(wave[0]);
+            let rest = others.into_iter().map(|handle| match handle.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            std::iter::once(first).chain(rest).collect()
+        })
+    }
+}
+
+/// Appends the scores of a micro-batch, layer by layer.
+pub(crate) fn merge_scores(all: &mut Vec<Vec<f32>>, more: Vec<Vec<f32>>) {
+    if all.is_empty() {
+        *all = more;
+        return;
+    }
+    for (all, more) in all.iter_mut().zip(more) {
+        all.extend(more);
+    }
+}
