@@ -5,12 +5,13 @@ use crate::device::device;
 use crate::error::TrainError;
 use crate::model::{Model, initial_parameters};
 use crate::optimizer::Moments;
+use crate::parallel::Group;
 use crate::process;
 use crate::profile::{self, Entry, Phase};
 use crate::recipe::{LossConfig, ModelConfig, StageConfig, StageKind, nearest};
 use crate::stage::begin_quantizing;
 use crate::step::{Teacher, split};
-use crate::trainer::Trainer;
+use crate::trainer::{StepFailure, Trainer};
 use squat_model::QuantPlan;
 use std::time::Instant;
 
@@ -117,8 +118,11 @@ impl StepBench {
             }
             let batch = self.sequences(step);
             let (wall, cpu) = (Instant::now(), process::cpu_seconds());
-            let report = trainer.step(&config, &batch).map_err(|term| {
-                TrainError::Input(format!("{term} is not finite at step {step} on random data"))
+            let report = trainer.step(&config, &batch).map_err(|failure| match failure {
+                StepFailure::NotFinite(term) => {
+                    TrainError::Input(format!("{term} is not finite at step {step} on random data"))
+                }
+                StepFailure::Parallel(error) => error.into(),
             })?;
             if step > 0 {
                 times.push((process::cpu_seconds() - cpu, wall.elapsed().as_secs_f64()));
@@ -178,6 +182,7 @@ impl StepBench {
             seq_len: self.seq,
             threads: self.threads.max(1),
             device: device("cpu")?,
+            group: Group::alone(),
         };
         Ok((trainer, config))
     }

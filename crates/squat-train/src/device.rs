@@ -11,10 +11,20 @@ pub const NAMES: [&str; 4] = ["cpu", "cuda", "vulkan", "metal"];
 /// # Errors
 /// An unknown name, with the nearest; a device that this build does not have.
 pub fn device(name: &str) -> Result<Device, TrainError> {
+    nth(name, 0)
+}
+
+/// The same, and of several GPUs the one of that number where the name knows numbers (`cuda`).
+///
+/// # Errors
+/// As [`device`].
+pub fn nth(name: &str, number: usize) -> Result<Device, TrainError> {
+    // Without a GPU feature nothing has a number.
+    let _ = number;
     match name {
         "cpu" => Ok(Device::flex()),
         #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(0)),
+        "cuda" => Ok(Device::cuda(number)),
         #[cfg(feature = "vulkan")]
         "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
         #[cfg(feature = "metal")]

@@ -47,6 +47,9 @@ pub enum TrainError {
     /// From model files.
     #[error(transparent)]
     Model(#[from] squat_model::ModelError),
+    /// From the other processes of the group.
+    #[error(transparent)]
+    Parallel(#[from] crate::parallel::ParallelError),
     /// A token id, length or other argument that the model cannot take.
     #[error("{0}")]
     Input(String),

@@ -3,9 +3,13 @@
 use crate::checkpoint;
 use crate::error::TrainError;
 use crate::model::{ForwardOptions, Leaves, Model};
+use crate::parallel::{Group, ParallelError};
 use crate::quantizer::TokenBits;
+use crate::step::split;
+use squat_data::Sequential;
 use squat_kernels::Kernels;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A model in training form that answers questions.
@@ -163,4 +167,73 @@ impl Evaluator {
         self.check(&[ids])?;
         Ok(self.model.forward(&self.leaves, ids, (1, ids.len()), &ForwardOptions::default()).bits)
     }
+}
+
+/// Mean cross-entropy of held-out sequences, nats per token, without distillation or any other term. Each process of the
+/// group takes a part of them.
+///
+/// # Errors
+/// A process of the group that is gone or failed.
+pub fn held_out_loss(
+    model: &Model,
+    leaves: &Leaves,
+    valid: &Sequential,
+    sequences: u64,
+    batch: usize,
+    threads: usize,
+    group: &Group,
+) -> Result<f64, ParallelError> {
+    let all: Vec<Vec<u32>> =
+        (0..valid.len().min(sequences)).map(|i| valid.get(i)).filter(|s| s.len() > 1).collect();
+    let mut by_length: Vec<&Vec<u32>> = all.iter().collect();
+    by_length.sort_by_key(|s| s.len());
+    let blocks: Vec<Vec<Vec<u32>>> = by_length
+        .chunk_by(|a, b| a.len() == b.len())
+        .flat_map(|same| same.chunks(batch.max(1)))
+        .map(|block| block.iter().map(|s| (*s).clone()).collect())
+        .collect();
+    let (rank, world) = (group.rank(), group.world());
+    let next = AtomicUsize::new(0);
+    let sums = Mutex::new(vec![(0f64, 0usize); blocks.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(block) = blocks.get(index) else { return };
+                    if index % world != rank {
+                        continue;
+                    }
+                    let (ids, targets, batch, seq) = split(block);
+                    let output = model.forward(leaves, &ids, (batch, seq), &ForwardOptions::default());
+                    let data = output.logits.into_data();
+                    let logits = data.as_slice::<f32>().expect("logits are f32");
+                    let vocabulary = model.spec.vocab_size;
+                    let sum: f64 = targets
+                        .iter()
+                        .flatten()
+                        .zip(logits.chunks_exact(vocabulary))
+                        .map(|(&target, row)| -Kernels::detect().log_softmax_at(row, target as usize))
+                        .sum();
+                    sums.lock().unwrap_or_else(|e| e.into_inner())[index] = (sum, targets.len());
+                }
+            });
+        }
+    });
+    let sums = sums.into_inner().unwrap_or_else(|e| e.into_inner());
+    let bytes: Vec<u8> =
+        sums.iter().flat_map(|&(sum, n)| [sum.to_bits(), n as u64]).flat_map(u64::to_le_bytes).collect();
+    let all = group.gather(&bytes)?;
+    let (mut total, mut count) = (0f64, 0u64);
+    // In the order of the blocks, whoever computed them.
+    for index in 0..sums.len() {
+        let from = index % world;
+        let Some((sum, n)) = all[from].get(16 * index..16 * index + 16).and_then(|b| b.split_first_chunk())
+        else {
+            return Err(ParallelError::Disagree { what: "held-out text", rank: from, own: rank });
+        };
+        total += f64::from_bits(u64::from_le_bytes(*sum));
+        count += n.first_chunk().map_or(0, |n| u64::from_le_bytes(*n));
+    }
+    Ok(total / count.max(1) as f64)
 }

@@ -16,6 +16,7 @@
 //! | [`calibration`], [`thresholds`] | first static quantizers; thresholds of the token policy |
 //! | [`trainer`] | one optimizer step after another, in memory |
 //! | [`bench`](mod@bench), [`profile`], [`process`] | the speed of a step, and where its time and memory go |
+//! | [`parallel`] | several processes that train one model |
 //! | [`optimizer`], [`parameters`] | AdamW, parameter groups |
 //! | [`evaluate`] | log-likelihoods of a trained model |
 
@@ -30,6 +31,7 @@ mod memory;
 pub mod model;
 pub mod ops;
 pub mod optimizer;
+pub mod parallel;
 pub mod parameters;
 pub mod plain;
 pub mod process;

@@ -1,5 +1,6 @@
 //! The trainable parameters of a model, by name, on the host.
 
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
 /// How the optimizer treats a parameter.
@@ -63,6 +64,18 @@ impl Parameters {
     /// All, in order, mutable.
     pub fn list_mut(&mut self) -> &mut [Parameter] {
         &mut self.list
+    }
+
+    /// SHA-256 of all values, to compare processes by.
+    pub fn digest(&self) -> Vec<u8> {
+        let mut hasher = Sha256::new();
+        let mut bytes = Vec::new();
+        for p in &self.list {
+            bytes.clear();
+            crate::parallel::encode(&p.values, &mut bytes);
+            hasher.update(&bytes);
+        }
+        hasher.finalize().to_vec()
     }
 
     /// Number of parameters (tensors).

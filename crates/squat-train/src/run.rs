@@ -12,6 +12,7 @@ use crate::checkpoint::{self, Loaded};
 use crate::device::is_cpu;
 use crate::error::TrainError;
 use crate::model::{Leaves, Model, initial_parameters};
+use crate::parallel::Group;
 use crate::recipe::{Recipe, StageConfig, StageKind, expand};
 use crate::stage::{self, Event, Outcome, StageData, StageInput};
 use crate::step::Teacher;
@@ -22,7 +23,7 @@ use squat_data::shards::{PrepareOptions, Prepared, prepare};
 use squat_data::tokenizer::{
     TokenizerOptions, locate as locate_tokenizer, save as save_tokenizer, train_tokenizer,
 };
-use squat_data::{Chunks, Corpus, Sequential, Split};
+use squat_data::{Chunks, Corpus, Manifest, Sequential, Split, TokenShards};
 use squat_model::TokenizerFiles;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub struct RunOptions {
     pub device: burn::tensor::Device,
     /// Continue a run that is there.
     pub resume: bool,
+    /// The processes that train together; all of them must see the same folder.
+    pub group: Group,
     /// Set from outside to stop after the current step.
     pub stop: Arc<AtomicBool>,
 }
@@ -76,6 +79,84 @@ pub fn run(
     report: &mut dyn FnMut(RunEvent),
 ) -> Result<Outcome, TrainError> {
     crate::memory::keep_freed();
+    let outcome = run_together(recipe, options, report);
+    match &outcome {
+        Ok(_) => options.group.barrier()?,
+        Err(error) => options.group.stop(&error.to_string()),
+    }
+    outcome
+}
+
+/// What all processes of a group must have in common, for [`Group::join`].
+///
+/// # Errors
+/// Never for a recipe that was read.
+pub fn group_key(recipe: &Recipe, resume: bool) -> Result<String, TrainError> {
+    let recipe = hex(&Sha256::digest(recipe.to_toml()?.as_bytes()));
+    let resume = if resume { ", --resume" } else { "" };
+    Ok(format!("version {}, recipe {}{resume}", env!("CARGO_PKG_VERSION"), &recipe[..12]))
+}
+
+fn run_together(
+    recipe: &Recipe,
+    options: &RunOptions,
+    report: &mut dyn FnMut(RunEvent),
+) -> Result<Outcome, TrainError> {
+    let (group, folder) = (&options.group, &options.folder);
+    let data = if group.leads() {
+        let data = begin(recipe, options, report)?;
+        group.from_leader(data.identities().into_bytes())?;
+        data
+    } else {
+        let expected = group.from_leader(Vec::new())?;
+        let data = open_data(recipe, folder)?;
+        if data.identities().as_bytes() != expected {
+            return Err(TrainError::Input(format!(
+                "{} holds other data here than where rank 0 sees it; all processes need the same folder, on a file \
+                 system that they share",
+                folder.display()
+            )));
+        }
+        data
+    };
+    let mut outcome = Outcome::Finished { best: f64::NAN };
+    for (index, config) in recipe.stages.iter().enumerate() {
+        let finished = folder.join(&config.name).join("finished");
+        let fingerprint = fingerprint(recipe, config, &data, folder);
+        let skipped =
+            options.resume && std::fs::read_to_string(&finished).is_ok_and(|text| text == fingerprint);
+        // Files that rank 0 has just written may show late elsewhere: it decides for all.
+        let decided = group.from_leader(format!("{}{fingerprint}", u8::from(skipped)).into_bytes())?;
+        let decided = String::from_utf8_lossy(&decided);
+        let (skipped, fingerprint) =
+            (decided.starts_with('1'), decided.get(1..).unwrap_or_default().to_owned());
+        report(RunEvent::Stage {
+            name: config.name.clone(),
+            index: index + 1,
+            count: recipe.stages.len(),
+            skipped,
+        });
+        if skipped {
+            continue;
+        }
+        let input = stage_input(recipe, config, &data, options, fingerprint.clone())?;
+        outcome = stage::train(input, &mut |event| report(RunEvent::Training(event)))?;
+        if matches!(outcome, Outcome::Interrupted { .. }) {
+            return Ok(outcome);
+        }
+        if group.leads() {
+            write(&finished, fingerprint.as_bytes())?;
+        }
+    }
+    Ok(outcome)
+}
+
+/// What only the process that writes does: the checks, the data, and the run's own papers.
+fn begin(
+    recipe: &Recipe,
+    options: &RunOptions,
+    report: &mut dyn FnMut(RunEvent),
+) -> Result<RunData, TrainError> {
     let folder = &options.folder;
     let recipe_path = folder.join("recipe.toml");
     if recipe_path.exists() && !options.resume {
@@ -111,30 +192,7 @@ pub fn run(
         &folder.join("provenance.json"),
         serde_json::to_string_pretty(&provenance).unwrap_or_default().as_bytes(),
     )?;
-    let mut outcome = Outcome::Finished { best: f64::NAN };
-    for (index, config) in recipe.stages.iter().enumerate() {
-        let stage_folder = folder.join(&config.name);
-        let fingerprint = fingerprint(recipe, config, &data, folder);
-        let finished = stage_folder.join("finished");
-        let skipped =
-            options.resume && std::fs::read_to_string(&finished).is_ok_and(|text| text == fingerprint);
-        report(RunEvent::Stage {
-            name: config.name.clone(),
-            index: index + 1,
-            count: recipe.stages.len(),
-            skipped,
-        });
-        if skipped {
-            continue;
-        }
-        let input = stage_input(recipe, config, &data, options, fingerprint.clone())?;
-        outcome = stage::train(input, &mut |event| report(RunEvent::Training(event)))?;
-        if matches!(outcome, Outcome::Interrupted { .. }) {
-            return Ok(outcome);
-        }
-        write(&finished, fingerprint.as_bytes())?;
-    }
-    Ok(outcome)
+    Ok(data)
 }
 
 /// Prepared data of a run.
@@ -145,6 +203,13 @@ pub struct RunData {
     pub valid: Prepared,
     /// Tokenizer folder.
     pub tokenizer: PathBuf,
+}
+
+impl RunData {
+    /// What the shards were made from.
+    fn identities(&self) -> String {
+        format!("{} {}", self.train.manifest.identity, self.valid.manifest.identity)
+    }
 }
 
 /// Tokenizer and shards of a recipe, reused where nothing changed.
@@ -215,6 +280,19 @@ pub fn prepare_data(
         if train.reused { " (unchanged)" } else { "" }
     )));
     Ok(RunData { train, valid, tokenizer })
+}
+
+/// What [`prepare_data`] has left, for a process that writes nothing.
+fn open_data(recipe: &Recipe, folder: &Path) -> Result<RunData, TrainError> {
+    let tokenizer = match &recipe.data.tokenizer {
+        Some(path) => expand(path)?,
+        None => folder.join("tokenizer"),
+    };
+    let open = |name: &str| -> Result<Prepared, TrainError> {
+        let folder = folder.join("data").join(name);
+        Ok(Prepared { manifest: Manifest::read(&folder)?, reused: true, shards: TokenShards::open(&folder)? })
+    };
+    Ok(RunData { train: open("train")?, valid: open("valid")?, tokenizer })
 }
 
 /// What a tokenizer trained here depends on.
@@ -402,6 +480,9 @@ fn stage_input<'a>(
                 s.num_attention_heads
             )));
         }
+        if options.group.world() > 1 {
+            options.group.agree("teachers", &loaded.parameters.digest())?;
+        }
         let leaves = Leaves::on(&loaded.parameters, &options.device);
         teachers.push(Teacher { model: Model::new(loaded.spec, loaded.plan, seq_len), leaves });
     }
@@ -422,6 +503,7 @@ fn stage_input<'a>(
         threads: if is_cpu(&options.device) { options.threads } else { 1 },
         device: options.device.clone(),
         resume: options.resume,
+        group: options.group.clone(),
         stop: options.stop.clone(),
     })
 }

@@ -6,21 +6,23 @@
 use crate::calibration::calibrate;
 use crate::checkpoint::{self, State};
 use crate::error::TrainError;
+use crate::evaluate::held_out_loss;
 use crate::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters};
 use crate::optimizer::Moments;
+use crate::parallel::{self, Group};
 use crate::parameters::Parameters;
 use crate::recipe::StageConfig;
 use crate::step::{StepLoss, Teacher, split};
 use crate::thresholds;
-use crate::trainer::{StepReport, Trainer, merge_scores};
+use crate::trainer::{StepFailure, StepReport, Trainer, merge_scores};
 use serde_json::json;
 use squat_data::{Chunks, Sequential};
 use squat_model::QuantPlan;
 use squat_model::TokenizerFiles;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What a stage trains on.
@@ -57,6 +59,8 @@ pub struct StageInput<'a> {
     pub device: burn::tensor::Device,
     /// Continue from `last`, if it is there.
     pub resume: bool,
+    /// The processes that train together.
+    pub group: Group,
     /// Set from outside to stop after the current step, with a checkpoint.
     pub stop: Arc<AtomicBool>,
 }
@@ -140,6 +144,7 @@ fn trainer(
         seq_len: input.seq_len,
         threads: input.threads,
         device: input.device.clone(),
+        group: input.group.clone(),
     }
 }
 
@@ -147,7 +152,8 @@ struct Run<'a> {
     input: StageInput<'a>,
     trainer: Trainer,
     best: Option<f64>,
-    metrics: std::fs::File,
+    /// Of the process that writes.
+    metrics: Option<std::fs::File>,
 }
 
 /// Trains a stage.
@@ -155,11 +161,28 @@ struct Run<'a> {
 /// # Errors
 /// A loss that is not finite, a checkpoint that cannot be written or does not fit.
 pub fn train(input: StageInput<'_>, report: &mut dyn FnMut(Event)) -> Result<Outcome, TrainError> {
+    let micros = input.config.batch_size / input.config.micro_batch;
+    if micros < input.group.world() {
+        return Err(TrainError::Recipe(format!(
+            "stage `{}`: {} processes share {micros} micro-batches (batch_size {} / micro_batch {}); start at most \
+             {micros} processes, or make micro_batch smaller",
+            input.config.name,
+            input.group.world(),
+            input.config.batch_size,
+            input.config.micro_batch
+        )));
+    }
     std::fs::create_dir_all(&input.folder).map_err(TrainError::io("cannot create", &input.folder))?;
     let last = input.folder.join("last");
-    let resume = input.resume && checkpoint::resumable(&last);
-    let mut run = if resume { Run::resume(input, &last)? } else { Run::fresh(input)? };
-    run.train(report)
+    // The process that writes decides, because it alone surely sees what it wrote.
+    let resume = input.group.from_leader(vec![u8::from(input.resume && checkpoint::resumable(&last))])?;
+    let mut run = if resume == [1] { Run::resume(input, &last)? } else { Run::fresh(input)? };
+    run.start_alike()?;
+    let outcome = run.train(report);
+    if let Err(TrainError::Parallel(error)) = outcome {
+        return Err(run.save_after(error, report));
+    }
+    outcome
 }
 
 impl<'a> Run<'a> {
@@ -180,7 +203,7 @@ impl<'a> Run<'a> {
         }
         let moments = Moments::zeros(&parameters);
         let model = Model::new(spec, plan, input.seq_len);
-        let metrics = open_metrics(&input.folder, None)?;
+        let metrics = open_metrics(&input, None)?;
         let trainer = trainer(&mut input, model, parameters, moments, 0);
         Ok(Self { input, trainer, best: None, metrics })
     }
@@ -195,7 +218,7 @@ impl<'a> Run<'a> {
             plan.thresholds = state.thresholds.iter().map(|&b| f32::from_bits(b)).collect();
         }
         let model = Model::new(loaded.spec, loaded.plan, input.seq_len);
-        let metrics = open_metrics(&input.folder, Some(state.step))?;
+        let metrics = open_metrics(&input, Some(state.step))?;
         let best = state.best.map(f64::from_bits);
         let trainer = trainer(&mut input, model, loaded.parameters, moments, state.step);
         Ok(Self { input, trainer, best, metrics })
@@ -208,14 +231,17 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let first = self.trainer.step;
         while self.trainer.step < config.steps {
-            if self.input.stop.load(Ordering::Relaxed) {
+            if self.input.group.any(self.input.stop.load(Ordering::Relaxed))? {
                 self.save(report)?;
                 return Ok(Outcome::Interrupted { step: self.trainer.step });
             }
             let batch = self.input.data.train.batch(self.trainer.step, config.batch_size);
             let next = self.trainer.step + 1;
             let StepReport { loss, gradient_norm: norm, learning_rate: rate, eight_bit_share: share } =
-                self.trainer.step(&config, &batch).map_err(|term| self.non_finite(next, term))?;
+                self.trainer.step(&config, &batch).map_err(|failure| match failure {
+                    StepFailure::NotFinite(term) => self.non_finite(next, term),
+                    StepFailure::Parallel(error) => error.into(),
+                })?;
             let tokens = (self.trainer.step - first) as f64 * (config.batch_size * self.input.seq_len) as f64;
             let tokens_per_second = tokens / started.elapsed().as_secs_f64().max(1e-9);
             if self.trainer.step.is_multiple_of(config.log_every)
@@ -277,7 +303,8 @@ impl<'a> Run<'a> {
             self.input.config.eval_sequences,
             self.input.config.micro_batch,
             self.input.threads,
-        );
+            &self.input.group,
+        )?;
         if !cross_entropy.is_finite() {
             return Err(self.non_finite(self.trainer.step, "held-out cross-entropy"));
         }
@@ -285,15 +312,11 @@ impl<'a> Run<'a> {
         if best {
             self.best = Some(cross_entropy);
             let path = self.input.folder.join("best");
-            let plan = self.trainer.model.plan.as_ref();
-            checkpoint::save(
-                &path,
-                &self.trainer.model.spec,
-                plan,
-                &self.trainer.parameters,
-                &self.input.tokenizer,
-                None,
-            )?;
+            let Trainer { model, parameters, .. } = &self.trainer;
+            if self.input.group.leads() {
+                let tokenizer = &self.input.tokenizer;
+                checkpoint::save(&path, &model.spec, model.plan.as_ref(), parameters, tokenizer, None)?;
+            }
         }
         self.write_metrics(
             &json!({"step": self.trainer.step, "valid_cross_entropy": cross_entropy, "best": best}),
@@ -305,6 +328,46 @@ impl<'a> Run<'a> {
     fn save(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
         if let Some((name, _)) = self.trainer.parameters.non_finite() {
             return Err(self.non_finite(self.trainer.step, name));
+        }
+        if self.input.group.world() > 1 {
+            self.input.group.agree("parameters", &self.trainer.parameters.digest())?;
+        }
+        self.write_last(report)
+    }
+
+    /// Every process begins with the parameters of the one that writes, whatever its CPU made of them.
+    fn start_alike(&mut self) -> Result<(), TrainError> {
+        let (group, trainer) = (&self.input.group, &mut self.trainer);
+        if group.world() == 1 {
+            return Ok(());
+        }
+        group.agree("steps behind it", &trainer.step.to_le_bytes())?;
+        let mut bytes = Vec::new();
+        trainer.parameters.iter().for_each(|p| parallel::encode(&p.values, &mut bytes));
+        let thresholds = trainer.model.plan.as_mut().map(|plan| &mut plan.thresholds);
+        thresholds.iter().for_each(|list| parallel::encode(list, &mut bytes));
+        let bytes = group.from_leader(bytes)?;
+        let mut values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let lists = trainer.parameters.list_mut().iter_mut().map(|p| &mut p.values).chain(thresholds);
+        for value in lists.flatten() {
+            *value = values.next().unwrap_or(f32::NAN);
+        }
+        Ok(())
+    }
+
+    /// What is left to do when another process is gone: the steps that all of them have made are kept.
+    fn save_after(&mut self, error: parallel::ParallelError, report: &mut dyn FnMut(Event)) -> TrainError {
+        let whole = self.input.group.leads() && self.trainer.parameters.non_finite().is_none();
+        if whole && !matches!(error, parallel::ParallelError::Disagree { .. }) {
+            // The loss of the process is what must be told, whether this works or not.
+            let _ = self.write_last(report);
+        }
+        error.into()
+    }
+
+    fn write_last(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        if !self.input.group.leads() {
+            return Ok(());
         }
         let path = self.input.folder.join("last");
         let plan = self.trainer.model.plan.as_ref();
@@ -336,58 +399,10 @@ impl<'a> Run<'a> {
     }
 
     fn write_metrics(&mut self, line: &serde_json::Value) -> Result<(), TrainError> {
-        writeln!(self.metrics, "{line}")
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        writeln!(metrics, "{line}")
             .map_err(TrainError::io("cannot write", self.input.folder.join("metrics.jsonl")))
     }
-}
-
-/// Mean cross-entropy of held-out sequences, nats per token, without distillation or any other term.
-pub fn held_out_loss(
-    model: &Model,
-    leaves: &Leaves,
-    valid: &Sequential,
-    sequences: u64,
-    batch: usize,
-    threads: usize,
-) -> f64 {
-    let all: Vec<Vec<u32>> =
-        (0..valid.len().min(sequences)).map(|i| valid.get(i)).filter(|s| s.len() > 1).collect();
-    let mut by_length: Vec<&Vec<u32>> = all.iter().collect();
-    by_length.sort_by_key(|s| s.len());
-    let blocks: Vec<Vec<Vec<u32>>> = by_length
-        .chunk_by(|a, b| a.len() == b.len())
-        .flat_map(|same| same.chunks(batch.max(1)))
-        .map(|block| block.iter().map(|s| (*s).clone()).collect())
-        .collect();
-    let next = AtomicUsize::new(0);
-    let sums = Mutex::new(vec![(0f64, 0usize); blocks.len()]);
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(block) = blocks.get(index) else { return };
-                    let (ids, targets, batch, seq) = split(block);
-                    let output = model.forward(leaves, &ids, (batch, seq), &ForwardOptions::default());
-                    let data = output.logits.into_data();
-                    let logits = data.as_slice::<f32>().expect("logits are f32");
-                    let vocabulary = model.spec.vocab_size;
-                    let sum: f64 = targets
-                        .iter()
-                        .flatten()
-                        .zip(logits.chunks_exact(vocabulary))
-                        .map(|(&target, row)| {
-                            -squat_kernels::Kernels::detect().log_softmax_at(row, target as usize)
-                        })
-                        .sum();
-                    sums.lock().unwrap_or_else(|e| e.into_inner())[index] = (sum, targets.len());
-                }
-            });
-        }
-    });
-    let sums = sums.into_inner().unwrap_or_else(|e| e.into_inner());
-    let (total, count) = sums.iter().fold((0f64, 0usize), |(t, c), (sum, n)| (t + sum, c + n));
-    total / count.max(1) as f64
 }
 
 /// Adds quantizers to full-precision parameters, their steps and thresholds found on `batches` of (ids, rows, tokens).
@@ -430,8 +445,12 @@ fn first_thresholds(
     plan.thresholds = thresholds::initial(&scores, seq, plan.rho);
 }
 
-/// Opens `metrics.jsonl`: anew, or with the lines after `step` taken away.
-fn open_metrics(folder: &Path, step: Option<u64>) -> Result<std::fs::File, TrainError> {
+/// Opens `metrics.jsonl`: anew, or with the lines after `step` taken away. Only one process writes it.
+fn open_metrics(input: &StageInput<'_>, step: Option<u64>) -> Result<Option<std::fs::File>, TrainError> {
+    if !input.group.leads() {
+        return Ok(None);
+    }
+    let folder = &input.folder;
     let path = folder.join("metrics.jsonl");
     let mut kept = String::new();
     if let Some(step) = step {
@@ -447,5 +466,6 @@ fn open_metrics(folder: &Path, step: Option<u64>) -> Result<std::fs::File, Train
     // The lines that stay are written beside the old ones first: a full disk must not take them away.
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(TrainError::io("cannot create", &path))?;
     file.write_all(kept.as_bytes()).map_err(TrainError::io("cannot write", &path))?;
-    file.persist(&path).map_err(|error| TrainError::io("cannot write", &path)(error.error))
+    let file = file.persist(&path).map_err(|error| TrainError::io("cannot write", &path)(error.error))?;
+    Ok(Some(file))
 }

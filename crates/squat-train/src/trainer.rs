@@ -2,6 +2,9 @@
 
 use crate::model::{Leaves, Model};
 use crate::optimizer::{AdamW, Moments, global_norm, schedule};
+use crate::parallel::facts::{self, Facts};
+use crate::parallel::tree::{Sums, add_gradients};
+use crate::parallel::{Group, ParallelError};
 use crate::parameters::Parameters;
 use crate::profile::{self, Phase};
 use crate::recipe::StageConfig;
@@ -13,8 +16,8 @@ const FROZEN_SHARE: f64 = 0.2;
 
 /// A model in training.
 ///
-/// Threads work on different micro-batches whose gradients are added in a fixed order, so their number does not change
-/// the result.
+/// Threads and processes work on different micro-batches whose gradients are added in a fixed order
+/// ([`crate::parallel::tree`]), so their number does not change the result.
 pub struct Trainer {
     /// Its shape and plan; the token policy's thresholds move with training.
     pub model: Model,
@@ -32,6 +35,23 @@ pub struct Trainer {
     pub threads: usize,
     /// Where forward and backward run; parameters and optimizer stay on the CPU.
     pub device: burn::tensor::Device,
+    /// The processes that train together.
+    pub group: Group,
+}
+
+/// Why a step was not made; nothing has moved then.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepFailure {
+    /// A loss term, or `gradient norm`, is not finite.
+    NotFinite(&'static str),
+    /// Another process is gone or failed.
+    Parallel(ParallelError),
+}
+
+impl From<ParallelError> for StepFailure {
+    fn from(error: ParallelError) -> Self {
+        Self::Parallel(error)
+    }
 }
 
 /// What a step did.
@@ -48,48 +68,46 @@ pub struct StepReport {
 }
 
 impl Trainer {
-    /// One step on `[batch_size]` sequences of `seq_len + 1` tokens.
+    /// One step on `[batch_size]` sequences of `seq_len + 1` tokens, the same in every process: each takes its share.
     ///
     /// # Errors
-    /// The name of the loss term, or `gradient norm`, that is not finite; nothing has moved then.
-    pub fn step(&mut self, config: &StageConfig, batch: &[Vec<u32>]) -> Result<StepReport, &'static str> {
+    /// A loss term or gradient norm that is not finite, the loss of another process; nothing has moved then.
+    pub fn step(&mut self, config: &StageConfig, batch: &[Vec<u32>]) -> Result<StepReport, StepFailure> {
         let micros: Vec<&[Vec<u32>]> = batch.chunks(config.micro_batch).collect();
         let constant = {
             let _phase = profile::phase(Phase::Parameters);
             Leaves::on(&self.parameters, &self.device)
         };
-        let mut gradients: Option<Vec<Vec<f32>>> = None;
-        let (mut losses, mut scores, mut share) = (Vec::new(), Vec::new(), 0.0);
+        let (mut sums, mut own) = (Sums::new(micros.len(), add_gradients), Vec::new());
         // Waves of as many micro-batches as there are threads: memory stays bounded, the order of sums fixed.
-        for wave in micros.chunks(self.threads.max(1)) {
-            for result in self.wave(&constant, wave, config) {
-                losses.push(result.loss);
-                share += result.eight_bit_share / micros.len() as f64;
-                merge_scores(&mut scores, result.scores);
+        let mut indices = self.group.share(micros.len());
+        for wave in micros[indices.clone()].chunks(self.threads.max(1)) {
+            for (result, index) in self.wave(&constant, wave, config).into_iter().zip(indices.by_ref()) {
+                let MicroResult { loss, gradients, scores, eight_bit_share } = result;
+                own.push(Facts { loss, eight_bit_share, scores });
                 let _phase = profile::phase(Phase::Optimizer);
-                match &mut gradients {
-                    None => gradients = Some(result.gradients),
-                    Some(sum) => {
-                        for (sum, add) in sum.iter_mut().zip(&result.gradients) {
-                            sum.iter_mut().zip(add).for_each(|(s, a)| *s += a);
-                        }
-                    }
-                }
+                sums.push(index..index + 1, gradients);
             }
         }
         let _phase = profile::phase(Phase::Optimizer);
-        let mut gradients = gradients.unwrap_or_default();
+        let (mut losses, mut scores, mut share) = (Vec::new(), Vec::new(), 0.0);
+        for Facts { loss, eight_bit_share, scores: more } in facts::gather(&self.group, own)? {
+            losses.push(loss);
+            share += eight_bit_share / micros.len() as f64;
+            merge_scores(&mut scores, more);
+        }
+        let mut gradients = self.group.sum(micros.len(), sums)?;
         if micros.len() > 1 {
             let inverse = 1.0 / micros.len() as f32;
             gradients.iter_mut().flatten().for_each(|g| *g *= inverse);
         }
         let loss = StepLoss::mean(&losses);
         if let Some((term, _)) = loss.terms().find(|(_, value)| !value.is_finite()) {
-            return Err(term);
+            return Err(StepFailure::NotFinite(term));
         }
         let norm = global_norm(&gradients);
         if !norm.is_finite() {
-            return Err("gradient norm");
+            return Err(StepFailure::NotFinite("gradient norm"));
         }
         let factor = schedule(self.step, config.steps, config.warmup, config.final_learning_rate_ratio);
         let adam =

@@ -126,12 +126,16 @@ pub struct Train {
     /// Where to compute: cpu, or cuda, vulkan, metal in a build with the feature of that name.
     #[arg(long, default_value = "cpu")]
     pub device: String,
-    /// Threads; 0 is one for each core.
+    /// Threads; 0 is one for each core, shared among the processes of this machine.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,
     /// Print at the end where the time and the memory of a step went.
     #[arg(long)]
     pub profile: bool,
+    /// Seconds to wait for the other processes that a launcher (torchrun, srun, mpirun) started, and for a sign of
+    /// life of each later.
+    #[arg(long, default_value_t = 300.0, value_name = "SECONDS")]
+    pub peer_timeout: f64,
 }
 
 #[derive(Args, Debug)]

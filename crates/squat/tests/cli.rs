@@ -313,6 +313,7 @@ fn a_full_disk_destroys_nothing() {
         folder: dir.join("run"),
         threads: 1,
         resume: false,
+        group: squat_train::parallel::Group::alone(),
         stop: stop.clone(),
         device: squat_train::device::device("cpu").unwrap(),
     };

@@ -93,6 +93,7 @@ impl<'a> Run<'a> {
             threads: self.threads,
             device: squat_train::device::device("cpu").expect("the CPU"),
             resume: self.resume,
+            group: squat_train::parallel::Group::alone(),
             stop: stop.clone(),
         };
         let mut stage = String::new();

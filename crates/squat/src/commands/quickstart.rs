@@ -46,6 +46,7 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
         threads,
         device: squat_train::device::device("cpu")?,
         resume: false,
+        group: squat_train::parallel::Group::alone(),
         stop: super::train::stop_flag()?,
     };
     let mut progress = Progress::new();

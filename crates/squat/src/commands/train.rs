@@ -5,24 +5,35 @@ use crate::progress::Progress;
 use crate::{forms, printer};
 use anyhow::{Context, Result};
 use squat_train::Recipe;
-use squat_train::run::{RunEvent, RunOptions, run as run_recipe};
+use squat_train::parallel::{Group, Launch};
+use squat_train::run::{RunEvent, RunOptions, group_key, run as run_recipe};
 use squat_train::stage::{Event, Outcome};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Exit code after Ctrl-C.
 const INTERRUPTED: u8 = 130;
+
+/// Signals within this time count as one: a launcher passes on what the terminal has sent to everybody already.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
 /// A flag that Ctrl-C sets; the second time ends the program at once.
 pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
+    let mut first: Option<Instant> = None;
     ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
+        flag.store(true, Ordering::Relaxed);
+        if let Some(first) = first {
+            if first.elapsed() > ONE_SIGNAL {
+                std::process::exit(i32::from(INTERRUPTED));
+            }
+            return;
         }
+        first = Some(Instant::now());
         printer::note("stopping after this step; once more to stop at once");
     })
     .context("cannot watch for Ctrl-C")?;
@@ -31,40 +42,68 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
 
 pub fn run(args: &Train) -> Result<ExitCode> {
     let recipe = Recipe::load(&args.recipe, &args.settings)?;
+    match Launch::from_environment()? {
+        None => train(args, &recipe, None),
+        Some(launch) => train(args, &recipe, Some(&launch))
+            .with_context(|| format!("rank {} of {}", launch.rank, launch.world)),
+    }
+}
+
+fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitCode> {
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
-    let options = RunOptions {
-        folder: folder.clone(),
-        threads: forms::threads(args.threads),
-        resume: args.resume,
-        device: squat_train::device::device(&args.device)?,
-        stop: stop_flag()?,
-    };
+    let device = squat_train::device::nth(&args.device, launch.map_or(0, |launch| launch.local_rank))?;
+    let stop = stop_flag()?;
+    let (mut threads, mut group) = (forms::threads(args.threads), Group::alone());
+    if let Some(launch) = launch {
+        if args.threads == 0 {
+            threads = (threads / launch.local_world).max(1);
+        }
+        let patience = Duration::try_from_secs_f64(args.peer_timeout)
+            .ok()
+            .filter(|patience| *patience >= Duration::from_millis(100))
+            .with_context(|| {
+                format!("--peer-timeout {}: expected at least 0.1 seconds", args.peer_timeout)
+            })?;
+        group = Group::join(launch, &group_key(recipe, args.resume)?, patience)?;
+        if group.leads() {
+            printer::note(&format!("{} processes", group.world()));
+        }
+    }
+    let leads = group.leads();
+    let options = RunOptions { folder: folder.clone(), threads, resume: args.resume, group, device, stop };
     let mut progress = Progress::new();
     let mut steps = 0;
     if args.profile {
         squat_train::profile::start();
     }
-    let outcome = run_recipe(&recipe, &options, &mut |event| {
+    // All processes do the same; one of them says so.
+    let outcome = run_recipe(recipe, &options, &mut |event| {
         if let RunEvent::Training(Event::Step { .. }) = event {
             steps += 1;
         }
-        progress.event(&event);
+        if leads {
+            progress.event(&event);
+        }
     })?;
-    if args.profile {
+    if args.profile && leads {
         let table = super::bench_train::profile_table(&squat_train::profile::finish(), steps);
         printer::note(&format!("where the time of {steps} steps went, for one step:\n{table}"));
     }
     match outcome {
         Outcome::Finished { .. } => {
-            printer::line(&folder.display().to_string());
+            if leads {
+                printer::line(&folder.display().to_string());
+            }
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted { step } => {
-            printer::note(&format!(
-                "stopped at step {step}, checkpoint saved; continue with: squat train {} --out {} --resume",
-                args.recipe.display(),
-                folder.display()
-            ));
+            if leads {
+                printer::note(&format!(
+                    "stopped at step {step}, checkpoint saved; continue with: squat train {} --out {} --resume",
+                    args.recipe.display(),
+                    folder.display()
+                ));
+            }
             Ok(ExitCode::from(INTERRUPTED))
         }
     }

@@ -1,0 +1,219 @@
+//! A connection to one other process: frames, a thread that reads them, and signs of life.
+//!
+//! A frame is 16 bytes (kind, three zeros, number of the collective operation as u32, length as u64, little endian)
+//! and its payload. The reading thread always takes what comes, so two processes that send to each other at once
+//! cannot block each other. While nothing else is sent, a sign of life goes out a few times within the silence that
+//! the other side accepts; who says nothing for longer counts as lost. So a wait ends in any case.
+
+use super::ParallelError;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Longest payload: collective operations send larger things in pieces.
+pub(super) const MAX_PAYLOAD: usize = 1 << 30;
+
+const HEADER: usize = 16;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Alive = 0,
+    Data = 1,
+    Stopped = 2,
+    Bye = 3,
+}
+
+enum Arrival {
+    Data(u32, Vec<u8>),
+    Stopped(String),
+    Lost(String),
+}
+
+/// One end of a connection.
+pub(super) struct Link {
+    peer: usize,
+    writer: Arc<Mutex<TcpStream>>,
+    inbox: Mutex<Receiver<Arrival>>,
+    /// Hangs up when the reading thread ends.
+    ended: Mutex<Receiver<()>>,
+}
+
+/// The writing half, for signs of life.
+pub(super) struct Pulse(Arc<Mutex<TcpStream>>);
+
+impl Pulse {
+    /// Says that this process lives, unless it is sending something anyway.
+    pub(super) fn beat(&self) {
+        if let Ok(mut stream) = self.0.try_lock() {
+            let _ = send(&mut stream, Kind::Alive, 0, &[]);
+        }
+    }
+}
+
+fn send(stream: &mut TcpStream, kind: Kind, operation: u32, payload: &[u8]) -> std::io::Result<()> {
+    let mut header = [0; HEADER];
+    header[0] = kind as u8;
+    header[4..8].copy_from_slice(&operation.to_le_bytes());
+    header[8..].copy_from_slice(&(payload.len() as u64).to_le_bytes());
+    stream.write_all(&header)?;
+    stream.write_all(payload)
+}
+
+impl Link {
+    /// Over a connected stream; `silence` is how long the peer may say nothing.
+    pub(super) fn new(peer: usize, stream: TcpStream, silence: Duration) -> std::io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(silence))?;
+        stream.set_write_timeout(Some(silence))?;
+        let reading = stream.try_clone()?;
+        let (sender, inbox) = channel();
+        let (end, ended) = channel();
+        std::thread::Builder::new().name(format!("from rank {peer}")).spawn(move || {
+            read(reading, &sender, silence);
+            drop(end);
+        })?;
+        Ok(Self {
+            peer,
+            writer: Arc::new(Mutex::new(stream)),
+            inbox: Mutex::new(inbox),
+            ended: Mutex::new(ended),
+        })
+    }
+
+    pub(super) fn pulse(&self) -> Pulse {
+        Pulse(self.writer.clone())
+    }
+
+    /// Sends the payload of an operation.
+    pub(super) fn send(&self, operation: u32, payload: &[u8]) -> Result<(), ParallelError> {
+        let mut stream = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&mut stream, Kind::Data, operation, payload).map_err(|error| {
+            // What the peer said before it went tells more than a broken pipe.
+            self.last_words().unwrap_or_else(|| self.lost(&describe(&error, None)))
+        })
+    }
+
+    /// The next payload, which must be of this operation.
+    pub(super) fn receive(&self, operation: u32) -> Result<Vec<u8>, ParallelError> {
+        let arrival = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match arrival {
+            Ok(Arrival::Data(found, payload)) if found == operation => Ok(payload),
+            Ok(Arrival::Data(found, _)) => {
+                Err(self.lost(&format!("it is at operation {found}, this process at {operation}")))
+            }
+            Ok(Arrival::Stopped(message)) => Err(ParallelError::Stopped { rank: self.peer, message }),
+            Ok(Arrival::Lost(reason)) => Err(self.lost(&reason)),
+            Err(_) => Err(self.lost("its connection is closed")),
+        }
+    }
+
+    /// Tells the peer why this process stops.
+    pub(super) fn stop(&self, message: &str) {
+        if let Ok(mut stream) = self.writer.lock() {
+            let _ = send(&mut stream, Kind::Stopped, 0, message.as_bytes());
+        }
+    }
+
+    /// Says goodbye. The peer may still be reading: nothing that was sent gets lost.
+    pub(super) fn leave(&self) {
+        if let Ok(mut stream) = self.writer.lock() {
+            let _ = send(&mut stream, Kind::Bye, 0, &[]);
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Waits until the peer has said goodbye too, at most `limit`; then closes.
+    pub(super) fn close(&self, limit: Duration) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = ended.recv_timeout(limit);
+        if let Ok(stream) = self.writer.lock() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn last_words(&self) -> Option<ParallelError> {
+        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        // The peer's message may be on its way still.
+        while let Ok(arrival) = inbox.recv_timeout(Duration::from_millis(200)) {
+            match arrival {
+                Arrival::Data(..) => {}
+                Arrival::Stopped(message) => {
+                    return Some(ParallelError::Stopped { rank: self.peer, message });
+                }
+                Arrival::Lost(reason) => return Some(self.lost(&reason)),
+            }
+        }
+        None
+    }
+
+    fn lost(&self, reason: &str) -> ParallelError {
+        ParallelError::Lost { rank: self.peer, reason: reason.to_owned() }
+    }
+}
+
+fn describe(error: &std::io::Error, silence: Option<Duration>) -> String {
+    match (error.kind(), silence) {
+        (ErrorKind::WouldBlock | ErrorKind::TimedOut, Some(silence)) => {
+            format!("no sign of life for {} s", silence.as_secs_f64())
+        }
+        (ErrorKind::WouldBlock | ErrorKind::TimedOut, None) => "it takes no data".to_owned(),
+        (ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe, _) => {
+            "it closed the connection without a word, so it was killed or crashed".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// Reads frames until the connection ends.
+fn read(mut stream: TcpStream, sender: &Sender<Arrival>, silence: Duration) {
+    // A process that has no use for more still reads until the peer ends: closing earlier would destroy what the peer
+    // has not read yet.
+    let deliver = |arrival| drop(sender.send(arrival));
+    let mut ended = false;
+    loop {
+        match frame(&mut stream) {
+            Ok((Kind::Alive, ..)) => {}
+            Ok((Kind::Data, operation, payload)) => deliver(Arrival::Data(operation, payload)),
+            Ok((Kind::Stopped, _, text)) => {
+                ended = true;
+                deliver(Arrival::Stopped(String::from_utf8_lossy(&text).into_owned()));
+            }
+            Ok((Kind::Bye, ..)) => {
+                if !ended {
+                    deliver(Arrival::Lost("it has ended already".to_owned()));
+                }
+                ended = true;
+            }
+            Err(error) => {
+                if !ended {
+                    deliver(Arrival::Lost(describe(&error, Some(silence))));
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn frame(stream: &mut TcpStream) -> std::io::Result<(Kind, u32, Vec<u8>)> {
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header)?;
+    let strange = || std::io::Error::new(ErrorKind::InvalidData, "it sends something else than frames");
+    let kind = match header[0] {
+        0 => Kind::Alive,
+        1 => Kind::Data,
+        2 => Kind::Stopped,
+        3 => Kind::Bye,
+        _ => return Err(strange()),
+    };
+    let [_, _, _, _, a, b, c, d, length @ ..] = header;
+    let length = u64::from_le_bytes(length);
+    if header[1..4] != [0; 3] || length > MAX_PAYLOAD as u64 {
+        return Err(strange());
+    }
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload)?;
+    Ok((kind, u32::from_le_bytes([a, b, c, d]), payload))
+}
