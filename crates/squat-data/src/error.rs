@@ -79,6 +79,10 @@ pub enum DataError {
     #[error("{}: {problem}; delete the folder or prepare the corpus again", path.display())]
     DamagedShards { path: PathBuf, problem: String },
 
+    /// A part of a corpus that cannot be joined with the others.
+    #[error("{} {problem}; prepare that part again", path.display())]
+    BadPart { path: PathBuf, problem: String },
+
     /// Too few tokens for one chunk.
     #[error("the corpus has {tokens} tokens, one chunk needs {needed}; use more text or a shorter sequence")]
     TooShort { tokens: u64, needed: u64 },

@@ -133,6 +133,11 @@ impl Corpus {
         &self.files
     }
 
+    /// Some of the files, in the same order.
+    pub(crate) fn subset(&self, files: std::ops::Range<usize>) -> Self {
+        Self { files: self.files[files].to_vec() }
+    }
+
     /// Names of the files, for messages.
     pub(crate) fn describe(&self) -> String {
         let names: Vec<&str> = self.files.iter().take(4).map(|f| f.name.as_str()).collect();

@@ -63,6 +63,18 @@ pub struct Quickstart {
 pub enum Data {
     /// Clean and tokenize texts into memory-mapped shards.
     Prepare(DataPrepare),
+    /// Join the parts that `prepare --shard I/N` made.
+    Merge(DataMerge),
+}
+
+#[cfg(feature = "train")]
+#[derive(Args, Debug)]
+pub struct DataMerge {
+    /// Folder that was given to `prepare` as --out.
+    pub out: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[cfg(feature = "train")]
@@ -80,6 +92,9 @@ pub struct DataPrepare {
     /// Which files of a folder: train, dev, test or all.
     #[arg(long, default_value = "train")]
     pub split: String,
+    /// Prepare only part I of N (from 0), as one job of many; `data merge` joins them.
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,

@@ -229,3 +229,26 @@ fn what_does_not_fit_is_refused() {
     let output = squat(dir, &args).env("RANK", "0").env_remove("WORLD_SIZE").output().unwrap();
     fail(&[output], &["only one of the two"]);
 }
+
+/// A job array prepares a corpus: the shards are those of one process.
+#[test]
+fn parts_of_a_corpus_give_the_same_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    common::command::models(dir);
+    for (name, words) in [("text/b.txt", "The dog sleeps. "), ("text/c.txt", "A cat ran. ")] {
+        std::fs::write(dir.join(name), words.repeat(50)).unwrap();
+    }
+    let prepare = ["data", "prepare", "text", "--split", "all", "--tokenizer", "tokenizer", "--out"];
+    let with = |rest: &[&'static str]| [&prepare[..], rest].concat();
+    let whole = common::command::ok(dir, &with(&["whole"]));
+    for part in ["1/2", "0/2"] {
+        common::command::ok(dir, &with(&["parts", "--shard", part]));
+    }
+    let merged = common::command::ok(dir, &["data", "merge", "parts"]);
+    let counts = |line: &str| line.split(" in ").next().unwrap().to_owned();
+    assert_eq!(counts(&whole), counts(&merged));
+    std::fs::remove_dir_all(dir.join("parts/parts-of-2")).unwrap();
+    assert!(files(&dir.join("whole")) == files(&dir.join("parts")));
+    common::command::refused(dir, &with(&["parts", "--shard", "2/2"]), &["shard is 2/2", "3/16"]);
+}

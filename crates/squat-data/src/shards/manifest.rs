@@ -78,6 +78,13 @@ pub struct ShardRecord {
     pub sha256: String,
 }
 
+impl ShardRecord {
+    /// Of a file that is still to be written.
+    pub(super) fn empty() -> Self {
+        Self { file: String::new(), count: 0, sha256: String::new() }
+    }
+}
+
 /// The contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -153,16 +160,37 @@ impl Manifest {
             words: 0,
             documents: 0,
             shards: Vec::new(),
-            lines: ShardRecord { file: String::new(), count: 0, sha256: String::new() },
+            lines: ShardRecord::empty(),
         };
-        // The plan itself, with nothing counted yet, is what the tokens depend on.
-        let text = serde_json::to_vec(&plan).map_err(|e| DataError::Io {
-            action: "describe",
-            path: corpus.files()[0].path.clone(),
-            source: e.into(),
-        })?;
-        plan.identity = sha256(&text);
+        plan.identify(Path::new(FILE_NAME))?;
         Ok(plan)
+    }
+
+    /// Gives a manifest without shards its identity: the plan itself, with nothing counted yet, is what the tokens
+    /// depend on. `path` is for the message of an error.
+    pub(super) fn identify(&mut self, path: &Path) -> Result<()> {
+        let mut plan = Self { identity: String::new(), ..self.clone() };
+        for input in &mut plan.inputs {
+            *input = InputRecord {
+                lines: 0,
+                words: 0,
+                text_bytes: 0,
+                tokens: 0,
+                invalid_utf8_lines: 0,
+                ..input.clone()
+            };
+        }
+        let text = serde_json::to_vec(&plan).map_err(|e| DataError::io("describe", path)(e.into()))?;
+        self.identity = sha256(&text);
+        Ok(())
+    }
+
+    /// Whether another corpus was prepared in the same way.
+    pub(super) fn same_settings(&self, other: &Self) -> bool {
+        let settings = |m: &Self| {
+            (m.cleaning_version, m.cleaning.clone(), m.tokenizer_sha256.clone(), m.shard_tokens, m.token_type)
+        };
+        settings(self) == settings(other)
     }
 
     /// Reads the manifest of a prepared folder.

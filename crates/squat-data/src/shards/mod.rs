@@ -6,10 +6,12 @@
 //! manifest is renamed into place last, so a folder is always entirely old or entirely new.
 
 mod manifest;
+mod parts;
 mod prepare;
 mod tokens;
 
 pub use manifest::{InputRecord, Manifest, ShardRecord, TokenType};
+pub use parts::{Part, merge_parts, prepare_part};
 pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use tokens::TokenShards;
 

@@ -58,6 +58,17 @@ pub fn prepare(
     folder: &Path,
     options: &PrepareOptions,
 ) -> Result<Prepared> {
+    prepare_files(corpus, tokenizer, folder, options, false)
+}
+
+/// The same, where nothing may be left after cleaning.
+pub(super) fn prepare_files(
+    corpus: &Corpus,
+    tokenizer: &Path,
+    folder: &Path,
+    options: &PrepareOptions,
+    may_be_empty: bool,
+) -> Result<Prepared> {
     if options.shard_tokens == 0 {
         return Err(DataError::BadOption {
             what: "shard_tokens",
@@ -87,7 +98,7 @@ pub fn prepare(
     }
     let existed = folder.is_dir();
     create_folder(folder)?;
-    let result = write_all(corpus, &tokenizer, plan, folder, options, old.as_ref());
+    let result = write_all(corpus, &tokenizer, plan, folder, options, old.as_ref(), may_be_empty);
     if result.is_err() && !existed {
         // Only succeeds when empty, which is the intention.
         let _ = std::fs::remove_dir(folder);
@@ -119,6 +130,7 @@ fn write_all(
     folder: &Path,
     options: &PrepareOptions,
     old: Option<&Manifest>,
+    may_be_empty: bool,
 ) -> Result<Manifest> {
     let mut out = Writer::new(folder, manifest.token_type, options.shard_tokens)?;
     let (sender, receiver) = sync_channel::<Batch>(1);
@@ -136,7 +148,7 @@ fn write_all(
     }
     manifest.tokens = manifest.inputs.iter().map(|i| i.tokens).sum();
     manifest.words = manifest.inputs.iter().map(|i| i.words).sum();
-    if manifest.tokens == 0 {
+    if manifest.tokens == 0 && !may_be_empty {
         return Err(DataError::EmptyCorpus { searched: corpus.describe() });
     }
     out.finish(manifest, old)
@@ -243,7 +255,7 @@ impl Output {
 }
 
 /// Shards and line starts under temporary names; dropped before [`Writer::finish`], they vanish.
-struct Writer {
+pub(super) struct Writer {
     folder: PathBuf,
     token_type: TokenType,
     shard_tokens: u64,
@@ -255,7 +267,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(folder: &Path, token_type: TokenType, shard_tokens: u64) -> Result<Self> {
+    pub(super) fn new(folder: &Path, token_type: TokenType, shard_tokens: u64) -> Result<Self> {
         Ok(Self {
             folder: folder.to_path_buf(),
             token_type,
@@ -268,7 +280,7 @@ impl Writer {
         })
     }
 
-    fn line(&mut self, ids: &[u32]) -> Result<()> {
+    pub(super) fn line(&mut self, ids: &[u32]) -> Result<()> {
         self.lines.write(&self.position.to_le_bytes(), 1, &self.folder)?;
         self.position += ids.len() as u64;
         let mut rest = ids;
@@ -292,7 +304,7 @@ impl Writer {
     }
 
     /// Gives the files their names, then the manifest, then removes what the old manifest named.
-    fn finish(mut self, mut manifest: Manifest, old: Option<&Manifest>) -> Result<Manifest> {
+    pub(super) fn finish(mut self, mut manifest: Manifest, old: Option<&Manifest>) -> Result<Manifest> {
         if self.shard.count > 0 {
             self.done.push(self.shard.close(&self.folder)?);
         }

@@ -225,3 +225,59 @@ fn chunks_can_start_at_lines() {
     }
     assert!(at_lines * 2 > total, "{at_lines} of {total}");
 }
+
+/// Parts made in any order give the bytes of a preparation in one piece, and follow the same rules.
+#[test]
+fn parts_merge_to_the_whole() {
+    let setup = Setup::new();
+    setup.text("empty.txt", "\n");
+    let options = PrepareOptions { shard_tokens: 7, ..PrepareOptions::default() };
+    let whole = setup.prepare(&options).unwrap();
+    let files = |folder: &Path| -> Vec<(String, Vec<u8>)> {
+        let names = names(folder).into_iter().filter(|name| !name.starts_with("parts-of-"));
+        names.map(|name| (name.clone(), std::fs::read(folder.join(&name)).unwrap())).collect()
+    };
+    let expected = files(&setup.at("out"));
+    let corpus = || Corpus::open(&[setup.at("text")], &Split::All).unwrap();
+    // Fewer parts than files, as many, more.
+    for count in [1, 2, 4, 9] {
+        let out = setup.at(&format!("merged-{count}"));
+        let part = |index: usize| {
+            let part = Part::new(index, count).unwrap();
+            prepare_part(&corpus(), &setup.at("tokenizer"), &out, &options, part).unwrap()
+        };
+        for index in (0..count).rev() {
+            if index == 0 && count > 1 {
+                let error = merge_parts(&out).unwrap_err().to_string();
+                assert!(error.contains("is missing") && error.contains("/0"), "{error}");
+            }
+            assert!(!part(index).reused);
+        }
+        let merged = merge_parts(&out).unwrap();
+        assert!(!merged.reused);
+        assert_eq!(merged.manifest, whole.manifest);
+        assert!(files(&out) == expected, "{count} parts");
+        // Nothing to do: for a part, for the merge, and for a preparation in one piece.
+        assert!((0..count).all(|index| part(index).reused));
+        assert!(merge_parts(&out).unwrap().reused);
+        let again = prepare(&corpus(), &setup.at("tokenizer"), &out, &options).unwrap();
+        assert!(again.reused && files(&out) == expected);
+    }
+    // Parts that do not belong together.
+    let out = setup.at("merged-2");
+    let one = |options: &PrepareOptions| {
+        prepare_part(&corpus(), &setup.at("tokenizer"), &out, options, Part::new(1, 2).unwrap()).unwrap()
+    };
+    one(&PrepareOptions::default());
+    let error = merge_parts(&out).unwrap_err().to_string();
+    assert!(error.contains("another tokenizer, cleaning or shard size"), "{error}");
+    setup.text("notes.txt", "Something else.\n");
+    one(&options);
+    let error = merge_parts(&out).unwrap_err().to_string();
+    assert!(error.contains("another list of files"), "{error}");
+    std::fs::create_dir(out.join("parts-of-3")).unwrap();
+    assert!(merge_parts(&out).unwrap_err().to_string().contains("[2, 3]"));
+    assert!(merge_parts(&setup.at("text")).unwrap_err().to_string().contains("--shard"));
+    // What was merged before is still whole.
+    assert!(TokenShards::open(&out).is_ok());
+}
