@@ -8,6 +8,7 @@
 //! | [`checkpoint`] | model folders and training state on disk |
 //! | [`model`] | the forward pass, full precision or fake-quantized |
 //! | [`step`] | loss and gradients of a micro-batch |
+//! | `recompute` | the same with one layer on the tape at a time |
 //! | [`ops`] | fused operations with hand-written backward |
 //! | [`host`] | how such an operation becomes a node of Burn's tape |
 //! | [`plain`] | the same operations as tensor expressions, for other devices |
@@ -38,6 +39,7 @@ pub mod process;
 pub mod profile;
 pub mod quantizer;
 pub mod recipe;
+mod recompute;
 pub mod run;
 pub mod stage;
 pub mod step;

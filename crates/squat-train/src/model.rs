@@ -120,6 +120,8 @@ pub struct Model {
     pub spec: ModelSpec,
     /// Quantization plan; `None` is full precision.
     pub plan: Option<QuantPlan>,
+    /// Training keeps only the input of each layer and computes the rest again when it goes backwards.
+    pub recompute: bool,
     rope: Arc<Rope>,
 }
 
@@ -127,7 +129,7 @@ impl Model {
     /// A model for sequences of up to `max_seq` tokens.
     pub fn new(spec: ModelSpec, plan: Option<QuantPlan>, max_seq: usize) -> Self {
         let (cos, sin) = squat_model::rope::rope_tables(max_seq, spec.head_dim, spec.rope_theta);
-        Self { spec, plan, rope: Arc::new(Rope { cos, sin }) }
+        Self { spec, plan, recompute: false, rope: Arc::new(Rope { cos, sin }) }
     }
 
     fn act(&self, point: ActPoint, bits: &TokenBits) -> Option<ActQuant> {
@@ -178,11 +180,53 @@ impl Model {
         (batch, seq): (usize, usize),
         options: &ForwardOptions,
     ) -> ForwardOutput {
-        let spec = &self.spec;
+        let layers = self.spec.num_hidden_layers;
         assert_eq!(ids.len(), batch * seq, "ids of a [batch, seq] block");
-        assert!(seq * spec.head_dim / 2 <= self.rope.cos.len(), "sequence of {seq} tokens");
-        let plan = self.plan.as_ref();
-        let tokens = batch * seq;
+        assert!(seq * self.spec.head_dim / 2 <= self.rope.cos.len(), "sequence of {seq} tokens");
+        let mut state = self.begin(ids);
+        let mut x = self.embed(leaves, ids);
+        for layer in 0..layers {
+            x = self.layer(leaves, x, layer, (batch, seq), None, options, &mut state);
+        }
+        ForwardOutput {
+            logits: self.head(leaves, x, options),
+            alignment: mean_of_terms(state.alignment),
+            entropy: mean_of_terms(state.entropy),
+            scores: state.scores,
+            bits: state.bits,
+            maps: state.maps,
+        }
+    }
+
+    /// What layers leave behind, before the first of them.
+    pub(crate) fn begin(&self, ids: &[u32]) -> LayerState {
+        LayerState { sink: vec![0.0; ids.len()], ..LayerState::default() }
+    }
+
+    /// Rows of the token table, `[tokens, hidden]`.
+    pub(crate) fn embed(&self, leaves: &Leaves, ids: &[u32]) -> Tensor<2> {
+        let weight = self.plan.as_ref().and_then(|plan| plan.embedding);
+        let embedding = Embedding { ids: ids.into(), weight };
+        let table = leaves.get(ModelSpec::EMBEDDING);
+        match embedding.weight {
+            Some(_) => run(embedding, [table, leaves.get(&log_scale_name(ModelSpec::EMBEDDING))]),
+            None => run(embedding, [table]),
+        }
+    }
+
+    /// One layer, `[tokens, hidden]` to the same. `fixed` are activation bits that were decided before; otherwise the
+    /// policy decides.
+    pub(crate) fn layer(
+        &self,
+        leaves: &Leaves,
+        x: Tensor<2>,
+        layer: usize,
+        (batch, seq): (usize, usize),
+        fixed: Option<TokenBits>,
+        options: &ForwardOptions,
+        state: &mut LayerState,
+    ) -> Tensor<2> {
+        let spec = &self.spec;
         let shape = AttentionShape {
             batch,
             seq,
@@ -190,77 +234,62 @@ impl Model {
             kv_heads: spec.num_key_value_heads,
             head_dim: spec.head_dim,
         };
-        let embedding = Embedding { ids: ids.into(), weight: plan.and_then(|plan| plan.embedding) };
-        let table = leaves.get(ModelSpec::EMBEDDING);
-        let mut x = match embedding.weight {
-            Some(_) => run(embedding, [table, leaves.get(&log_scale_name(ModelSpec::EMBEDDING))]),
-            None => run(embedding, [table]),
-        };
         let norm = RmsNorm { eps: spec.rms_norm_eps as f32 };
-        let weight = plan.and_then(|plan| plan.weight);
-        let mut output = Collected::default();
-        let mut sink: Vec<f32> = vec![0.0; tokens];
-        for layer in 0..spec.num_hidden_layers {
-            let bits = self.token_bits(layer, &x, &sink, seq, &mut output.scores);
-            let at = Some(layer);
-            let h = run(norm, [x.clone(), leaves.get(&spec.attn_norm_name(layer))]);
-            options.record(at, ActPoint::AttnIn, &h);
-            let project = |kind| {
-                self.linear(
-                    leaves,
-                    h.clone(),
-                    &spec.linear_name(layer, kind),
-                    weight,
-                    (ActPoint::AttnIn, at, &bits),
-                )
-            };
-            let (q, k, v) = (project(LinearKind::Q), project(LinearKind::K), project(LinearKind::V));
-            self.record_heads(layer, [&q, &k, &v], shape, options);
-            self.extra_terms(leaves, layer, (&q, &k), shape, &bits, options, &mut output);
-            let side: Arc<Mutex<AttentionSide>> = Arc::default();
-            let attended = self.attention(leaves, layer, [q, k, v], shape, &bits, side.clone());
-            {
-                let mut side = side.lock().unwrap_or_else(|e| e.into_inner());
-                sink = std::mem::take(&mut side.sink);
-                if options.keep_maps {
-                    output.maps.push(side.probabilities.clone());
-                }
+        let weight = self.plan.as_ref().and_then(|plan| plan.weight);
+        let bits = match fixed {
+            Some(bits) => bits,
+            None => self.token_bits(layer, &x, &state.sink, seq, &mut state.scores),
+        };
+        let at = Some(layer);
+        let h = run(norm, [x.clone(), leaves.get(&spec.attn_norm_name(layer))]);
+        options.record(at, ActPoint::AttnIn, &h);
+        let project = |kind| {
+            self.linear(
+                leaves,
+                h.clone(),
+                &spec.linear_name(layer, kind),
+                weight,
+                (ActPoint::AttnIn, at, &bits),
+            )
+        };
+        let (q, k, v) = (project(LinearKind::Q), project(LinearKind::K), project(LinearKind::V));
+        self.record_heads(layer, [&q, &k, &v], shape, options);
+        self.extra_terms(leaves, layer, (&q, &k), shape, &bits, options, state);
+        let side: Arc<Mutex<AttentionSide>> = Arc::default();
+        let attended = self.attention(leaves, layer, [q, k, v], shape, &bits, side.clone());
+        {
+            let mut side = side.lock().unwrap_or_else(|e| e.into_inner());
+            state.sink = std::mem::take(&mut side.sink);
+            if options.keep_maps {
+                state.maps.push(side.probabilities.clone());
             }
-            let name = |kind| spec.linear_name(layer, kind);
-            options.record(at, ActPoint::AttnOut, &attended);
-            let attended =
-                self.linear(leaves, attended, &name(LinearKind::O), weight, (ActPoint::AttnOut, at, &bits));
-            x = x + attended;
-            let h = run(norm, [x.clone(), leaves.get(&spec.mlp_norm_name(layer))]);
-            options.record(at, ActPoint::MlpIn, &h);
-            let gate =
-                self.linear(leaves, h.clone(), &name(LinearKind::Gate), weight, (ActPoint::MlpIn, at, &bits));
-            let up = self.linear(leaves, h, &name(LinearKind::Up), weight, (ActPoint::MlpIn, at, &bits));
-            let mid = run(SwiGlu, [gate, up]);
-            options.record(at, ActPoint::MlpMid, &mid);
-            let mid =
-                self.linear(leaves, mid, &name(LinearKind::Down), weight, (ActPoint::MlpMid, at, &bits));
-            x = x + mid;
-            output.bits.push(bits);
         }
-        x = run(norm, [x, leaves.get(ModelSpec::FINAL_NORM)]);
+        let name = |kind| spec.linear_name(layer, kind);
+        options.record(at, ActPoint::AttnOut, &attended);
+        let attended =
+            self.linear(leaves, attended, &name(LinearKind::O), weight, (ActPoint::AttnOut, at, &bits));
+        let x = x + attended;
+        let h = run(norm, [x.clone(), leaves.get(&spec.mlp_norm_name(layer))]);
+        options.record(at, ActPoint::MlpIn, &h);
+        let gate =
+            self.linear(leaves, h.clone(), &name(LinearKind::Gate), weight, (ActPoint::MlpIn, at, &bits));
+        let up = self.linear(leaves, h, &name(LinearKind::Up), weight, (ActPoint::MlpIn, at, &bits));
+        let mid = run(SwiGlu, [gate, up]);
+        options.record(at, ActPoint::MlpMid, &mid);
+        let mid = self.linear(leaves, mid, &name(LinearKind::Down), weight, (ActPoint::MlpMid, at, &bits));
+        state.bits.push(bits);
+        x + mid
+    }
+
+    /// Logits `[tokens, vocabulary]` from what the last layer gives.
+    pub(crate) fn head(&self, leaves: &Leaves, x: Tensor<2>, options: &ForwardOptions) -> Tensor<2> {
+        let norm = RmsNorm { eps: self.spec.rms_norm_eps as f32 };
+        let x = run(norm, [x, leaves.get(ModelSpec::FINAL_NORM)]);
         options.record(None, ActPoint::HeadIn, &x);
         // The head's input is always 8 bits.
         let bits = TokenBits::Uniform(ActBits::A8);
-        let scheme = plan.and_then(|plan| plan.head);
-        x = self.linear(leaves, x, spec.head_name(), scheme, (ActPoint::HeadIn, None, &bits));
-        let mean = |terms: Vec<Tensor<2>>| -> Option<Tensor<2>> {
-            let n = terms.len() as f32;
-            terms.into_iter().reduce(|a, b| a + b).map(|sum| sum / n)
-        };
-        ForwardOutput {
-            logits: x,
-            alignment: mean(output.alignment),
-            entropy: mean(output.entropy),
-            scores: output.scores,
-            bits: output.bits,
-            maps: output.maps,
-        }
+        let scheme = self.plan.as_ref().and_then(|plan| plan.head);
+        self.linear(leaves, x, self.spec.head_name(), scheme, (ActPoint::HeadIn, None, &bits))
     }
 
     /// Activation bits of every token in `layer`; leaves the policy's scores.
@@ -369,7 +398,7 @@ impl Model {
         shape: AttentionShape,
         bits: &TokenBits,
         options: &ForwardOptions,
-        output: &mut Collected,
+        output: &mut LayerState,
     ) {
         let (query, key) = (self.act(ActPoint::Query, bits), self.act(ActPoint::Key, bits));
         let at = Some(layer);
@@ -405,13 +434,22 @@ impl Model {
     }
 }
 
+/// What layers leave for those above, and for the loss.
 #[derive(Default)]
-struct Collected {
-    alignment: Vec<Tensor<2>>,
-    entropy: Vec<Tensor<2>>,
-    scores: Vec<Vec<f32>>,
-    bits: Vec<TokenBits>,
+pub(crate) struct LayerState {
+    /// Each token's own probability of the first position in the layer below, mean over heads.
+    sink: Vec<f32>,
+    pub(crate) alignment: Vec<Tensor<2>>,
+    pub(crate) entropy: Vec<Tensor<2>>,
+    pub(crate) scores: Vec<Vec<f32>>,
+    pub(crate) bits: Vec<TokenBits>,
     maps: Vec<Arc<Vec<f32>>>,
+}
+
+/// Mean of the terms of all layers.
+pub(crate) fn mean_of_terms(terms: Vec<Tensor<2>>) -> Option<Tensor<2>> {
+    let n = terms.len() as f32;
+    terms.into_iter().reduce(|a, b| a + b).map(|sum| sum / n)
 }
 
 /// Shape of a parameter as the trainer holds it: vectors are `[1, n]`.

@@ -330,8 +330,8 @@ fn fingerprint(recipe: &Recipe, config: &StageConfig, data: &RunData, folder: &P
         hasher.update(text.as_bytes());
     };
     let mut config = config.clone();
-    // How often something is written changes nothing.
-    (config.save_every, config.log_every) = (1, 1);
+    // How often something is written changes nothing, nor does what is kept in memory.
+    (config.save_every, config.log_every, config.activation_checkpointing) = (1, 1, false);
     add(&serde_json::to_string(&config).unwrap_or_default());
     add(&serde_json::to_string(&recipe.model).unwrap_or_default());
     add(&format!("{} {} {}", recipe.seed, recipe.data.seq_len, recipe.data.start_at_line));

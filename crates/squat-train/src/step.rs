@@ -1,12 +1,14 @@
 //! Loss and gradients of one micro-batch.
 
-use crate::model::{ForwardOptions, Leaves, Model};
+use crate::model::{ForwardOptions, ForwardOutput, Leaves, Model};
 use crate::ops::lm_loss::{LmLoss, LossTerms};
 use crate::parameters::Parameters;
 use crate::plain::run;
 use crate::profile::{self, Phase};
 use crate::quantizer::TokenBits;
 use crate::recipe::LossConfig;
+use crate::recompute::{self, Pass};
+use burn::tensor::Tensor;
 use squat_quant::ActBits;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -127,28 +129,49 @@ pub fn micro_step(
     let teaching = (!teachers.is_empty()).then(|| profile::phase(Phase::Teacher));
     let teacher = teach(teachers, &ids, (batch, seq), &layers, &mut options.align);
     drop(teaching);
-    let forward = profile::phase(Phase::Forward);
-    let leaves = constant.tracked();
-    let output = model.forward(&leaves, &ids, (batch, seq), &options);
     let terms: Arc<Mutex<LossTerms>> = Arc::default();
     let gamma = if teacher.is_some() { config.gamma } else { 0.0 };
     let distilled = teacher.is_some();
     let lm = LmLoss::new(targets.into(), teacher, gamma, config.temperature, terms.clone());
-    let mut total = run(lm, [output.logits]);
-    let scalar = |t: &burn::tensor::Tensor<2>| f64::from(t.clone().into_scalar::<f32>());
-    let mut loss = StepLoss::default();
-    if let Some(entropy) = output.entropy {
-        loss.entropy = Some(scalar(&entropy));
-        total = total + entropy * config.entropy;
-    }
-    if let Some(alignment) = output.alignment {
-        loss.alignment = Some(scalar(&alignment));
-        total = total + alignment * config.alignment;
-    }
-    loss.total = scalar(&total);
+    let block = (ids.as_slice(), batch, seq);
+    let pass = match model.recompute {
+        true => recompute::pass(model, parameters, constant, block, &options, lm, config),
+        false => whole_pass(model, parameters, constant, block, &options, lm, config),
+    };
+    let scalar = |t: &Tensor<2>| f64::from(t.clone().into_scalar::<f32>());
     let terms = *terms.lock().unwrap_or_else(|e| e.into_inner());
-    loss.cross_entropy = terms.cross_entropy;
-    loss.divergence = distilled.then_some(terms.divergence);
+    let loss = StepLoss {
+        total: scalar(&pass.total),
+        cross_entropy: terms.cross_entropy,
+        divergence: distilled.then_some(terms.divergence),
+        entropy: pass.entropy.as_ref().map(scalar),
+        alignment: pass.alignment.as_ref().map(scalar),
+    };
+    let eight_bit_share = eight_bit_share(&pass.bits, batch * seq);
+    MicroResult { loss, gradients: pass.gradients, scores: pass.scores, eight_bit_share }
+}
+
+/// Forward and backward with the whole model on one tape.
+fn whole_pass(
+    model: &Model,
+    parameters: &Parameters,
+    constant: &Leaves,
+    (ids, batch, seq): (&[u32], usize, usize),
+    options: &ForwardOptions,
+    lm: LmLoss,
+    config: &LossConfig,
+) -> Pass {
+    let forward = profile::phase(Phase::Forward);
+    let leaves = constant.tracked();
+    let ForwardOutput { logits, alignment, entropy, scores, bits, .. } =
+        model.forward(&leaves, ids, (batch, seq), options);
+    let mut total = run(lm, [logits]);
+    if let Some(entropy) = &entropy {
+        total = total + entropy.clone() * config.entropy;
+    }
+    if let Some(alignment) = &alignment {
+        total = total + alignment.clone() * config.alignment;
+    }
     drop(forward);
     let _backward = profile::phase(Phase::Backward);
     let grads = total.backward();
@@ -159,8 +182,9 @@ pub fn micro_step(
             None => vec![0.0; p.values.len()],
         })
         .collect();
-    let eight_bit_share = eight_bit_share(&output.bits, batch * seq);
-    MicroResult { loss, gradients, scores: output.scores, eight_bit_share }
+    let off_tape = |term: Option<Tensor<2>>| term.map(Tensor::inner);
+    let (entropy, alignment) = (off_tape(entropy), off_tape(alignment));
+    Pass { total: total.inner(), entropy, alignment, gradients, scores, bits }
 }
 
 /// Mean of the teachers' logits; leaves the first teacher's maps of `layers` in `maps`.

@@ -74,6 +74,7 @@ impl Trainer {
     /// A loss term or gradient norm that is not finite, the loss of another process; nothing has moved then.
     pub fn step(&mut self, config: &StageConfig, batch: &[Vec<u32>]) -> Result<StepReport, StepFailure> {
         let micros: Vec<&[Vec<u32>]> = batch.chunks(config.micro_batch).collect();
+        self.model.recompute = config.activation_checkpointing;
         let constant = {
             let _phase = profile::phase(Phase::Parameters);
             Leaves::on(&self.parameters, &self.device)

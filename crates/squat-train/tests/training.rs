@@ -11,7 +11,7 @@ use squat_train::optimizer::{AdamW, Moments};
 use squat_train::parameters::Group;
 use squat_train::recipe::LossConfig;
 use squat_train::stage::Outcome;
-use squat_train::step::{Teacher, micro_step, split};
+use squat_train::step::{StepLoss, Teacher, micro_step, split};
 use squat_train::{Recipe, TrainError};
 use std::path::Path;
 
@@ -76,6 +76,59 @@ fn threads_change_nothing() {
     }
     assert_same(&one, &three, "fp");
     assert_same(&one, &three, "q");
+}
+
+/// Computing activations again instead of keeping them changes nothing but memory and time, and may be switched on in
+/// the middle of a stage.
+#[test]
+fn activation_checkpointing_changes_nothing() {
+    let dir = folder();
+    let (kept, again) = (dir.path().join("kept"), dir.path().join("again"));
+    finished(Run::new(&kept).run(&[FP, QAT]));
+    let settings = &["stage.fp.activation_checkpointing=true", "stage.q.activation_checkpointing=true"];
+    let outcome = Run { stop: Some(("fp", 3)), ..Run::new(&again) }.run(&[FP, QAT]);
+    assert_eq!(outcome.unwrap(), Outcome::Interrupted { step: 3 });
+    finished(Run { resume: true, settings, ..Run::new(&again) }.run(&[FP, QAT]));
+    assert_same(&kept, &again, "fp");
+    assert_same(&kept, &again, "q");
+    // Without terms between the layers and with dynamic scales too.
+    for (name, switch) in [("kept-w4a8", "false"), ("again-w4a8", "true")] {
+        let qat = QAT.replace("plan = \"rho50\", activations = \"static\"", "plan = \"w4a8\"");
+        let qat = qat.replace(
+            "entropy = 0.01, alignment = 0.1",
+            "entropy = 0.0, alignment = 0.1, alignment_layers = [-1]",
+        );
+        let setting = format!("stage.q.activation_checkpointing={switch}");
+        finished(Run { settings: &[&setting], ..Run::new(&dir.path().join(name)) }.run(&[FP, &qat]));
+    }
+    assert_same(&dir.path().join("kept-w4a8"), &dir.path().join("again-w4a8"), "q");
+}
+
+/// Gradient accumulation: the mean over micro-batches is the gradient of the whole batch.
+#[test]
+fn micro_batches_add_up_to_the_batch() {
+    let spec = spec(4);
+    let parameters = initial_parameters(&spec, 0.3, 9);
+    let constant = Leaves::constant(&parameters);
+    let config = LossConfig { alignment: 0.3, ..LossConfig::default() };
+    let model = Model::new(spec, None, 16);
+    let batch = sequences(4, 12, 90);
+    let step =
+        |batch: &[Vec<u32>]| micro_step(&model, &parameters, &constant, &[teacher(4, 1)], &config, batch);
+    let whole = step(&batch);
+    let parts: Vec<_> = batch.chunks(1).map(step).collect();
+    let mean = StepLoss::mean(&parts.iter().map(|part| part.loss).collect::<Vec<_>>());
+    for ((name, a), (_, b)) in whole.loss.terms().zip(mean.terms()) {
+        assert!((a - b).abs() <= 1e-5 * a.abs(), "{name}: {a} {b}");
+    }
+    for (index, p) in parameters.iter().enumerate() {
+        let gradient = &whole.gradients[index];
+        let largest = gradient.iter().fold(0f32, |m, g| m.max(g.abs()));
+        for (i, &g) in gradient.iter().enumerate() {
+            let mean = parts.iter().map(|part| f64::from(part.gradients[index][i])).sum::<f64>() / 4.0;
+            assert!((f64::from(g) - mean).abs() <= 1e-5 * f64::from(largest), "{} {i}: {g} {mean}", p.name);
+        }
+    }
 }
 
 #[test]

@@ -116,6 +116,10 @@ pub struct StageConfig {
     /// work on different micro-batches; results do not depend on the number of threads.
     #[serde(default = "default_micro")]
     pub micro_batch: usize,
+    /// Keep only the input of each layer and compute the rest again when going backwards: the same bits with less
+    /// memory, for about a third more time.
+    #[serde(default)]
+    pub activation_checkpointing: bool,
     /// Peak learning rate.
     pub learning_rate: f32,
     /// Peak learning rate of quantizer steps (in log space).

@@ -1,0 +1,93 @@
+//! A training step on another device gives the CPU's numbers.
+//!
+//! Runs in a build with the feature `cuda`, `vulkan` or `metal` on a machine that has such a device; otherwise it says
+//! that it skips. Limits of the tolerance: other devices sum in another order and dequantize before they multiply.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use squat_model::{ModelSpec, QuantPlan};
+use squat_train::Recipe;
+use squat_train::device::{NAMES, device, is_cpu};
+use squat_train::model::{Leaves, Model, add_quantizer_parameters, initial_parameters};
+use squat_train::recipe::LossConfig;
+use squat_train::step::{MicroResult, Teacher, micro_step};
+use std::panic::catch_unwind;
+
+/// Share of the largest entry of each gradient by which the devices may differ.
+const TOLERANCE: f32 = 2e-3;
+
+/// A device of this name that computes; a line that says why there is none.
+fn present(name: &str) -> Result<burn::tensor::Device, String> {
+    let found = device(name).map_err(|error| error.to_string())?;
+    let probe = found.clone();
+    // Backends find out that there is no device when they first use it, and panic.
+    let sum = catch_unwind(move || {
+        let ones = burn::tensor::Tensor::<2>::ones([4, 4], &probe);
+        ones.clone().matmul(ones).sum().into_scalar::<f32>()
+    });
+    match sum {
+        Ok(64.0) => Ok(found),
+        Ok(other) => panic!("{name}: 4 x 4 ones multiplied and summed give {other}"),
+        Err(_) => Err(format!("this machine has no {name} device")),
+    }
+}
+
+fn step(
+    device: &burn::tensor::Device,
+    spec: &ModelSpec,
+    plan: Option<QuantPlan>,
+    recompute: bool,
+) -> MicroResult {
+    let mut parameters = initial_parameters(spec, 0.2, 5);
+    let teacher = Leaves::on(&parameters, device);
+    let teacher = Teacher { model: Model::new(spec.clone(), None, 16), leaves: teacher };
+    if let Some(plan) = &plan {
+        add_quantizer_parameters(&mut parameters, spec, plan);
+    }
+    let mut model = Model::new(spec.clone(), plan, 16);
+    model.recompute = recompute;
+    let constant = Leaves::on(&parameters, device);
+    let config = LossConfig { entropy: 0.01, alignment: 0.1, ..LossConfig::default() };
+    let batch: Vec<Vec<u32>> = (0..3u32)
+        .map(|b| (0..=12u32).map(|t| if t == 0 { 1 } else { (b * 31 + t * t * 7) % 90 }).collect())
+        .collect();
+    micro_step(&model, &parameters, &constant, &[teacher], &config, &batch)
+}
+
+#[test]
+fn a_step_on_each_device_is_that_of_the_cpu() {
+    let recipe = Recipe::parse(&format!("{}{}", common::HEAD, common::FP), &[]).unwrap();
+    let spec = recipe.model.spec(90).unwrap();
+    let cpu = device("cpu").unwrap();
+    assert!(is_cpu(&cpu));
+    let mut compared = 0;
+    for name in NAMES.into_iter().filter(|&name| name != "cpu") {
+        let other = match present(name) {
+            Ok(other) => other,
+            Err(reason) => {
+                eprintln!("SKIPPED {name}: {reason}");
+                continue;
+            }
+        };
+        for plan in [None, Some(QuantPlan::with_rho(1.0))] {
+            for recompute in [false, true] {
+                let what = format!("{name}, quantized {}, recomputed {recompute}", plan.is_some());
+                let want = step(&cpu, &spec, plan.clone(), recompute);
+                let got = step(&other, &spec, plan.clone(), recompute);
+                for ((term, a), (_, b)) in want.loss.terms().zip(got.loss.terms()) {
+                    assert!((a - b).abs() <= 1e-3 * a.abs().max(0.1), "{what}: {term} {a} {b}");
+                }
+                for (index, (a, b)) in want.gradients.iter().zip(&got.gradients).enumerate() {
+                    let largest = a.iter().fold(1e-6f32, |m, g| m.max(g.abs()));
+                    // A value next to a rounding boundary may fall on the other side: a few entries may differ.
+                    let far = a.iter().zip(b).filter(|(a, b)| (*a - *b).abs() > TOLERANCE * largest).count();
+                    let allowed = if plan.is_some() { a.len() / 50 } else { 0 };
+                    assert!(far <= allowed, "{what}: parameter {index}, {far} of {} entries", a.len());
+                }
+            }
+        }
+        compared += 1;
+    }
+    eprintln!("{compared} devices compared with the CPU");
+}
