@@ -39,6 +39,8 @@ pub struct StepBench {
     pub seq: usize,
     /// Steps that count, after one that does not.
     pub steps: u64,
+    /// Keep only the input of each layer for the backward pass.
+    pub activation_checkpointing: bool,
 }
 
 /// Medians over the steps.
@@ -93,7 +95,16 @@ impl StepBench {
             rope_theta: 10_000.0,
             rms_norm_eps: 1e-5,
         };
-        Ok(Self { model, vocab_size, scheme: scheme.to_owned(), threads: 1, batch: 4, seq: 128, steps: 5 })
+        Ok(Self {
+            model,
+            vocab_size,
+            scheme: scheme.to_owned(),
+            threads: 1,
+            batch: 4,
+            seq: 128,
+            steps: 5,
+            activation_checkpointing: false,
+        })
     }
 
     /// Measures. With a plan every term of the loss is on (distillation from the model before quantization, entropy,
@@ -169,6 +180,7 @@ impl StepBench {
             kind: if plan.is_some() { StageKind::Qat } else { StageKind::Pretrain },
             batch_size: self.batch,
             micro_batch: self.batch.div_ceil(self.threads.max(1)),
+            activation_checkpointing: self.activation_checkpointing,
             loss: LossConfig { entropy: 0.01, alignment: 0.1, ..LossConfig::default() },
             ..defaults
         };

@@ -261,6 +261,9 @@ pub struct BenchTrain {
     /// With --train: tokens of a sequence.
     #[arg(long, default_value_t = 128, requires = "train")]
     pub seq: usize,
+    /// With --train: keep only the input of each layer for the backward pass, and compute the rest again.
+    #[arg(long, requires = "train")]
+    pub activation_checkpointing: bool,
     /// With --train: print where the time goes.
     #[arg(long, requires = "train")]
     pub profile: bool,

@@ -16,6 +16,7 @@ pub fn run(args: &Bench, shape: &str) -> Result<ExitCode> {
         batch: training.batch,
         seq: training.seq,
         steps: args.repeat.max(1) as u64,
+        activation_checkpointing: training.activation_checkpointing,
         ..StepBench::named(shape, &training.scheme)?
     };
     let speed = bench.run()?;
