@@ -102,13 +102,12 @@ pub(crate) fn pass(
         let fixed = Some(bits[layer].clone());
         let output = model.layer(&leaves, input.clone(), layer, shape, fixed, options, &mut state);
         let mut scalar = (output * Tensor::from_inner(upstream)).sum();
-        for term in [
+        let terms = [
             weighted(&state.entropy, entropies, config.entropy),
             weighted(&state.alignment, alignments, config.alignment),
-        ] {
-            if let Some(term) = term {
-                scalar = scalar + term.sum();
-            }
+        ];
+        for term in terms.into_iter().flatten() {
+            scalar = scalar + term.sum();
         }
         let grads = scalar.backward();
         upstream = input.grad(&grads).expect("a layer depends on its input");
