@@ -332,9 +332,10 @@ fn fingerprint(recipe: &Recipe, config: &StageConfig, data: &RunData, folder: &P
     let mut config = config.clone();
     // How often something is written changes nothing, nor does what is kept in memory.
     (config.save_every, config.log_every, config.activation_checkpointing) = (1, 1, false);
-    // The switch is left out, so that runs from before it can be resumed.
+    // Switches that came later are left out where they are off, so that runs from before them can be resumed.
     let text = serde_json::to_string(&config).unwrap_or_default();
-    add(&text.replace(",\"activation_checkpointing\":false", ""));
+    let text = text.replace(",\"activation_checkpointing\":false", "");
+    add(&text.replace(",\"teacher_top_k\":0", ""));
     add(&serde_json::to_string(&recipe.model).unwrap_or_default());
     add(&format!("{} {} {}", recipe.seed, recipe.data.seq_len, recipe.data.start_at_line));
     add(&data.train.manifest.identity);

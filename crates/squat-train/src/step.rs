@@ -2,6 +2,7 @@
 
 use crate::model::{ForwardOptions, ForwardOutput, Leaves, Model};
 use crate::ops::lm_loss::{LmLoss, LossTerms};
+use crate::ops::teacher_logits::{TeacherLogits, TopTokens};
 use crate::parameters::Parameters;
 use crate::plain::run;
 use crate::profile::{self, Phase};
@@ -127,7 +128,7 @@ pub fn micro_step(
         Vec::new()
     };
     let teaching = (!teachers.is_empty()).then(|| profile::phase(Phase::Teacher));
-    let teacher = teach(teachers, &ids, (batch, seq), &layers, &mut options.align);
+    let teacher = teach(teachers, config, &ids, (batch, seq), &layers, &mut options.align);
     drop(teaching);
     let terms: Arc<Mutex<LossTerms>> = Arc::default();
     let gamma = if teacher.is_some() { config.gamma } else { 0.0 };
@@ -187,32 +188,60 @@ fn whole_pass(
     Pass { total: total.inner(), entropy, alignment, gradients, scores, bits }
 }
 
-/// Mean of the teachers' logits; leaves the first teacher's maps of `layers` in `maps`.
+/// Tokens that go through the teachers together where only the likeliest of their logits are kept.
+const TEACHER_BLOCK: usize = 512;
+
+/// Mean of the teachers' logits, or its likeliest tokens; leaves the first teacher's maps of `layers` in `maps`.
 fn teach(
+    teachers: &[Teacher],
+    config: &LossConfig,
+    ids: &[u32],
+    (batch, seq): (usize, usize),
+    layers: &[usize],
+    maps: &mut HashMap<usize, Arc<Vec<f32>>>,
+) -> Option<TeacherLogits> {
+    let vocabulary = teachers.first()?.model.spec.vocab_size;
+    if config.teacher_top_k == 0 || config.teacher_top_k >= vocabulary {
+        let (logits, found) = mean_logits(teachers, ids, (batch, seq), layers);
+        maps.extend(layers.iter().copied().zip(found));
+        return Some(TeacherLogits::Whole(Arc::new(logits)));
+    }
+    let mut top = TopTokens::new(config.teacher_top_k);
+    let mut all: Vec<Vec<f32>> = vec![Vec::new(); layers.len()];
+    for block in ids.chunks((TEACHER_BLOCK / seq).max(1) * seq) {
+        let (logits, found) = mean_logits(teachers, block, (block.len() / seq, seq), layers);
+        top.extend(&logits, vocabulary, config.temperature);
+        // Maps are [batch, heads, seq, seq], so blocks of sequences follow one another.
+        all.iter_mut().zip(found).for_each(|(all, map)| all.extend_from_slice(&map));
+    }
+    maps.extend(layers.iter().copied().zip(all.into_iter().map(Arc::new)));
+    Some(TeacherLogits::Top(Arc::new(top)))
+}
+
+/// Mean of the teachers' logits, and the first teacher's maps of `layers`.
+fn mean_logits(
     teachers: &[Teacher],
     ids: &[u32],
     shape: (usize, usize),
     layers: &[usize],
-    maps: &mut HashMap<usize, Arc<Vec<f32>>>,
-) -> Option<Arc<Vec<f32>>> {
-    let mut mean: Option<Vec<f32>> = None;
+) -> (Vec<f32>, Vec<Arc<Vec<f32>>>) {
+    let (mut mean, mut maps) = (Vec::new(), Vec::new());
     for (index, teacher) in teachers.iter().enumerate() {
         let options = ForwardOptions { keep_maps: index == 0 && !layers.is_empty(), ..Default::default() };
         let output = teacher.model.forward(&teacher.leaves, ids, shape, &options);
         if options.keep_maps {
-            maps.extend(layers.iter().map(|&layer| (layer, output.maps[layer].clone())));
+            maps = layers.iter().map(|&layer| output.maps[layer].clone()).collect();
         }
         let logits = output.logits.into_data().try_into_vec::<f32>().expect("logits are f32");
-        match &mut mean {
-            None => mean = Some(logits),
-            Some(mean) => mean.iter_mut().zip(&logits).for_each(|(m, x)| *m += x),
+        if index == 0 {
+            mean = logits;
+        } else {
+            mean.iter_mut().zip(&logits).for_each(|(m, x)| *m += x);
         }
     }
-    mean.map(|mut mean| {
+    if teachers.len() > 1 {
         let share = 1.0 / teachers.len() as f32;
-        if teachers.len() > 1 {
-            mean.iter_mut().for_each(|x| *x *= share);
-        }
-        Arc::new(mean)
-    })
+        mean.iter_mut().for_each(|x| *x *= share);
+    }
+    (mean, maps)
 }

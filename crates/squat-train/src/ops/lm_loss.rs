@@ -3,6 +3,7 @@
 //! `L = (1 - g) CE + g t^2 KL(softmax(z_T / t) || softmax(z_S / t))`, both **means per token**.
 
 use crate::host::{HostOp, Input, multiversion};
+use crate::ops::teacher_logits::{TeacherLogits, distil_top};
 use squat_quant::math::exp;
 use std::sync::{Arc, Mutex};
 
@@ -20,8 +21,8 @@ pub struct LossTerms {
 pub struct LmLoss {
     /// Next token of each position; `None` positions (padding) do not count.
     pub targets: Arc<[Option<u32>]>,
-    /// Teacher logits `[tokens, vocabulary]`, already averaged over teachers.
-    pub teacher: Option<Arc<Vec<f32>>>,
+    /// What the teachers say, already averaged over them.
+    pub teacher: Option<TeacherLogits>,
     /// Weight of the distillation term, `g` in 0..=1. Without a teacher it must be 0.
     pub gamma: f32,
     /// Temperature `t`.
@@ -36,7 +37,7 @@ impl LmLoss {
     /// An operation ready to run.
     pub fn new(
         targets: Arc<[Option<u32>]>,
-        teacher: Option<Arc<Vec<f32>>>,
+        teacher: Option<TeacherLogits>,
         gamma: f32,
         temperature: f32,
         terms: Arc<Mutex<LossTerms>>,
@@ -126,7 +127,12 @@ impl HostOp for LmLoss {
             cross_entropy += f64::from(max) + f64::from(sum).ln() - f64::from(row[target as usize]);
             scaled_copy(&student, (1.0 - gamma) / (counted * sum), grad);
             grad[target as usize] -= (1.0 - gamma) / counted;
-            if let Some(teacher) = &self.teacher {
+            if let Some(TeacherLogits::Top(top)) = &self.teacher {
+                let (max, sum) = exponentials(row, 1.0 / t, &mut student);
+                let weight = gamma * t / counted;
+                divergence += distil_top(top, index, (row, 1.0 / t), (&student, max, sum), weight, grad);
+            }
+            if let Some(TeacherLogits::Whole(teacher)) = &self.teacher {
                 let teacher_row = &teacher[span];
                 let (max_s, sum_s) = exponentials(row, 1.0 / t, &mut student);
                 let (max_t, sum_t) = exponentials(teacher_row, 1.0 / t, &mut teacher_e);
@@ -176,7 +182,7 @@ mod tests {
     fn op(gamma: f32, temperature: f32, teacher: Option<Vec<f32>>) -> LmLoss {
         LmLoss::new(
             [Some(2), None, Some(0)].into(),
-            teacher.map(Arc::new),
+            teacher.map(|logits| TeacherLogits::Whole(Arc::new(logits))),
             gamma,
             temperature,
             Arc::default(),
@@ -209,7 +215,7 @@ mod tests {
         let (logits2, teacher2) = (logits.repeat(2), noise(3 * 19, 4).repeat(2));
         let two = LmLoss::new(
             [Some(2), None, Some(0), Some(2), None, Some(0)].into(),
-            Some(Arc::new(teacher2)),
+            Some(TeacherLogits::Whole(Arc::new(teacher2))),
             0.5,
             2.0,
             Arc::default(),

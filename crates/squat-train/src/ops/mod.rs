@@ -8,6 +8,7 @@ pub mod linear;
 pub mod lm_loss;
 pub mod rms_norm;
 pub mod swiglu;
+pub mod teacher_logits;
 
 #[cfg(test)]
 pub(crate) mod gradient_check;

@@ -11,6 +11,7 @@ use crate::ops::linear::Linear;
 use crate::ops::lm_loss::LmLoss;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::SwiGlu;
+use crate::ops::teacher_logits::{TeacherLogits, TopTokens};
 use crate::quantizer::{ActQuant, TokenBits};
 use burn::tensor::{Device, Tensor, TensorData};
 use squat_quant::{ActBits, ActScheme, Granularity, WeightBits, WeightScheme};
@@ -180,8 +181,19 @@ fn attention_losses() {
 #[test]
 fn losses() {
     let targets: Arc<[Option<u32>]> = [Some(3), None, Some(0), Some(18)].into();
-    let teacher = Arc::new(noise(4 * 19, 6));
-    for (teacher, gamma) in [(None, 0.0), (Some(teacher.clone()), 0.5), (Some(teacher), 1.0)] {
+    let whole = TeacherLogits::Whole(Arc::new(noise(4 * 19, 6)));
+    let top = |k: usize| {
+        let mut top = TopTokens::new(k);
+        top.extend(&noise(4 * 19, 6), 19, 2.0);
+        TeacherLogits::Top(Arc::new(top))
+    };
+    for (teacher, gamma) in [
+        (None, 0.0),
+        (Some(whole.clone()), 0.5),
+        (Some(whole), 1.0),
+        (Some(top(3)), 0.7),
+        (Some(top(19)), 1.0),
+    ] {
         let op = || LmLoss::new(targets.clone(), teacher.clone(), gamma, 2.0, Arc::default());
         agree(op, [values(4, 19, 7)], 1e-4);
     }

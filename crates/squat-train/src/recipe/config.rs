@@ -180,11 +180,21 @@ pub struct LossConfig {
     pub alignment: f32,
     /// Layers whose attention maps are aligned; empty is all. Negative numbers count from the last.
     pub alignment_layers: Vec<i64>,
+    /// Keep only so many of the teachers' likeliest tokens at each position, and the mass of the rest; 0 keeps all.
+    /// Saves the memory of logits over the whole vocabulary.
+    pub teacher_top_k: usize,
 }
 
 impl Default for LossConfig {
     fn default() -> Self {
-        Self { gamma: 0.5, temperature: 2.0, entropy: 0.0, alignment: 0.0, alignment_layers: Vec::new() }
+        Self {
+            gamma: 0.5,
+            temperature: 2.0,
+            entropy: 0.0,
+            alignment: 0.0,
+            alignment_layers: Vec::new(),
+            teacher_top_k: 0,
+        }
     }
 }
 
