@@ -101,14 +101,20 @@ pub(crate) fn pass(
         let mut state = model.begin(ids);
         let fixed = Some(bits[layer].clone());
         let output = model.layer(&leaves, input.clone(), layer, shape, fixed, options, &mut state);
-        let mut scalar = (output * Tensor::from_inner(upstream)).sum();
-        let terms = [
-            weighted(&state.entropy, entropies, config.entropy),
-            weighted(&state.alignment, alignments, config.alignment),
-        ];
-        for term in terms.into_iter().flatten() {
-            scalar = scalar + term.sum();
-        }
+        let main = Some((output * Tensor::from_inner(upstream)).sum());
+        let ent = weighted(&state.entropy, entropies, config.entropy).map(|term| term.sum());
+        let align = weighted(&state.alignment, alignments, config.alignment).map(|term| term.sum());
+        // Gradients that meet in one tensor are added in the order in which the tape finds their operations, and it
+        // goes depth first from the last addend: from the alignment of the highest layer down through all layers
+        // below, then from the entropy, then from the logits. The same order here gives the same bits.
+        let order = if options.align.keys().any(|&above| above > layer && above < layers) {
+            [main, align, ent]
+        } else if entropies > 0 && layer + 1 < layers {
+            [align, main, ent]
+        } else {
+            [align, ent, main]
+        };
+        let scalar = order.into_iter().flatten().rev().reduce(|a, b| a + b).expect("an output at least");
         let grads = scalar.backward();
         upstream = input.grad(&grads).expect("a layer depends on its input");
         collector.take(&leaves, &grads);
