@@ -140,13 +140,11 @@ pub(super) fn fold_scales<S: FloatSimd>(s: S, scores: &mut [f32], inv: f32, scal
 /// Codes of values that are not negative (NaN has code 0), and their sum: [`Affine::quantize`] with a zero point of 0.
 #[inline(always)]
 pub(super) fn codes_of(values: &[f32], quantizer: Affine, codes: &mut [u8]) -> i32 {
-    let inv = 1.0 / quantizer.scale;
-    let most = quantizer.range.max as f32;
     let mut sum = [0i32; TILE];
     let codes = codes.as_chunks_mut::<TILE>().0;
     for (values, codes) in values.as_chunks::<TILE>().0.iter().zip(codes) {
         for l in 0..TILE {
-            let code = to_integer((values[l] * inv).max(0.0).min(most));
+            let code = to_integer(quantizer.centered(values[l]));
             sum[l] += code;
             codes[l] = code as u8;
         }
