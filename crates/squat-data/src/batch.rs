@@ -142,6 +142,12 @@ impl Sequential {
         sequence
     }
 
+    /// At most `count` chunks, spread evenly: the beginning alone would speak for one domain of a corpus only.
+    pub fn spread(&self, count: u64) -> impl Iterator<Item = Vec<u32>> + '_ {
+        let (len, count) = (self.len(), self.len().min(count));
+        (0..count).map(move |i| self.get((u128::from(i) * u128::from(len) / u128::from(count)) as u64))
+    }
+
     /// All chunks in order.
     pub fn iter(&self) -> impl Iterator<Item = Vec<u32>> + '_ {
         (0..self.len()).map(|i| self.get(i))
@@ -165,6 +171,21 @@ mod tests {
 
     fn shards(n: u32) -> TokenShards {
         TokenShards::from_tokens((3..3 + n).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn spread_chunks_are_different_and_even(n in 1u32..200, seq_len in 1usize..20, count in 0u64..40) {
+            let all = Sequential::new(&shards(n), seq_len.min(n as usize)).unwrap();
+            let some: Vec<_> = all.spread(count).collect();
+            prop_assert_eq!(some.len() as u64, count.min(all.len()));
+            let chunks: Vec<_> = all.iter().collect();
+            let at: Vec<usize> = some.iter().map(|s| chunks.iter().position(|c| c == s).unwrap()).collect();
+            let step = chunks.len() as f64 / some.len().max(1) as f64;
+            for (i, at) in at.iter().enumerate() {
+                prop_assert_eq!(*at, (i as f64 * step + 1e-9) as usize);
+            }
+        }
     }
 
     #[test]

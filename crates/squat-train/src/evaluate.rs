@@ -183,8 +183,7 @@ pub fn held_out_loss(
     threads: usize,
     group: &Group,
 ) -> Result<f64, ParallelError> {
-    let all: Vec<Vec<u32>> =
-        (0..valid.len().min(sequences)).map(|i| valid.get(i)).filter(|s| s.len() > 1).collect();
+    let all: Vec<Vec<u32>> = valid.spread(sequences).filter(|s| s.len() > 1).collect();
     let mut by_length: Vec<&Vec<u32>> = all.iter().collect();
     by_length.sort_by_key(|s| s.len());
     let blocks: Vec<Vec<Vec<u32>>> = by_length
