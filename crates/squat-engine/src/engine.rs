@@ -50,8 +50,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads a packed folder, a folder in full precision or a llama2.c file, whatever `path` is, with `threads`
-    /// threads (0: one for each core).
+    /// Loads a packed folder, a folder in full precision, a GGUF or a llama2.c file, whatever `path` is, with
+    /// `threads` threads (0: one for each core).
     ///
     /// # Errors
     /// Everything that can be wrong with the files; a thread that cannot be started.
@@ -65,6 +65,14 @@ impl Engine {
     /// As [`Engine::load`], or an instruction set that this CPU lacks.
     pub fn load_with(path: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
         crate::load::load(path.as_ref(), options)
+    }
+
+    /// Loads a model in full precision (folder or file) and quantizes it to nearest as `plan` says, in memory.
+    ///
+    /// # Errors
+    /// As [`Engine::load`]; a packed model, or a checkpoint with a plan of its own.
+    pub fn load_as(path: impl AsRef<Path>, plan: &QuantPlan, options: EngineOptions) -> Result<Self> {
+        crate::load::load_as(path.as_ref(), plan, options)
     }
 
     /// An engine over an open packed folder.
@@ -103,12 +111,16 @@ impl Engine {
             Some(kernels) => kernels,
             None => Kernels::from_environment()?.unwrap_or_else(Kernels::detect),
         };
-        let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-            threads => threads,
-        };
-        let pool = Arc::new(Pool::new(threads)?);
+        let pool = Arc::new(Pool::new(thread_count(options.threads))?);
         Ok(Self { model: Arc::new(model(options.weights, kernels, &pool)?), pool })
+    }
+
+    /// The same weights with another number of threads (0: one for each core).
+    ///
+    /// # Errors
+    /// A thread that cannot be started.
+    pub fn with_threads(&self, threads: usize) -> Result<Self> {
+        Ok(Self { model: self.model.clone(), pool: Arc::new(Pool::new(thread_count(threads))?) })
     }
 
     /// Architecture and sizes.
@@ -263,6 +275,14 @@ impl Engine {
             lock(&free).push(index);
         });
         results.into_iter().collect()
+    }
+}
+
+/// Threads for a request of `threads`; 0 is one for each core.
+fn thread_count(threads: usize) -> usize {
+    match threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        threads => threads,
     }
 }
 

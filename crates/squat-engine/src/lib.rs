@@ -44,6 +44,7 @@ pub use batch::Batch;
 pub use engine::{Engine, EngineOptions, Memory};
 pub use error::{EngineError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generation};
+pub use load::is_llama2c;
 pub use model::Weights;
 pub use sampling::{Sampler, Sampling};
 pub use session::{Session, SessionOptions};

@@ -5,6 +5,7 @@
 //! | [`spec`] | [`ModelSpec`]: the sizes of an architecture, its parameters and their names |
 //! | [`arch`] | the registry of architectures |
 //! | [`plan`] | [`QuantPlan`]: what is quantized and how |
+//! | [`random`] | models of known shapes with random weights |
 //! | [`rope`] | tables of the rotary position embedding |
 //! | [`tensors`] | [`TensorSource`]: whatever has tensors by name; [`Tensors`] in memory |
 //! | [`hf`] | Hugging Face folders in full precision, and training checkpoints |
@@ -29,6 +30,7 @@ mod json;
 pub mod packed;
 pub mod plan;
 mod plan_json;
+pub mod random;
 pub mod reference;
 pub mod rope;
 mod section;

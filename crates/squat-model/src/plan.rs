@@ -86,7 +86,8 @@ impl QuantPlan {
     /// The plan of a name.
     ///
     /// `fp`; `wW` (weights only) or `wWaA` with W in 8, 4, 3, 2 and A in 8, 4; `ternary` or `ternary-aA`; `rhoN` or
-    /// `wW-rhoN` with N the percentage of 8-bit tokens.
+    /// `wW-rhoN` with N the percentage of 8-bit tokens. A suffix `-tT` sets the bits of the tables (embedding and head),
+    /// which have 8 otherwise: `w4a8-t4`.
     ///
     /// # Errors
     /// A name outside this grammar, with the nearest usual name.
@@ -98,6 +99,13 @@ impl QuantPlan {
     fn parse_name(name: &str) -> Option<Self> {
         if name == "fp" {
             return Some(Self::full_precision());
+        }
+        if let Some((rest, bits)) = name.rsplit_once("-t")
+            && let Some(bits) = WeightBits::from_name(bits)
+        {
+            let table = Some(WeightScheme::per_channel(bits));
+            let plan = Self::parse_name(rest).filter(|plan| plan.weight.is_some())?;
+            return Some(Self { embedding: table, head: table, ..plan });
         }
         let (bits, rest) = if let Some(rest) = name.strip_prefix("ternary") {
             (WeightBits::Ternary, rest)

@@ -1,4 +1,4 @@
-//! Rotary position embedding: the tables of both interpreters.
+//! Rotary position embedding: the tables of both interpreters, and weights that were written for pairs of neighbours.
 
 /// Cosines and sines of RoPE, each `[positions, head_dim / 2]` row-major.
 ///
@@ -21,9 +21,30 @@ pub fn rope_tables(positions: usize, head_dim: usize, theta: f64) -> (Vec<f32>, 
     (cos, sin)
 }
 
+/// Reorders the rows of each head from pairs `(2i, 2i + 1)` to pairs `(i, i + head_dim / 2)`.
+pub(crate) fn half_rotation(weight: &[f32], head_dim: usize, cols: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(weight.len());
+    for head in weight.chunks_exact(head_dim * cols) {
+        for offset in [0, 1] {
+            for row in (offset..head_dim).step_by(2) {
+                out.extend_from_slice(&head[row * cols..(row + 1) * cols]);
+            }
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_paired_half_a_head_apart() {
+        // Two heads of four rows of two columns; a row is named by its first value.
+        let weight: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        let rows: Vec<f32> = half_rotation(&weight, 4, 2).iter().step_by(2).copied().collect();
+        assert_eq!(rows, [0.0, 4.0, 2.0, 6.0, 8.0, 12.0, 10.0, 14.0]);
+    }
 
     #[test]
     fn angles() {

@@ -6,8 +6,9 @@ use serde::Serialize;
 use squat_quant::ActPoint;
 
 use crate::error::ModelError;
+use crate::format::gguf::{GgufModel, is_gguf};
 use crate::hf::{ModelFolder, declare_static, has_learned_scales, open_config};
-use crate::packed::{PackedModel, schema};
+use crate::packed::{PackReport, PackedModel, schema};
 use crate::plan::{QuantPlan, describe};
 use crate::spec::{ModelSpec, ParamInfo};
 use crate::tensors::TensorSource;
@@ -24,9 +25,11 @@ pub enum FolderKind {
     Packed,
 }
 
-/// A model folder of either kind, opened.
+/// A model folder or file of any kind, opened.
 #[derive(Debug)]
 pub enum OpenedModel {
+    /// A GGUF file; what it holds in few bits is widened when it is read.
+    Gguf(GgufModel),
     /// Full precision, or a checkpoint.
     Folder(ModelFolder),
     /// Packed.
@@ -34,13 +37,15 @@ pub enum OpenedModel {
 }
 
 impl OpenedModel {
-    /// Opens a folder as what its `config.json` says it is.
+    /// Opens a GGUF file, or a folder as what its `config.json` says it is.
     ///
     /// # Errors
-    /// As [`ModelFolder::open`] and [`PackedModel::open`].
+    /// As [`ModelFolder::open`], [`PackedModel::open`] and [`GgufModel::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let path = path.as_ref();
-        if open_config(path)?.contains_key(schema::KEY) {
+        if is_gguf(path) {
+            GgufModel::open(path).map(Self::Gguf)
+        } else if open_config(path)?.contains_key(schema::KEY) {
             PackedModel::open(path).map(Self::Packed)
         } else {
             ModelFolder::open(path).map(Self::Folder)
@@ -50,6 +55,7 @@ impl OpenedModel {
     /// Sizes.
     pub fn spec(&self) -> &ModelSpec {
         match self {
+            Self::Gguf(model) => model.spec(),
             Self::Folder(model) => model.spec(),
             Self::Packed(model) => model.spec(),
         }
@@ -58,8 +64,28 @@ impl OpenedModel {
     /// The plan, where there is one.
     pub fn plan(&self) -> Option<&QuantPlan> {
         match self {
+            Self::Gguf(_) => None,
             Self::Folder(model) => model.plan(),
             Self::Packed(model) => Some(model.plan()),
+        }
+    }
+
+    /// Packs the model into `out`, by `plan` or, without one, by the checkpoint's own.
+    ///
+    /// # Errors
+    /// A model that is packed already, no plan at all, and as [`crate::pack`].
+    pub fn pack(&self, plan: Option<&QuantPlan>, out: impl AsRef<Path>) -> Result<PackReport, ModelError> {
+        match (self, plan) {
+            (Self::Folder(model), plan) => model.pack(plan, out),
+            (Self::Gguf(model), Some(plan)) => model.pack(plan, out),
+            (Self::Gguf(model), None) => Err(ModelError::file(
+                model.path(),
+                "the model has no quantization plan; give one, such as w4a8",
+            )),
+            (Self::Packed(model), _) => Err(ModelError::folder(
+                model.path(),
+                "the model is packed already; give the one it was packed from",
+            )),
         }
     }
 
@@ -67,7 +93,7 @@ impl OpenedModel {
     pub fn kind(&self) -> FolderKind {
         match self {
             Self::Folder(model) if model.plan().is_some() => FolderKind::Checkpoint,
-            Self::Folder(_) => FolderKind::FullPrecision,
+            Self::Folder(_) | Self::Gguf(_) => FolderKind::FullPrecision,
             Self::Packed(_) => FolderKind::Packed,
         }
     }
@@ -182,6 +208,7 @@ impl ModelSummary {
             }
         }
         let weight_bytes = match model {
+            OpenedModel::Gguf(model) => model.file().file_bytes(),
             OpenedModel::Folder(model) => model.weight_bytes(),
             OpenedModel::Packed(model) => model.weight_bytes(),
         };
@@ -243,6 +270,10 @@ fn summarize(model: &OpenedModel, param: &ParamInfo) -> TensorSummary {
         },
         OpenedModel::Packed(packed) => stored(packed, param),
         OpenedModel::Folder(folder) => stored(folder, param),
+        OpenedModel::Gguf(model) => match model.stored_as(param) {
+            Ok((name, bytes)) => (name.to_owned(), bytes),
+            Err(_) => ("missing".to_owned(), 0),
+        },
     };
     TensorSummary {
         name: param.name.clone(),

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::ModelError;
+use crate::format::gguf::{self, GgufFile, is_gguf};
 use crate::format::llama2c::Llama2cTokenizer;
 use crate::spec::ModelSpec;
+use crate::tokenizer_files::TokenizerFiles;
 
 /// A tokenizer that belongs to a model.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ enum Kind {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a folder, or the file itself, and checks it against the model.
+    /// Reads `tokenizer.json` of a folder, the file itself, or the tokenizer in a GGUF file, and checks it against the model.
     ///
     /// # Errors
     /// No such file, one that is no tokenizer, or one with another vocabulary than the model.
@@ -36,6 +38,14 @@ impl Tokenizer {
         let path = path.as_ref();
         if !path.exists() {
             return Err(ModelError::not_found(path));
+        }
+        if is_gguf(path) {
+            let files = gguf::tokenizer::files(&GgufFile::open(path)?)?;
+            let json = files.get(TokenizerFiles::NAMES[0]).ok_or_else(|| ModelError::Tokenizer {
+                place: path.display().to_string(),
+                message: "the file says that it has none; it can be measured, but gives no text".to_owned(),
+            })?;
+            return Self::from_json(json, &path.display().to_string(), spec);
         }
         let file: PathBuf = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
         if !file.exists() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::ModelError;
+use crate::format::gguf::{self, GgufFile, is_gguf};
 
 /// Files of a tokenizer, as bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +27,13 @@ impl TokenizerFiles {
         Self { files: vec![(Self::NAMES[0].to_owned(), text.into())] }
     }
 
-    /// The tokenizer files of a folder (those that are there), or one `tokenizer.json`.
+    /// The same with a chat template.
+    pub fn with_chat_template(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.files.push((Self::NAMES[3].to_owned(), text.into()));
+        self
+    }
+
+    /// The tokenizer files of a folder (those that are there), one `tokenizer.json`, or those in a GGUF file.
     ///
     /// # Errors
     /// A path that does not exist, a file that cannot be read.
@@ -45,7 +52,15 @@ impl TokenizerFiles {
         if !path.exists() {
             return Err(ModelError::not_found(path));
         }
+        if is_gguf(path) {
+            return gguf::tokenizer::files(&GgufFile::open(path)?);
+        }
         Ok(Self::from_tokenizer_json(read(path)?))
+    }
+
+    /// Content of a file.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(found, _)| *found == name).map(|(_, bytes)| bytes)
     }
 
     /// Name and content of each file.

@@ -221,28 +221,45 @@ pub struct Generate {
 
 #[derive(Args, Debug)]
 pub struct Bench {
-    /// Packed model or model folder.
-    #[cfg_attr(feature = "train", arg(required_unless_present = "train"))]
-    #[cfg_attr(not(feature = "train"), arg(required = true))]
+    /// Packed model, model folder or file; or none, with --random.
+    #[cfg_attr(feature = "train", arg(required_unless_present_any = ["random", "train"], conflicts_with = "random"))]
+    #[cfg_attr(not(feature = "train"), arg(required_unless_present = "random", conflicts_with = "random"))]
     pub model: Option<PathBuf>,
     #[cfg(feature = "train")]
     #[command(flatten)]
     pub training: BenchTrain,
+    /// Random weights of a known shape: llama-58m, smollm2-135m.
+    #[arg(long, value_name = "SHAPE")]
+    pub random: Option<String>,
+    /// How to run a model that is not packed: w4a8, w4a4, rho50, w8a8, w2a8, f16, f32, ...; w4a8-t4 for embedding and
+    /// head in 4 bits too. In a build with training, with --train: fp, or a plan that is trained with every term of the
+    /// loss.
+    #[arg(long)]
+    pub scheme: Option<String>,
     /// Tokens of the prompt test; 0 leaves it out.
     #[arg(short = 'p', long, default_value_t = 128)]
     pub prompt: usize,
     /// Tokens of the generation test; 0 leaves it out.
     #[arg(short = 'n', long, default_value_t = 128)]
     pub generate: usize,
-    /// Threads; 0 is one for each core.
+    /// Tokens in the cache before a test begins.
     #[arg(short, long, default_value_t = 0)]
-    pub threads: usize,
+    pub depth: usize,
+    /// Threads, one number or several: 1,2; 0 is one for each core.
+    #[arg(short, long, default_value = "0", value_delimiter = ',')]
+    pub threads: Vec<usize>,
     /// Repetitions; the median is printed.
     #[arg(short, long, default_value_t = 5)]
     pub repeat: usize,
+    /// Other models, or other schemes of this one: all run in turns, and ratios to the first are printed.
+    #[arg(long, num_args = 1.., value_name = "MODEL_OR_SCHEME")]
+    pub compare: Vec<String>,
     /// Print a JSON list.
     #[arg(long)]
     pub json: bool,
+    /// Print comma-separated values.
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
 }
 
 /// The speed of a training step instead, on random data.
@@ -250,11 +267,8 @@ pub struct Bench {
 #[derive(Args, Debug)]
 pub struct BenchTrain {
     /// Measure a training step of a model of these sizes instead: llama-58m, llama-6m, tiny.
-    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
+    #[arg(long, value_name = "SHAPE", conflicts_with_all = ["model", "random"])]
     pub train: Option<String>,
-    /// With --train: fp, or a plan that is trained with every term of the loss: w4a8, w4a4, rho50, ...
-    #[arg(long, default_value = "fp", requires = "train")]
-    pub scheme: String,
     /// With --train: sequences of a step.
     #[arg(long, default_value_t = 4, requires = "train")]
     pub batch: usize,

@@ -23,6 +23,14 @@ pub fn locate(path: &Path) -> PathBuf {
     path.to_path_buf()
 }
 
+/// Sizes of the model that a path holds.
+pub fn spec_of(path: &Path) -> Result<ModelSpec> {
+    if squat_engine::is_llama2c(path) {
+        return Ok(squat_model::format::llama2c::load_checkpoint(path)?.0);
+    }
+    Ok(OpenedModel::open(path)?.spec().clone())
+}
+
 /// A model in the engine: packed, or in full precision.
 pub struct EngineForm {
     engine: Engine,
@@ -157,6 +165,7 @@ pub fn open(path: &Path, form: Option<Form>, threads: usize) -> Result<Subject> 
     let path = locate(path);
     let opened = OpenedModel::open(&path)?;
     let packed = matches!(opened, OpenedModel::Packed(_));
+    let gguf = matches!(opened, OpenedModel::Gguf(_));
     let spec = opened.spec().clone();
     let quantized = opened.plan().is_some();
     drop(opened);
@@ -175,6 +184,11 @@ pub fn open(path: &Path, form: Option<Form>, threads: usize) -> Result<Subject> 
             "{} is packed: only --form packed can be evaluated; give the run it was packed from for --form {form}",
             path.display()
         ),
+        // The trainer reads folders; in full precision the engine computes the same up to rounding.
+        (Form::Fp, false) if gguf => Box::new(EngineForm::load(&path, form, threads)?),
+        (Form::Fake, false) if gguf => {
+            bail!("a GGUF file has no quantizers of ours; pack it, or give --form fp")
+        }
         #[cfg(feature = "train")]
         (_, false) => Box::new(TrainingForm::load(&path, form, threads)?),
         #[cfg(not(feature = "train"))]

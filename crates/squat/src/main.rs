@@ -1,8 +1,10 @@
 //! The command line of Squat: data on stdout, everything else on stderr, exit code 1 and one clear message on failure.
 
 mod args;
+mod bench;
 mod commands;
 mod forms;
+mod machine;
 mod printer;
 #[cfg(feature = "train")]
 mod progress;

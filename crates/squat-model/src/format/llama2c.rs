@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::arch::Architecture;
 use crate::error::ModelError;
+use crate::rope::half_rotation;
 use crate::spec::{LinearKind, ModelSpec};
 use crate::tensors::{Tensors, check_finite};
 
@@ -147,19 +148,6 @@ impl Floats<'_> {
         self.bytes = rest;
         head.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
-}
-
-/// Reorders the rows of each head from pairs `(2i, 2i + 1)` to pairs `(i, i + head_dim / 2)`.
-fn half_rotation(weight: &[f32], head_dim: usize, cols: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(weight.len());
-    for head in weight.chunks_exact(head_dim * cols) {
-        for offset in [0, 1] {
-            for row in (offset..head_dim).step_by(2) {
-                out.extend_from_slice(&head[row * cols..(row + 1) * cols]);
-            }
-        }
-    }
-    out
 }
 
 /// A llama2.c tokenizer: byte-pair merging by the score of the merged piece, single bytes where a character is not in
@@ -302,14 +290,6 @@ fn byte_piece(piece: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_are_paired_half_a_head_apart() {
-        // Two heads of four rows of two columns; a row is named by its first value.
-        let weight: Vec<f32> = (0..16).map(|i| i as f32).collect();
-        let rows: Vec<f32> = half_rotation(&weight, 4, 2).iter().step_by(2).copied().collect();
-        assert_eq!(rows, [0.0, 4.0, 2.0, 6.0, 8.0, 12.0, 10.0, 14.0]);
-    }
 
     fn tokenizer(pieces: &[(&str, f32)]) -> Vec<u8> {
         let mut bytes = 9i32.to_le_bytes().to_vec();

@@ -1,4 +1,5 @@
 //! File formats: one file each.
 
+pub mod gguf;
 pub mod llama2c;
 pub mod safetensors;

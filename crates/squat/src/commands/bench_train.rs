@@ -11,13 +11,14 @@ use std::process::ExitCode;
 
 pub fn run(args: &Bench, shape: &str) -> Result<ExitCode> {
     let training = &args.training;
+    let scheme = args.scheme.as_deref().unwrap_or("fp");
     let bench = StepBench {
-        threads: forms::threads(args.threads),
+        threads: forms::threads(args.threads.first().copied().unwrap_or(0)),
         batch: training.batch,
         seq: training.seq,
         steps: args.repeat.max(1) as u64,
         activation_checkpointing: training.activation_checkpointing,
-        ..StepBench::named(shape, &training.scheme)?
+        ..StepBench::named(shape, scheme)?
     };
     let speed = bench.run()?;
     let peak = speed.peak_resident_bytes;
@@ -27,7 +28,7 @@ pub fn run(args: &Bench, shape: &str) -> Result<ExitCode> {
     let teacher = speed.phase(Phase::Teacher);
     if args.json {
         printer::json(&json!({
-            "model": shape, "scheme": training.scheme, "threads": bench.threads,
+            "model": shape, "scheme": scheme, "threads": bench.threads,
             "batch": bench.batch, "seq": bench.seq,
             "cpu_seconds_per_step": speed.cpu_seconds, "wall_seconds_per_step": speed.wall_seconds,
             "tokens_per_second": speed.tokens_per_second, "peak_rss_bytes": peak, "loss": speed.loss,
@@ -50,7 +51,7 @@ pub fn run(args: &Bench, shape: &str) -> Result<ExitCode> {
     ]);
     let seconds = |x: f64| format!("{x:.3}");
     table.push([
-        training.scheme.clone(),
+        scheme.to_owned(),
         bench.threads.to_string(),
         seconds(speed.cpu_seconds),
         seconds(speed.wall_seconds),

@@ -1,84 +1,132 @@
-//! `squat doctor`: what this machine can do.
+//! `squat doctor`: what this machine can do, and what of it is used.
 
 use crate::args::Doctor;
+use crate::bench::limits::{read_bandwidth, together};
+use crate::machine::{binary_size, caches, cpu_features, cpu_name};
 use crate::{forms, printer};
 use anyhow::Result;
 use serde_json::json;
-use squat_kernels::Kernels;
+use squat_eval::table::Table;
+use squat_kernels::{Kernels, probe};
 use squat_quant::{ActBits, WeightBits};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::Duration;
 
-/// Buffer that no cache of a usual machine holds.
+/// Time for one peak.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// Buffer for the speed of memory where the size of the last cache is unknown.
 const LARGE: usize = 256 << 20;
 
+/// One measured figure, by number of threads.
+struct Figure {
+    key: &'static str,
+    what: String,
+    bytes: Option<usize>,
+    /// Per second, in billions.
+    values: Vec<f64>,
+}
+
 pub fn run(args: &Doctor) -> Result<ExitCode> {
-    let kernels = match Kernels::from_environment()? {
-        Some(kernels) => kernels,
-        None => Kernels::detect(),
-    };
+    let forced = Kernels::from_environment()?;
+    let kernels = forced.unwrap_or_else(Kernels::detect);
     let available: Vec<&str> = Kernels::available().map(Kernels::name).collect();
     let product = kernels.product_name(WeightBits::W4, ActBits::A8).to_string();
-    let features = cpu_features();
-    let bandwidth = read_bandwidth(kernels);
+    let (features, caches) = (cpu_features(), caches());
+    let all = forms::threads(0);
+    let threads: Vec<usize> = if all > 1 { vec![1, all] } else { vec![1] };
+    let figures = measure(kernels, &threads);
+    let peaks: Vec<(&str, f64)> =
+        Kernels::available().map(|set| (set.name(), probe::integer_peak(set, MOMENT) / 1e9)).collect();
     if args.json {
+        let caches: Vec<_> = caches
+            .iter()
+            .map(|c| json!({"level": c.level, "kind": c.kind, "bytes": c.bytes, "shared_by": c.shared_by}))
+            .collect();
+        let limits: Vec<_> = figures
+            .iter()
+            .flat_map(|figure| threads.iter().zip(&figure.values).map(move |(threads, value)| (figure, threads, value)))
+            .map(|(f, threads, value)| json!({"limit": f.key, "bytes": f.bytes, "threads": threads, "giga_per_second": value}))
+            .collect();
+        let memory = figures.iter().rfind(|figure| figure.key == "read").map(|figure| figure.values[0]);
+        let peaks: Vec<_> = peaks
+            .iter()
+            .map(|(name, peak)| json!({"kernels": name, "integer_gop_per_second": peak}))
+            .collect();
         printer::json(
-            &json!({"version": env!("CARGO_PKG_VERSION"), "cpu": cpu_name(), "threads": forms::threads(0),
-            "features": features, "kernels_available": available, "kernels": kernels.name(), "w4a8": product,
-            "read_bandwidth_gb_per_s": bandwidth}),
+            &json!({"version": env!("CARGO_PKG_VERSION"), "cpu": cpu_name(), "threads": all, "features": features,
+            "caches": caches, "kernels_available": available, "kernels": kernels.name(), "forced": forced.is_some(),
+            "w4a8": product, "peaks": peaks, "limits": limits, "read_bandwidth_gb_per_s": memory}),
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let forced = if std::env::var_os("SQUAT_ISA").is_some() {
-        "forced by SQUAT_ISA"
-    } else {
-        "the widest that this CPU has"
+    let why = match forced {
+        Some(_) => "forced by SQUAT_ISA",
+        None => "the last of those that this CPU can run",
     };
+    let caches: Vec<String> = caches.iter().map(|cache| cache.describe()).collect();
     for (what, value) in [
         ("squat", env!("CARGO_PKG_VERSION").to_owned()),
         ("CPU", cpu_name()),
-        ("threads", forms::threads(0).to_string()),
+        ("threads", all.to_string()),
         ("features", features.join(" ")),
-        ("kernels", format!("{} ({forced}); available: {}", kernels.name(), available.join(", "))),
+        ("caches", if caches.is_empty() { "unknown".to_owned() } else { caches.join(", ") }),
+        ("kernels", format!("{} ({why}); available: {}", kernels.name(), available.join(", "))),
         ("W4A8 product", product),
-        ("read bandwidth, 1 thread, memory", format!("{bandwidth:.1} GB/s")),
     ] {
         printer::line(&format!("{what}: {value}"));
     }
+    let peaks: Vec<String> = peaks.iter().map(|(name, peak)| format!("{name} {peak:.0}")).collect();
+    printer::line(&format!("integer peak by kernels, 1 thread, GOP/s: {}\n", peaks.join(", ")));
+    let titles = threads.iter().map(|n| if *n == 1 { "1 thread".to_owned() } else { format!("{n} threads") });
+    let mut table = Table::new(std::iter::once("measured".to_owned()).chain(titles));
+    for figure in figures {
+        let values = figure
+            .values
+            .iter()
+            .map(|value| if *value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") });
+        table.push(std::iter::once(figure.what.clone()).chain(values));
+    }
+    printer::data(&table.to_markdown());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Name of the CPU, where the system tells it.
-pub fn cpu_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let named =
-        info.lines().find_map(|line| line.strip_prefix("model name").and_then(|rest| rest.split(':').nth(1)));
-    named.map_or_else(|| std::env::consts::ARCH.to_owned(), |name| name.trim().to_owned())
-}
-
-fn cpu_features() -> Vec<&'static str> {
-    let mut found = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    {
-        macro_rules! probe { ($($name:tt)*) => { $(if std::is_x86_feature_detected!($name) { found.push($name); })* } }
-        probe!("sse4.2" "avx" "f16c" "fma" "avx2" "avxvnni" "avx512f" "avx512bw" "avx512vl" "avx512vnni");
+/// Peaks, and reading from buffers of half of each cache (of all threads together for a cache they share) and from
+/// memory.
+fn measure(kernels: &Kernels, threads: &[usize]) -> Vec<Figure> {
+    let peak = |key, what: &str, rate: &(dyn Fn() -> f64 + Sync)| Figure {
+        key,
+        what: what.to_owned(),
+        bytes: None,
+        values: threads.iter().map(|&n| together(n, || (), |()| rate()) / 1e9).collect(),
+    };
+    let mut figures = vec![
+        peak("integer", "integer products (4 x 8 bits), GOP/s", &|| probe::integer_peak(kernels, MOMENT)),
+        peak("float", "float products, rounded apart, GFLOP/s", &|| probe::float_peak(kernels, MOMENT)),
+    ];
+    if probe::fma_peak(kernels, Duration::ZERO).is_some() {
+        let rate = || probe::fma_peak(kernels, MOMENT).unwrap_or(0.0);
+        figures.push(peak("fma", "float products, fused, GFLOP/s", &rate));
     }
-    #[cfg(target_arch = "aarch64")]
-    {
-        macro_rules! probe { ($($name:tt)*) => { $(if std::arch::is_aarch64_feature_detected!($name) { found.push($name); })* } }
-        probe!("neon" "dotprod" "i8mm");
+    let caches: Vec<_> = caches().into_iter().filter(|cache| cache.kind != "Instruction").collect();
+    let mut read = |what: String, bytes: usize, shared: bool| {
+        let total = |n: usize| if shared { bytes } else { n * bytes };
+        figures.push(Figure {
+            key: "read",
+            what: format!("read {what}, GB/s"),
+            bytes: Some(bytes),
+            values: threads.iter().map(|&n| read_bandwidth(kernels, n, total(n)) / 1e9).collect(),
+        });
+    };
+    for cache in &caches {
+        let half = cache.bytes / 2;
+        read(
+            format!("{} from L{}", binary_size(half), cache.level),
+            half,
+            cache.shared_by.parse::<u32>().is_err(),
+        );
     }
-    found
-}
-
-/// GB/s of reading a large buffer once, best of three.
-fn read_bandwidth(kernels: &Kernels) -> f64 {
-    let buffer = vec![1f32; LARGE / 4];
-    let mut best = f64::MAX;
-    for _ in 0..3 {
-        let started = Instant::now();
-        std::hint::black_box(kernels.max_abs(&buffer));
-        best = best.min(started.elapsed().as_secs_f64());
-    }
-    LARGE as f64 / best / 1e9
+    let large = caches.last().map_or(LARGE, |cache| (8 * cache.bytes).clamp(64 << 20, 1 << 30));
+    read(format!("{} from memory", binary_size(large)), large, true);
+    figures
 }

@@ -4,20 +4,19 @@ use crate::args::Pack;
 use crate::{forms, printer};
 use anyhow::Result;
 use squat_eval::table::Table;
-use squat_model::ModelFolder;
-use squat_model::QuantPlan;
+use squat_model::{OpenedModel, QuantPlan};
 use std::process::ExitCode;
 
 pub fn run(args: &Pack) -> Result<ExitCode> {
-    let folder = ModelFolder::open(forms::locate(&args.run))?;
+    let model = OpenedModel::open(forms::locate(&args.run))?;
     let plan = args.plan.as_deref().map(QuantPlan::named).transpose()?;
     let plan = plan.map(|mut plan| {
-        if folder.spec().tie_word_embeddings {
+        if model.spec().tie_word_embeddings {
             plan.head = plan.embedding;
         }
         plan
     });
-    let report = folder.pack(plan.as_ref(), &args.out)?;
+    let report = model.pack(plan.as_ref(), &args.out)?;
     if args.json {
         printer::json(&serde_json::to_value(&report)?);
         return Ok(ExitCode::SUCCESS);

@@ -1,9 +1,9 @@
 //! `squat quickstart`: the main job on built-in data, from nothing to a packed model that talks.
 
-use super::bench;
-use super::doctor::cpu_name;
 use crate::args::Quickstart;
+use crate::bench::measure::{Test, alternate};
 use crate::forms::{self, ModelTokenizer};
+use crate::machine::cpu_name;
 use crate::printer;
 use crate::progress::Progress;
 use anyhow::{Context, Result, bail};
@@ -80,8 +80,9 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
     let parity = parity(&packed, &fake, &tokenizer, &set)?;
     let samples = samples(&packed, &tokenizer, args.seed)?;
     let speed = |engine: &Engine| -> Result<f64> {
-        let measured = bench::measure(engine, 0, 128, 5)?;
-        Ok(measured.first().context("the generation test was asked for")?.tokens_per_second)
+        let tests = Test::list(0, 128, 0);
+        let measured = alternate(std::slice::from_ref(engine), &tests, 5)?;
+        Ok(measured.into_iter().flatten().next().context("the generation test was asked for")?.median())
     };
     let (fp_speed, packed_speed) = (speed(&float)?, speed(&packed)?);
     let bytes = |path: &Path| -> Result<f64> {

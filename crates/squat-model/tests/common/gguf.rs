@@ -1,0 +1,158 @@
+//! Writes small GGUF files.
+
+use squat_model::{LinearKind, ModelSpec, ParamKind, Tensors};
+
+/// A file in the making.
+#[derive(Clone, Default)]
+pub struct Gguf {
+    entries: Vec<(String, u32, Vec<u8>)>,
+    tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
+}
+
+fn string(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+impl Gguf {
+    /// Adds or replaces an entry.
+    fn entry(&mut self, key: &str, kind: u32, value: Vec<u8>) -> &mut Self {
+        self.entries.retain(|(found, ..)| found != key);
+        self.entries.push((key.to_owned(), kind, value));
+        self
+    }
+
+    pub fn number(&mut self, key: &str, value: u32) -> &mut Self {
+        self.entry(key, 4, value.to_le_bytes().to_vec())
+    }
+
+    pub fn float(&mut self, key: &str, value: f32) -> &mut Self {
+        self.entry(key, 6, value.to_le_bytes().to_vec())
+    }
+
+    pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
+        self.entry(key, 8, string(value))
+    }
+
+    pub fn texts(&mut self, key: &str, values: &[&str]) -> &mut Self {
+        let mut bytes = [&8u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes()].concat();
+        values.iter().for_each(|value| bytes.extend(string(value)));
+        self.entry(key, 9, bytes)
+    }
+
+    pub fn numbers(&mut self, key: &str, values: &[i32]) -> &mut Self {
+        let mut bytes = [&5u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes()].concat();
+        values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+        self.entry(key, 9, bytes)
+    }
+
+    /// Adds or replaces a tensor of a shape with the slowest dimension first.
+    pub fn tensor(&mut self, name: &str, shape: &[usize], kind: u32, data: Vec<u8>) -> &mut Self {
+        self.tensors.retain(|(found, ..)| found != name);
+        self.tensors.push((name.to_owned(), shape.iter().rev().map(|&n| n as u64).collect(), kind, data));
+        self
+    }
+
+    pub fn remove(&mut self, name: &str) -> &mut Self {
+        self.tensors.retain(|(found, ..)| found != name);
+        self
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(3u32.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.entries.len() as u64).to_le_bytes());
+        for (key, kind, value) in &self.entries {
+            out.extend(string(key));
+            out.extend(kind.to_le_bytes());
+            out.extend(value);
+        }
+        let mut offset = 0u64;
+        for (name, dimensions, kind, data) in &self.tensors {
+            out.extend(string(name));
+            out.extend((dimensions.len() as u32).to_le_bytes());
+            dimensions.iter().for_each(|n| out.extend(n.to_le_bytes()));
+            out.extend(kind.to_le_bytes());
+            out.extend(offset.to_le_bytes());
+            offset += (data.len() as u64).next_multiple_of(32);
+        }
+        for (.., data) in &self.tensors {
+            out.resize(out.len().next_multiple_of(32), 0);
+            out.extend(data);
+        }
+        out
+    }
+}
+
+/// Rows of each head from pairs half a head apart to neighbours, as converters to GGUF do.
+fn neighbours(values: &[f32], head_dim: usize, cols: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(values.len());
+    for head in values.chunks_exact(head_dim * cols) {
+        for i in 0..head_dim / 2 {
+            for row in [i, i + head_dim / 2] {
+                out.extend_from_slice(&head[row * cols..(row + 1) * cols]);
+            }
+        }
+    }
+    out
+}
+
+/// A model in f32 with a byte-level tokenizer of single characters and a few merges.
+pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
+    let mut file = Gguf::default();
+    file.text("general.architecture", "llama");
+    let sizes = [
+        ("context_length", spec.max_position_embeddings),
+        ("embedding_length", spec.hidden_size),
+        ("block_count", spec.num_hidden_layers),
+        ("feed_forward_length", spec.intermediate_size),
+        ("attention.head_count", spec.num_attention_heads),
+        ("attention.head_count_kv", spec.num_key_value_heads),
+        ("rope.dimension_count", spec.head_dim),
+    ];
+    for (key, size) in sizes {
+        file.number(&format!("llama.{key}"), size as u32);
+    }
+    file.float("llama.attention.layer_norm_rms_epsilon", spec.rms_norm_eps as f32);
+    file.float("llama.rope.freq_base", spec.rope_theta as f32);
+    file.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "smollm");
+    let tokens = [
+        "<pad>", "<s>", "</s>", "a", "b", "c", "d", "Ġ", "Ġa", "ab", "cd", "1", "2", "Ċ", "e", "f", "g", "h",
+        "i",
+    ];
+    file.texts("tokenizer.ggml.tokens", &tokens[..spec.vocab_size.min(19)]);
+    let kinds: Vec<i32> = (0..19).map(|id| if id < 3 { 3 } else { 1 }).collect();
+    file.numbers("tokenizer.ggml.token_type", &kinds);
+    file.texts("tokenizer.ggml.merges", &["Ġ a", "a b", "c d"]);
+    for (key, id) in [("bos", 1), ("eos", 2), ("padding", 0)] {
+        file.number(&format!("tokenizer.ggml.{key}_token_id"), id);
+    }
+    for param in spec.parameters() {
+        let values = tensors.get(&param.name).unwrap();
+        let layer = param.layer.unwrap_or_default();
+        let (name, permuted) = match param.kind {
+            ParamKind::Embedding => ("token_embd".to_owned(), false),
+            ParamKind::Head => ("output".to_owned(), false),
+            ParamKind::Norm if param.layer.is_none() => ("output_norm".to_owned(), false),
+            ParamKind::Norm if param.name.contains("input") => (format!("blk.{layer}.attn_norm"), false),
+            ParamKind::Norm => (format!("blk.{layer}.ffn_norm"), false),
+            ParamKind::Linear(kind) => {
+                let name = match kind {
+                    LinearKind::Q => "attn_q",
+                    LinearKind::K => "attn_k",
+                    LinearKind::V => "attn_v",
+                    LinearKind::O => "attn_output",
+                    LinearKind::Gate => "ffn_gate",
+                    LinearKind::Up => "ffn_up",
+                    LinearKind::Down => "ffn_down",
+                };
+                (format!("blk.{layer}.{name}"), matches!(kind, LinearKind::Q | LinearKind::K))
+            }
+        };
+        let values =
+            if permuted { neighbours(values, spec.head_dim, spec.hidden_size) } else { values.to_vec() };
+        let data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        file.tensor(&format!("{name}.weight"), &param.shape, 0, data);
+    }
+    file
+}

@@ -1,0 +1,196 @@
+//! GGUF files: what a converter writes comes back; what this project cannot run, or is damaged, is refused.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/gguf.rs"]
+mod writer;
+
+use std::fs;
+use std::path::PathBuf;
+
+use common::{spec, tensors};
+use proptest::prelude::*;
+use squat_model::format::gguf::{GgufFile, GgufModel};
+use squat_model::{
+    FolderKind, ModelError, ModelSummary, OpenedModel, PackedModel, QuantPlan, TensorSource, Tensors,
+    Tokenizer, TokenizerFiles,
+};
+use writer::{Gguf, model};
+
+struct Place {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn write(bytes: &[u8]) -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    fs::write(&path, bytes).unwrap();
+    Place { _dir: dir, path }
+}
+
+fn open(file: &Gguf) -> Result<GgufModel, ModelError> {
+    GgufModel::open(&write(&file.bytes()).path)
+}
+
+fn refused(file: &Gguf, words: &[&str]) {
+    let error = open(file).unwrap_err().to_string();
+    for word in words {
+        assert!(error.contains(word), "{error} should contain {word}");
+    }
+}
+
+#[test]
+fn a_converted_model_comes_back() {
+    for tied in [true, false] {
+        let spec = spec(tied);
+        let tensors = tensors(&spec);
+        let file = model(&spec, &tensors);
+        let place = write(&file.bytes());
+        let read = GgufModel::open(&place.path).unwrap();
+        assert_eq!(read.spec(), &spec);
+        assert_eq!(Tensors::read_parameters(&read, &spec).unwrap(), tensors);
+        assert_eq!(read.names().len(), spec.parameters().len());
+        assert!(read.read_i32("x").is_err() && read.read_f32("model.norm.wieght").is_err());
+
+        let summary = ModelSummary::open(&place.path).unwrap();
+        assert_eq!((summary.kind, summary.outside[0].stored_as.as_str()), (FolderKind::FullPrecision, "F32"));
+
+        let out = place.path.with_extension("packed");
+        let opened = OpenedModel::open(&place.path).unwrap();
+        assert!(opened.pack(None, &out).unwrap_err().to_string().contains("no quantization plan"));
+        opened.pack(Some(&QuantPlan::w4a8()), &out).unwrap();
+        let packed = PackedModel::open(&out).unwrap();
+        assert_eq!(packed.spec(), &spec);
+        let again = OpenedModel::open(&out).unwrap().pack(None, out.with_extension("2"));
+        assert!(again.unwrap_err().to_string().contains("packed already"));
+    }
+}
+
+#[test]
+fn the_tokenizer_comes_along() {
+    let spec = spec(true);
+    let mut file = model(&spec, &tensors(&spec));
+    file.text("tokenizer.chat_template", "{{ messages }}");
+    let place = write(&file.bytes());
+    let tokenizer = Tokenizer::open(&place.path, &spec).unwrap();
+    // "ab", " a", single digits, a special token written out, a line end.
+    assert_eq!(tokenizer.encode("ab a12</s>\n").unwrap(), [9, 8, 11, 12, 2, 13]);
+    assert_eq!(tokenizer.decode(&[9, 8, 2, 13]).unwrap(), "ab a\n");
+    assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id()), (Some(1), &[2][..], Some(0)));
+    let files = TokenizerFiles::read(&place.path).unwrap();
+    assert_eq!(files.get("chat_template.jinja"), Some(&b"{{ messages }}"[..]));
+    assert!(files.get("tokenizer.json").is_some());
+
+    for (key, value, word) in
+        [("tokenizer.ggml.model", "llama", "gpt2"), ("tokenizer.ggml.pre", "deepseek-llm", "smollm")]
+    {
+        let mut other = file.clone();
+        other.text(key, value);
+        let place = write(&other.bytes());
+        // The model itself can be run without.
+        GgufModel::open(&place.path).unwrap();
+        let error = Tokenizer::open(&place.path, &spec).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains(value), "{error}");
+    }
+    file.texts("tokenizer.ggml.merges", &["ab"]);
+    let error = Tokenizer::open(write(&file.bytes()).path, &spec).unwrap_err().to_string();
+    assert!(error.contains("pairs of tokens"), "{error}");
+}
+
+#[test]
+fn blocks_are_widened() {
+    let spec = spec(true);
+    let mut tensors = tensors(&spec);
+    let file = model(&spec, &tensors);
+    // The up projection, 37 x 24, cannot be stored in blocks of 32; the down projection's rows of 37 neither.
+    let name = "blk.0.ffn_up.weight";
+    let mut blocks = file.clone();
+    blocks.tensor(name, &[37, 24], 2, vec![0; 37 * 24 / 32 * 18]);
+    refused(&blocks, &[name, "24 columns", "32 of Q4_0"]);
+    let halves: Vec<u8> =
+        (0..37 * 24).flat_map(|i| half::f16::from_f32(i as f32 * 0.5).to_le_bytes()).collect();
+    let mut half = file.clone();
+    half.tensor(name, &[37, 24], 1, halves);
+    let ours = "model.layers.0.mlp.up_proj.weight";
+    tensors.insert(ours, &[37, 24], (0..37 * 24).map(|i| i as f32 * 0.5).collect()).unwrap();
+    assert_eq!(Tensors::read_parameters(&open(&half).unwrap(), &spec).unwrap(), tensors);
+}
+
+#[test]
+fn what_cannot_be_run_is_refused() {
+    let spec = spec(true);
+    let file = model(&spec, &tensors(&spec));
+    let changed = |change: fn(&mut Gguf) -> &mut Gguf| {
+        let mut file = file.clone();
+        change(&mut file);
+        file
+    };
+    refused(&changed(|f| f.text("general.architecture", "qwen3")), &["llama", "qwen3"]);
+    refused(&changed(|f| f.text("llama.rope.scaling.type", "yarn")), &["scaling", "yarn"]);
+    refused(&changed(|f| f.number("llama.expert_count", 8)), &["expert_count"]);
+    refused(&changed(|f| f.number("llama.attention.head_count", 5)), &["head_count"]);
+    refused(&changed(|f| f.number("llama.rope.dimension_count", 4)), &["dimension_count", "6"]);
+    refused(&changed(|f| f.number("llama.block_count", 3)), &["model.layers.2"]);
+    refused(&changed(|f| f.text("llama.context_length", "long")), &["context_length", "long"]);
+    refused(&changed(|f| f.number("llama.context_length", 0)), &["max_position_embeddings"]);
+    refused(&changed(|f| f.number("general.alignment", 24)), &["alignment"]);
+    refused(&changed(|f| f.remove("blk.1.attn_k.weight")), &["k_proj", "missing"]);
+    refused(
+        &changed(|f| f.tensor("blk.0.attn_q.bias", &[24], 0, vec![0; 96])),
+        &["blk.0.attn_q.bias", "not supported"],
+    );
+    refused(
+        &changed(|f| f.tensor("rope_freqs.weight", &[3], 0, vec![0; 12])),
+        &["rope_freqs", "not supported"],
+    );
+    refused(&changed(|f| f.tensor("output_norm.weight", &[24], 10, vec![0; 96])), &["model.norm.weight"]);
+    refused(&changed(|f| f.tensor("output_norm.weight", &[23], 0, vec![0; 92])), &["[24]", "[23]"]);
+
+    let bytes = file.bytes();
+    let error = GgufFile::open(&write(&bytes[..bytes.len() - 1]).path).unwrap_err().to_string();
+    assert!(error.contains("truncated") && error.contains("copy"), "{error}");
+    let mut other = bytes.clone();
+    other[4] = 1;
+    assert!(GgufFile::open(&write(&other).path).unwrap_err().to_string().contains("version"));
+    assert!(GgufFile::open(&write(b"").path).is_err());
+    assert!(GgufFile::open(&write(b"PK\x03\x04 something").path).unwrap_err().to_string().contains("GGUF"));
+    let place = write(&bytes);
+    let missing = GgufFile::open(&place.path.with_file_name("modle.gguf")).unwrap_err().to_string();
+    assert!(missing.contains("did you mean"), "{missing}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Flipped bytes, most of them in the header, and cut files: errors or other numbers, never a panic.
+    #[test]
+    fn damage(
+        edits in prop::collection::vec((0.0f64..1.0, any::<u8>(), prop::bool::ANY), 0..8),
+        cut in prop::option::of(0.0f64..1.0),
+    ) {
+        let spec = spec(true);
+        let mut bytes = model(&spec, &tensors(&spec)).bytes();
+        for (at, value, anywhere) in edits {
+            let range = if anywhere { bytes.len() } else { 3000 };
+            bytes[(at * range as f64) as usize] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate((cut * bytes.len() as f64) as usize);
+        }
+        let place = write(&bytes);
+        if let Ok(file) = GgufFile::open(&place.path) {
+            let names: Vec<String> = file.names().map(str::to_owned).collect();
+            for name in names {
+                let _ = (file.read_f32(&name), file.stored_as(&name));
+            }
+        }
+        if let Ok(model) = GgufModel::open(&place.path) {
+            for name in model.names() {
+                prop_assert!(model.read_f32(&name).is_ok());
+            }
+            let _ = Tokenizer::open(&place.path, model.spec()).and_then(|t| t.encode("ab a1"));
+        }
+        let _ = ModelSummary::open(&place.path);
+    }
+}

@@ -1,0 +1,158 @@
+//! Times tests as llama-bench does: prompt processing (`pp`) and text generation (`tg`) apart, after a warm-up.
+
+use anyhow::{Result, bail};
+use squat_engine::{Engine, Session, SessionOptions};
+use std::time::Instant;
+
+/// What a test feeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All tokens at once; logits of the last one.
+    Prompt,
+    /// One token after the other; logits of each.
+    Generation,
+}
+
+/// One test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Test {
+    pub kind: Kind,
+    /// Tokens that are timed.
+    pub tokens: usize,
+    /// Tokens already in the cache.
+    pub depth: usize,
+}
+
+impl Test {
+    /// Both tests, those of 0 tokens left out.
+    pub fn list(prompt: usize, generate: usize, depth: usize) -> Vec<Self> {
+        let tests = [(Kind::Prompt, prompt), (Kind::Generation, generate)];
+        let tests = tests.into_iter().filter(|&(_, tokens)| tokens > 0);
+        tests.map(|(kind, tokens)| Self { kind, tokens, depth }).collect()
+    }
+
+    /// `pp128`, `tg128`, `tg128@d512`.
+    pub fn name(&self) -> String {
+        let kind = if self.kind == Kind::Prompt { "pp" } else { "tg" };
+        let depth = if self.depth > 0 { format!("@d{}", self.depth) } else { String::new() };
+        format!("{kind}{}{depth}", self.tokens)
+    }
+}
+
+/// Tokens per second of each repetition, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// `samples` must not be empty.
+    pub fn new(samples: Vec<f64>) -> Self {
+        Self(samples)
+    }
+
+    pub fn values(&self) -> &[f64] {
+        &self.0
+    }
+
+    /// Median; the mean of the two in the middle where their number is even.
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+    }
+
+    pub fn min(&self) -> f64 {
+        self.0.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    pub fn max(&self) -> f64 {
+        self.0.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// Median of the ratios to `base`, repetition by repetition: what slows the machine down for a while slows both.
+    pub fn ratio_to(&self, base: &Self) -> f64 {
+        Self(self.0.iter().zip(&base.0).map(|(a, b)| a / b).collect()).median()
+    }
+}
+
+/// Ids spread over the vocabulary, always the same.
+pub fn token_ids(count: usize, vocab_size: usize) -> Vec<u32> {
+    (0..count as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab_size as u32).collect()
+}
+
+/// Times every test on every engine, in turns (A B A B ...), each engine once before to warm up:
+/// `[engine][test]`.
+pub fn alternate(engines: &[Engine], tests: &[Test], repeats: usize) -> Result<Vec<Vec<Samples>>> {
+    let longest = tests.iter().map(|test| test.depth + test.tokens).max().unwrap_or(1);
+    let mut sessions = Vec::with_capacity(engines.len());
+    for engine in engines {
+        let room = engine.spec().max_position_embeddings;
+        if longest > room {
+            bail!("the model takes {room} tokens at most, got {longest}; ask for fewer with -p, -n and -d");
+        }
+        let options = SessionOptions { capacity: Some(longest), ..SessionOptions::default() };
+        sessions.push(engine.session_with(options)?);
+    }
+    let mut found = vec![Vec::with_capacity(tests.len()); engines.len()];
+    for test in tests {
+        let ids: Vec<Vec<u32>> = engines
+            .iter()
+            .map(|engine| token_ids(test.depth + test.tokens, engine.spec().vocab_size))
+            .collect();
+        let mut samples = vec![Vec::with_capacity(repeats); engines.len()];
+        for round in 0..=repeats.max(1) {
+            for ((session, ids), samples) in sessions.iter_mut().zip(&ids).zip(&mut samples) {
+                let rate = once(session, test, ids)?;
+                if round > 0 {
+                    samples.push(rate);
+                }
+            }
+        }
+        found.iter_mut().zip(samples).for_each(|(found, samples)| found.push(Samples::new(samples)));
+    }
+    Ok(found)
+}
+
+/// Tokens per second of one run of a test.
+fn once(session: &mut Session, test: &Test, ids: &[u32]) -> Result<f64> {
+    let (before, timed) = ids.split_at(test.depth);
+    if session.position() >= test.depth {
+        session.truncate(test.depth)?;
+    } else {
+        session.reset();
+        session.prefill(before)?;
+    }
+    let started = Instant::now();
+    match test.kind {
+        Kind::Prompt => {
+            session.prefill(timed)?;
+        }
+        Kind::Generation => {
+            for &id in timed {
+                session.decode(id)?;
+            }
+        }
+    }
+    Ok(test.tokens as f64 / started.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_ratios() {
+        let samples = Samples::new(vec![3.0, 1.0, 2.0, 10.0]);
+        assert_eq!((samples.median(), samples.min(), samples.max()), (2.5, 1.0, 10.0));
+        assert_eq!(Samples::new(vec![4.0]).median(), 4.0);
+        // The machine halves its speed in the second repetition: the ratio stays.
+        let (a, b) = (Samples::new(vec![10.0, 5.0, 10.0]), Samples::new(vec![5.0, 2.5, 5.0]));
+        assert_eq!(a.ratio_to(&b), 2.0);
+    }
+
+    #[test]
+    fn tests_have_the_names_of_llama_bench() {
+        let names: Vec<String> =
+            Test::list(128, 0, 0).iter().chain(&Test::list(0, 16, 512)).map(Test::name).collect();
+        assert_eq!(names, ["pp128", "tg16@d512"]);
+    }
+}

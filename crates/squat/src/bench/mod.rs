@@ -1,0 +1,7 @@
+//! What `squat bench` measures: contestants, tests, the work that is in a test, and what the machine allows.
+
+pub mod contestant;
+pub mod limits;
+pub mod measure;
+pub mod report;
+pub mod work;
