@@ -7,6 +7,7 @@ use squat_quant::ActPoint;
 
 use crate::arch::{self, Architecture};
 use crate::error::ModelError;
+use crate::format::gguf::{GgufModel, is_gguf};
 use crate::hf::open_config;
 
 /// Sizes and constants of a decoder-only transformer, as `config.json` states them.
@@ -145,11 +146,14 @@ impl ModelSpec {
     /// Largest number of parameters accepted: a configuration beyond it is a mistake, and sizes could overflow.
     pub const MAX_PARAMETERS: u64 = 1 << 40;
 
-    /// Reads the `config.json` of a model folder.
+    /// Reads the `config.json` of a model folder, or the metadata of a GGUF file.
     ///
     /// # Errors
-    /// No such folder or file, and as [`ModelSpec::from_config`].
+    /// No such folder or file, and as [`ModelSpec::from_config`] and [`GgufModel::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
+        if is_gguf(path.as_ref()) {
+            return Ok(GgufModel::open(path)?.spec().clone());
+        }
         Self::from_config(&open_config(path.as_ref())?)
     }
 

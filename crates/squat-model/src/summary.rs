@@ -84,7 +84,7 @@ impl OpenedModel {
             )),
             (Self::Packed(model), _) => Err(ModelError::folder(
                 model.path(),
-                "the model is packed already; give the one it was packed from",
+                "expected weights in full precision, got a packed model; give the one it was packed from",
             )),
         }
     }

@@ -63,7 +63,7 @@ fn a_converted_model_comes_back() {
         let packed = PackedModel::open(&out).unwrap();
         assert_eq!(packed.spec(), &spec);
         let again = OpenedModel::open(&out).unwrap().pack(None, out.with_extension("2"));
-        assert!(again.unwrap_err().to_string().contains("packed already"));
+        assert!(again.unwrap_err().to_string().contains("got a packed model"));
     }
 }
 

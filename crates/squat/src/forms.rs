@@ -28,7 +28,7 @@ pub fn spec_of(path: &Path) -> Result<ModelSpec> {
     if squat_engine::is_llama2c(path) {
         return Ok(squat_model::format::llama2c::load_checkpoint(path)?.0);
     }
-    Ok(OpenedModel::open(path)?.spec().clone())
+    Ok(ModelSpec::open(path)?)
 }
 
 /// A model in the engine: packed, or in full precision.
