@@ -2,14 +2,14 @@
 
 use crate::arch::{self, Table};
 use crate::attention::{AttentionScratch, Causal, FloatKvHead, KvHead, attend, attend_float};
-use crate::error::UnknownIsa;
+use crate::error::{MatrixError, UnknownIsa};
 use crate::matrix::{Block, PANEL, PackedMatrix, Storage};
 use crate::output::ColumnsMut;
 use crate::panels::PanelSource;
 use crate::rows::{QuantizedRows, RowQuantizer, RowsMut, RowsView};
 use alloc::string::ToString;
 use core::mem::MaybeUninit;
-use squat_quant::{ActBits, WeightBits};
+use squat_quant::{ActBits, WeightBits, WeightScheme};
 
 /// The functions of one instruction set.
 ///
@@ -251,6 +251,21 @@ impl Kernels {
                 (scale, zero, (self.table.code_sum)(codes))
             });
         }
+    }
+
+    /// [`PackedMatrix::quantize`], the same matrix, with the vector instructions of this set.
+    ///
+    /// # Errors
+    /// What [`PackedMatrix::from_codes`] refuses.
+    pub fn quantize_matrix(
+        &self,
+        rows: usize,
+        cols: usize,
+        scheme: WeightScheme,
+        weight: &[f32],
+        scales: &[f32],
+    ) -> Result<PackedMatrix, MatrixError> {
+        PackedMatrix::quantize_by(rows, cols, scheme, weight, scales, self.table.quantize)
     }
 
     /// The exact integer product of all `rows` with the output channels that `out` covers; see [`crate::product`] for

@@ -168,6 +168,18 @@ impl PackedMatrix {
         weight: &[f32],
         scales: &[f32],
     ) -> Result<Self, MatrixError> {
+        Self::quantize_by(rows, cols, scheme, weight, scales, squat_quant::affine::quantize_row)
+    }
+
+    /// [`Self::quantize`] with a compiled form of [`squat_quant::affine::quantize_row`].
+    pub(crate) fn quantize_by(
+        rows: usize,
+        cols: usize,
+        scheme: WeightScheme,
+        weight: &[f32],
+        scales: &[f32],
+        quantize_row: fn(&[f32], squat_quant::Affine, &mut [i8]),
+    ) -> Result<Self, MatrixError> {
         if weight.len() != rows * cols {
             return Err(MatrixError::Codes(rows * cols, weight.len()));
         }
@@ -177,11 +189,7 @@ impl PackedMatrix {
             let values = &weight[row * cols..(row + 1) * cols];
             for (index, (values, codes)) in values.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
                 let scale = scales[scheme.scale_index(row, index * group, cols)];
-                squat_quant::affine::quantize_row(
-                    values,
-                    squat_quant::Affine::symmetric(scale, range),
-                    codes,
-                );
+                quantize_row(values, squat_quant::Affine::symmetric(scale, range), codes);
             }
             Ok(())
         })
@@ -294,20 +302,22 @@ impl PackedMatrix {
 
     fn set_row(&mut self, row: usize, codes: &[i8]) -> Result<(), MatrixError> {
         let range = self.scheme.bits.range();
+        // One subtraction and comparison for both ends, without an early exit, so that it vectorises.
+        let (least, span) = (range.min as i8, (range.max - range.min) as u8);
+        let mut outside = false;
+        for &code in codes {
+            outside |= code.wrapping_sub(least) as u8 > span;
+        }
+        if outside {
+            let at = codes.iter().position(|&code| !range.contains(i32::from(code))).unwrap_or(0);
+            return Err(MatrixError::Code(row, at, codes[at], self.scheme.bits));
+        }
         let (panel, lane) = (row / PANEL, row % PANEL);
-        let (depth, width, offset) = (self.storage.depth(), self.storage.width(), self.storage.offset());
         let blocks = &mut self.blocks[panel * self.blocks_per_panel..(panel + 1) * self.blocks_per_panel];
-        for (index, (block, codes)) in blocks.iter_mut().zip(codes.chunks(depth)).enumerate() {
-            let bytes = &mut block.0[lane * 4..lane * 4 + 4];
-            bytes.fill(0);
-            for i in 0..depth {
-                let code = codes.get(i).copied().unwrap_or(0);
-                if !range.contains(i32::from(code)) {
-                    return Err(MatrixError::Code(row, index * depth + i, code, self.scheme.bits));
-                }
-                let stored = (i32::from(code) + offset) as u8;
-                bytes[i % 4] |= stored << ((i / 4) * width);
-            }
+        match self.storage {
+            Storage::Byte => store_row::<1>(blocks, lane, codes, self.storage),
+            Storage::Nibble => store_row::<2>(blocks, lane, codes, self.storage),
+            Storage::Crumb => store_row::<4>(blocks, lane, codes, self.storage),
         }
         let group_len = self.scheme.group_len(self.cols).max(1);
         for (group, codes) in codes.chunks(group_len).enumerate() {
@@ -472,6 +482,32 @@ fn invalid_code(source: &PanelSource<'_>, first: usize) -> MatrixError {
     MatrixError::Code(first, 0, range.min as i8, source.bits)
 }
 
+/// Writes a row of codes into its lane of each block, `PARTS` codes to a byte: four codes at a time, as one 32-bit
+/// number.
+fn store_row<const PARTS: usize>(blocks: &mut [Block], lane: usize, codes: &[i8], storage: Storage) {
+    // Adding the offset to a code of so many bits is flipping its highest bit; four bytes at once have no carries.
+    let (width, ones) = (storage.width(), 0x0101_0101u32);
+    let (mask, flip) = (ones * ((1u32 << width) - 1), ones * storage.offset() as u32);
+    let stored = |quads: &[[i8; 4]; PARTS]| -> u32 {
+        let mut word = 0;
+        for (part, quad) in quads.iter().enumerate() {
+            word |= ((u32::from_le_bytes(quad.map(|code| code as u8)) ^ flip) & mask) << (part * width);
+        }
+        word
+    };
+    let (whole, rest) = codes.as_chunks::<4>().0.as_chunks::<PARTS>();
+    for (block, quads) in blocks.iter_mut().zip(whole) {
+        block.0[lane * 4..lane * 4 + 4].copy_from_slice(&stored(quads).to_le_bytes());
+    }
+    let done = whole.len() * PARTS * 4;
+    debug_assert!(rest.len() < PARTS);
+    if done < codes.len() {
+        let mut quads = [[0i8; 4]; PARTS];
+        quads.as_flattened_mut()[..codes.len() - done].copy_from_slice(&codes[done..]);
+        blocks[whole.len()].0[lane * 4..lane * 4 + 4].copy_from_slice(&stored(&quads).to_le_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -590,6 +626,23 @@ mod tests {
         assert_eq!(short.unwrap_err(), MatrixError::Words(0, 2, 1));
         let one = PackedMatrix::from_codes(1, 1, w4, &[1], &[1.0]).unwrap();
         assert_eq!(one.with_bias(&[]).unwrap_err(), MatrixError::Bias(1, 0));
+    }
+
+    #[test]
+    fn every_instruction_set_packs_the_same() {
+        for bits in WeightBits::ALL {
+            let scheme = WeightScheme { bits, granularity: Granularity::PerGroup(24) };
+            let (rows, cols) = (21, 77);
+            let weight: Vec<f32> = (0..rows * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.11).collect();
+            let scales: Vec<f32> =
+                (0..scheme.num_scales(rows, cols)).map(|i| 0.2 + 0.01 * i as f32).collect();
+            let plain = PackedMatrix::quantize(rows, cols, scheme, &weight, &scales).unwrap();
+            for kernels in crate::Kernels::available() {
+                let fast = kernels.quantize_matrix(rows, cols, scheme, &weight, &scales).unwrap();
+                assert_eq!(fast.blocks, plain.blocks, "{kernels:?} {bits:?}");
+                assert_eq!((fast.sums, fast.scales), (plain.sums.clone(), plain.scales.clone()));
+            }
+        }
     }
 
     #[test]

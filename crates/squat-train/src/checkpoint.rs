@@ -2,7 +2,9 @@
 //! optimizer's moments and the trainer's place. Both are written in one atomic step.
 
 use crate::error::TrainError;
-use crate::model::{Leaves, Model, add_quantizer_parameters, matrix_shape, static_name, static_points};
+use crate::model::{
+    Leaves, Model, add_quantizer_parameters, matrix_shape, pack_linears, static_name, static_points,
+};
 use crate::optimizer::Moments;
 use crate::parameters::{Group, Parameters};
 use crate::quantizer::STATIC_PARAMETERS;
@@ -276,8 +278,10 @@ pub fn locate_stage(run: &Path, stage: &str) -> PathBuf {
 
 impl Loaded {
     /// The model, for sequences of up to `max_seq` tokens, and its parameters as tensors.
-    pub fn into_model(self, max_seq: usize) -> (Model, Leaves) {
-        let leaves = Leaves::constant(&self.parameters);
-        (Model::new(self.spec, self.plan, max_seq), leaves)
+    pub fn into_model(mut self, max_seq: usize) -> (Model, Leaves) {
+        let device = burn::tensor::Device::flex();
+        let model = Model::new(self.spec, self.plan, max_seq);
+        let packed = pack_linears(&model, &self.parameters, &device, 1);
+        (model, Leaves::take(&mut self.parameters, &device).with_packed(packed))
     }
 }

@@ -1,6 +1,7 @@
 //! The forward pass of a LLaMA-family model over named parameters, full precision or fake-quantized.
 
 use crate::calibration::Observer;
+use crate::device::is_cpu;
 use crate::ops::alignment::Alignment;
 use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionSide, Rope, prepare};
 use crate::ops::embedding::Embedding;
@@ -8,11 +9,12 @@ use crate::ops::entropy::CodeEntropy;
 use crate::ops::linear::Linear;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::SwiGlu;
-use crate::parameters::{Group, Parameters};
+use crate::parameters::{Group, Parameter, Parameters};
 use crate::plain::run;
-use crate::quantizer::{ActQuant, STATIC_PARAMETERS, TokenBits};
+use crate::profile::{self, Phase};
+use crate::quantizer::{ActQuant, STATIC_PARAMETERS, TokenBits, pack_weight};
 use burn::tensor::{Device, Tensor, TensorData};
-use squat_kernels::Kernels;
+use squat_kernels::{Kernels, PackedMatrix};
 use squat_model::{LinearKind, ModelSpec, ParamKind, QuantPlan};
 use squat_quant::token_policy::TokenEvidence;
 use squat_quant::{ActBits, ActPoint, ActScheme, WeightScheme};
@@ -22,6 +24,7 @@ use std::sync::{Arc, Mutex};
 /// Parameters as tensors of one device, leaves of the tape where training asks for it.
 pub struct Leaves {
     tensors: HashMap<String, Tensor<2>>,
+    packed: Arc<HashMap<String, Arc<PackedMatrix>>>,
 }
 
 impl Leaves {
@@ -32,14 +35,40 @@ impl Leaves {
 
     /// Copies parameters to tensors of a device, without a tape.
     pub fn on(parameters: &Parameters, device: &Device) -> Self {
-        let tensors = parameters
-            .iter()
-            .map(|p| {
-                let data = TensorData::new(p.values.clone(), p.shape);
-                (p.name.clone(), Tensor::<2>::from_data(data, device))
+        Self::from_values(parameters.iter().map(|p| (p, p.values.clone())), device)
+    }
+
+    /// Takes the parameters' values as tensors of a device, without a tape; [`Self::give_back`] returns them. On the CPU
+    /// nothing is copied.
+    pub fn take(parameters: &mut Parameters, device: &Device) -> Self {
+        let values: Vec<Vec<f32>> =
+            parameters.list_mut().iter_mut().map(|p| std::mem::take(&mut p.values)).collect();
+        Self::from_values(parameters.iter().zip(values), device)
+    }
+
+    /// Returns what [`Self::take`] took.
+    ///
+    /// # Panics
+    /// When the parameters are others, an error of this crate.
+    pub fn give_back(mut self, parameters: &mut Parameters) {
+        for parameter in parameters.list_mut() {
+            let tensor = self.tensors.remove(&parameter.name).expect("the parameters that were taken");
+            parameter.values = tensor.into_data().try_into_vec::<f32>().expect("parameters are f32");
+        }
+    }
+
+    fn from_values<'a>(values: impl Iterator<Item = (&'a Parameter, Vec<f32>)>, device: &Device) -> Self {
+        let tensors = values
+            .map(|(p, values)| {
+                (p.name.clone(), Tensor::<2>::from_data(TensorData::new(values, p.shape), device))
             })
             .collect();
-        Self { tensors }
+        Self { tensors, packed: Arc::default() }
+    }
+
+    /// With weights that [`pack_linears`] packed from the same parameters; they serve every forward that follows.
+    pub fn with_packed(self, packed: PackedLinears) -> Self {
+        Self { packed: packed.0, ..self }
     }
 
     /// The same memory as leaves of a new tape.
@@ -49,7 +78,7 @@ impl Leaves {
             .iter()
             .map(|(name, tensor)| (name.clone(), Tensor::from_inner(tensor.clone()).require_grad()))
             .collect();
-        Self { tensors }
+        Self { tensors, packed: self.packed.clone() }
     }
 
     /// The tensor of that name.
@@ -59,6 +88,55 @@ impl Leaves {
     pub fn get(&self, name: &str) -> Tensor<2> {
         self.tensors.get(name).unwrap_or_else(|| panic!("no parameter {name}")).clone()
     }
+}
+
+/// Quantized weights as the integer kernels take them, by name.
+#[derive(Clone, Debug, Default)]
+pub struct PackedLinears(Arc<HashMap<String, Arc<PackedMatrix>>>);
+
+/// Quantizes and packs every linear of the model that runs on the integer kernels; none on other devices than the CPU.
+pub fn pack_linears(
+    model: &Model,
+    parameters: &Parameters,
+    device: &Device,
+    threads: usize,
+) -> PackedLinears {
+    if !is_cpu(device) {
+        return PackedLinears::default();
+    }
+    let mut jobs: Vec<(String, WeightScheme, &Parameter, &Parameter)> = model
+        .integer_linears()
+        .into_iter()
+        .filter_map(|(name, scheme)| {
+            let (weight, logs) = (parameters.get(&name)?, parameters.get(&log_scale_name(&name))?);
+            Some((name, scheme, weight, logs))
+        })
+        .collect();
+    // The largest first, so that threads end together.
+    jobs.sort_by_key(|(_, _, weight, _)| weight.values.len());
+    let threads = threads.min(jobs.len());
+    let jobs = Mutex::new(jobs);
+    let packed = Mutex::new(HashMap::new());
+    let work = || {
+        loop {
+            let next = jobs.lock().unwrap_or_else(|e| e.into_inner()).pop();
+            let Some((name, scheme, weight, logs)) = next else { return };
+            let [rows, cols] = weight.shape;
+            if let Some(matrix) = pack_weight(&weight.values, rows, cols, scheme, &logs.values) {
+                packed.lock().unwrap_or_else(|e| e.into_inner()).insert(name, Arc::new(matrix));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| {
+                let _phase = profile::phase(Phase::Parameters);
+                work();
+            });
+        }
+        work();
+    });
+    PackedLinears(Arc::new(packed.into_inner().unwrap_or_else(|e| e.into_inner())))
 }
 
 /// Name of the log scales of a weight.
@@ -132,6 +210,32 @@ impl Model {
         Self { spec, plan, recompute: false, rope: Arc::new(Rope { cos, sin }) }
     }
 
+    /// Names and schemes of the linears whose weight and input are both quantized.
+    fn integer_linears(&self) -> Vec<(String, WeightScheme)> {
+        let Some(plan) = &self.plan else { return Vec::new() };
+        let points = [
+            (LinearKind::Q, ActPoint::AttnIn),
+            (LinearKind::K, ActPoint::AttnIn),
+            (LinearKind::V, ActPoint::AttnIn),
+            (LinearKind::O, ActPoint::AttnOut),
+            (LinearKind::Gate, ActPoint::MlpIn),
+            (LinearKind::Up, ActPoint::MlpIn),
+            (LinearKind::Down, ActPoint::MlpMid),
+        ];
+        let mut found = Vec::new();
+        for layer in 0..self.spec.num_hidden_layers {
+            for (kind, point) in points {
+                if let (Some(scheme), Some(_)) = (plan.weight, plan.point(point)) {
+                    found.push((self.spec.linear_name(layer, kind), scheme));
+                }
+            }
+        }
+        if let (Some(scheme), Some(_)) = (plan.head, plan.point(ActPoint::HeadIn)) {
+            found.push((self.spec.head_name().to_owned(), scheme));
+        }
+        found
+    }
+
     fn act(&self, point: ActPoint, bits: &TokenBits) -> Option<ActQuant> {
         let scheme = self.plan.as_ref()?.point(point)?;
         Some(ActQuant { scheme, bits: bits.clone() })
@@ -160,7 +264,7 @@ impl Model {
     ) -> Tensor<2> {
         let input = self.act(point, bits);
         let parameters = self.static_tensor(leaves, input.as_ref(), layer, point);
-        let op = Linear { weight: scheme, input };
+        let op = Linear { weight: scheme, input, packed: leaves.packed.get(name).cloned() };
         let weight = leaves.get(name);
         match (scheme.map(|_| leaves.get(&log_scale_name(name))), parameters) {
             (None, None) => run(op, [x, weight]),

@@ -2,6 +2,7 @@
 
 use crate::host::multiversion;
 use crate::parameters::{Group, Parameters};
+use crate::profile::{self, Phase};
 
 /// Hyperparameters of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,15 +76,59 @@ multiversion! {
     }
 }
 
+multiversion! {
+    fn scale_all(x: &mut [f32], scale: f32) {
+        for x in x {
+            *x *= scale;
+        }
+    }
+}
+
+/// Elements that a thread takes at a time. Sums are taken in pieces of this many whatever the number of threads.
+const PIECE: usize = 1 << 18;
+
+/// Runs `work` on every item, the items shared out over `threads`.
+fn share<T: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) + Sync) {
+    let threads = threads.max(1).min(items.len());
+    let queue = std::sync::Mutex::new(items.into_iter());
+    let drain = || {
+        loop {
+            let next = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
+            let Some(item) = next else { return };
+            work(item);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| {
+                let _phase = profile::phase(Phase::Optimizer);
+                drain();
+            });
+        }
+        drain();
+    });
+}
+
+/// Multiplies every gradient by `scale`.
+pub fn scale_gradients(gradients: &mut [Vec<f32>], scale: f32, threads: usize) {
+    let _span = profile::operation("mean");
+    let pieces = gradients.iter_mut().flat_map(|g| g.chunks_mut(PIECE));
+    share(pieces.collect(), threads, |piece| scale_all(piece, scale));
+}
+
 /// Euclidean norm over all gradients.
-pub fn global_norm(gradients: &[Vec<f32>]) -> f64 {
-    gradients.iter().map(|g| sum_of_squares(g)).sum::<f64>().sqrt()
+pub fn global_norm(gradients: &[Vec<f32>], threads: usize) -> f64 {
+    let _span = profile::operation("norm");
+    let pieces: Vec<&[f32]> = gradients.iter().flat_map(|g| g.chunks(PIECE)).collect();
+    let mut sums = vec![0f64; pieces.len()];
+    share(sums.iter_mut().zip(pieces).collect(), threads, |(sum, piece)| *sum = sum_of_squares(piece));
+    sums.iter().sum::<f64>().sqrt()
 }
 
 impl AdamW {
     /// One step (`step` counts from 1): clips gradients to `max_norm` (their norm is `norm`) and moves the parameters.
     ///
-    /// Work is split over `threads` by parameter; the result does not depend on their number.
+    /// Work is shared out over `threads`; the result does not depend on their number.
     ///
     /// # Panics
     /// When gradients and parameters are not of one shape.
@@ -112,25 +157,19 @@ impl AdamW {
                 keep: 1.0 - lr * decay,
             }
         };
-        let work: Vec<_> = parameters
-            .list_mut()
-            .iter_mut()
-            .zip(gradients)
-            .zip(moments.first.iter_mut().zip(moments.second.iter_mut()))
-            .collect();
-        let queue = std::sync::Mutex::new(work);
-        let drain = || {
-            loop {
-                let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop();
-                let Some(((parameter, grad), (first, second))) = next else { return };
-                update(&mut parameter.values, grad, first, second, of(parameter.group));
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.max(1) {
-                scope.spawn(drain);
-            }
-            drain();
+        let _span = profile::operation("adamw");
+        let moments = moments.first.iter_mut().zip(moments.second.iter_mut());
+        let work = parameters.list_mut().iter_mut().zip(gradients).zip(moments).flat_map(
+            |((parameter, grad), (first, second))| {
+                assert_eq!(parameter.values.len(), grad.len(), "the gradient of {}", parameter.name);
+                let update = of(parameter.group);
+                let values = parameter.values.chunks_mut(PIECE).zip(grad.chunks(PIECE));
+                let moments = first.chunks_mut(PIECE).zip(second.chunks_mut(PIECE));
+                values.zip(moments).map(move |(values, moments)| (values, moments, update))
+            },
+        );
+        share(work.collect(), threads, |((values, grad), (first, second), constants)| {
+            update(values, grad, first, second, constants);
         });
     }
 }
@@ -189,12 +228,26 @@ mod tests {
     #[test]
     fn clipping_scales_to_the_norm() {
         let g = vec![vec![3.0, 4.0, 0.0], vec![0.0], vec![0.0]];
-        assert!((global_norm(&g) - 5.0).abs() < 1e-12);
+        assert!((global_norm(&g, 2) - 5.0).abs() < 1e-12);
         let adam = AdamW { beta1: 0.0, beta2: 0.0, eps: 1e9, weight_decay: 0.0 };
         let mut p = parameters();
         let mut m = Moments::zeros(&p);
         adam.step(&mut p, &g, &mut m, (1, 5.0, 1.0), (1.0, 1.0), 1);
         assert!((m.first[0][0] - 0.6).abs() < 1e-6 && (m.first[0][1] - 0.8).abs() < 1e-6);
+    }
+
+    #[test]
+    fn threads_change_no_bit() {
+        let long = |seed: u64| {
+            vec![crate::ops::gradient_check::noise(2 * PIECE + 77, seed), vec![0.5 * seed as f32; 3]]
+        };
+        let a = long(1);
+        for threads in [1, 3] {
+            let mut scaled = a.clone();
+            scale_gradients(&mut scaled, 0.3, threads);
+            assert!(scaled.iter().flatten().zip(a.iter().flatten()).all(|(x, a)| *x == a * 0.3));
+        }
+        assert_eq!(global_norm(&a, 1).to_bits(), global_norm(&a, 3).to_bits());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! 2^24 are exact in `f32` in any order, so the fake-quantized model and the packed one agree bit for bit.
 
 use crate::host::multiversion;
+use squat_kernels::{Kernels, PackedMatrix, QuantizedRows, RowQuantizer};
 use squat_quant::affine::max_abs;
 use squat_quant::math::exp;
 use squat_quant::{ActBits, ActScheme, Affine, WeightScheme, dynamic_scale};
@@ -118,20 +119,104 @@ pub fn quantize_rows(
     Rows { codes, scales }
 }
 
+/// Gradients of 16 elements, or of the rest: `grad` becomes that of `x`, those of scale and zero point are added.
+#[inline(always)]
+fn gradient_lanes(x: &[f32], affine: Affine, grad: &mut [f32], scale: &mut [f32; 16], zero: &mut [f32; 16]) {
+    for i in 0..x.len() {
+        let (dx, ds, dz) = affine.gradient(x[i]);
+        scale[i] += grad[i] * ds;
+        zero[i] += grad[i] * dz;
+        grad[i] *= dx;
+    }
+}
+
 multiversion! {
     /// In place: `grad` becomes the gradient of `x`; returns the summed gradients of scale and zero point.
     fn affine_backward(x: &[f32], affine: Affine, grad: &mut [f32]) -> (f32, f32) {
         let (mut scale, mut zero) = ([0f32; 16], [0f32; 16]);
-        for (x, grad) in x.chunks(16).zip(grad.chunks_mut(16)) {
-            for i in 0..x.len() {
-                let (dx, ds, dz) = affine.gradient(x[i]);
-                scale[i] += grad[i] * ds;
-                zero[i] += grad[i] * dz;
-                grad[i] *= dx;
-            }
+        let (x, x_rest) = x.as_chunks::<16>();
+        let (grad, grad_rest) = grad.as_chunks_mut::<16>();
+        for (x, grad) in x.iter().zip(grad) {
+            gradient_lanes(x, affine, grad, &mut scale, &mut zero);
         }
+        gradient_lanes(x_rest, affine, grad_rest, &mut scale, &mut zero);
         (scale.iter().sum(), zero.iter().sum())
     }
+}
+
+multiversion! {
+    fn fake_quantize(x: &[f32], affine: Affine, out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = affine.fake_quantize(x);
+        }
+    }
+}
+
+/// The values of [`Rows::dequantize`] after [`quantize_rows`], bit for bit, in one pass.
+pub fn fake_quantize_rows(
+    x: &[f32],
+    cols: usize,
+    quant: &ActQuant,
+    parameters: Option<&[f32]>,
+    rows_per_token: usize,
+    out: &mut [f32],
+) {
+    for (index, (row, out)) in x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)).enumerate() {
+        let affine = row_affine(row, quant, quant.bits.get(index / rows_per_token), parameters);
+        fake_quantize(row, affine, out);
+    }
+}
+
+/// The values of [`QuantizedWeight::dequantize`] after [`quantize_weight`], bit for bit, in one pass.
+pub fn fake_quantize_weight(
+    weight: &[f32],
+    cols: usize,
+    scheme: WeightScheme,
+    log_scales: &[f32],
+    out: &mut [f32],
+) {
+    for_each_group(weight.len(), cols, scheme, |at, index| {
+        let affine = Affine::symmetric(exp(log_scales[index]), scheme.bits.range());
+        fake_quantize(&weight[at.clone()], affine, &mut out[at]);
+    });
+}
+
+/// A weight `[rows, cols]` as the integer kernels take it; `None` for scales that are no scales.
+pub fn pack_weight(
+    weight: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: WeightScheme,
+    log_scales: &[f32],
+) -> Option<PackedMatrix> {
+    let scales: Vec<f32> = log_scales.iter().map(|&log| exp(log)).collect();
+    Kernels::detect().quantize_matrix(rows, cols, scheme, weight, &scales).ok()
+}
+
+/// Rows `[rows, cols]` as the integer kernels take them; `None` for static parameters that are no quantizer.
+pub fn pack_rows(
+    x: &[f32],
+    cols: usize,
+    quant: &ActQuant,
+    parameters: Option<&[f32]>,
+) -> Option<QuantizedRows> {
+    let quantizer = match (quant.scheme, parameters) {
+        (ActScheme::Static, Some(parameters)) => {
+            RowQuantizer::fixed(ActBits::ALL.map(|bits| static_affine(parameters, bits))).ok()?
+        }
+        _ => RowQuantizer::Dynamic,
+    };
+    let uniform;
+    let bits: &[ActBits] = match &quant.bits {
+        TokenBits::Uniform(bits) => {
+            uniform = [*bits];
+            &uniform
+        }
+        TokenBits::PerToken(bits) => bits,
+    };
+    let mut rows = QuantizedRows::new();
+    Kernels::detect().quantize_rows(&mut rows, x, cols, bits, &quantizer);
+    Some(rows)
 }
 
 /// Backward of [`quantize_rows`]: turns the gradient of the dequantized values into that of `x`, in place, and returns
@@ -256,6 +341,9 @@ mod tests {
                     let want = Affine::symmetric(scale, bits.range()).fake_quantize(w);
                     assert_eq!(values[i].to_bits(), want.to_bits(), "{scheme:?} {i}");
                 }
+                let mut fused = vec![0f32; weight.len()];
+                fake_quantize_weight(&weight, cols, scheme, &logs, &mut fused);
+                assert!(fused.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
             }
         }
     }
@@ -268,7 +356,10 @@ mod tests {
         for scheme in [ActScheme::Static, ActScheme::Dynamic] {
             let quant = ActQuant { scheme, bits: TokenBits::PerToken(bits.clone()) };
             let rows = quantize_rows(&x, 10, &quant, Some(&parameters), 2);
+            let mut fused = vec![0f32; x.len()];
+            fake_quantize_rows(&x, 10, &quant, Some(&parameters), 2, &mut fused);
             for (i, &v) in rows.dequantize(10).iter().enumerate() {
+                assert_eq!(v.to_bits(), fused[i].to_bits());
                 let bits = bits[i / 20];
                 let affine = match scheme {
                     ActScheme::Static => static_affine(&parameters, bits),

@@ -11,7 +11,7 @@
 use crate::checkpoint::{self, Loaded};
 use crate::device::is_cpu;
 use crate::error::TrainError;
-use crate::model::{Leaves, Model, initial_parameters};
+use crate::model::{Leaves, Model, initial_parameters, pack_linears};
 use crate::parallel::Group;
 use crate::recipe::{Recipe, StageConfig, StageKind, expand};
 use crate::stage::{self, Event, Outcome, StageData, StageInput};
@@ -461,7 +461,7 @@ fn stage_input<'a>(
     student.plan = None;
     let mut teachers = Vec::new();
     for name in &config.teachers {
-        let loaded = checkpoint::load(&named_model(recipe, run, name)?)?;
+        let mut loaded = checkpoint::load(&named_model(recipe, run, name)?)?;
         if loaded.spec.vocab_size != student.spec.vocab_size {
             return Err(TrainError::Recipe(format!(
                 "stage `{}`: teacher `{name}` has a vocabulary of {}, the student {}; they must share a tokenizer",
@@ -486,8 +486,10 @@ fn stage_input<'a>(
         if options.group.world() > 1 {
             options.group.agree("teachers", &loaded.parameters.digest())?;
         }
-        let leaves = Leaves::on(&loaded.parameters, &options.device);
-        teachers.push(Teacher { model: Model::new(loaded.spec, loaded.plan, seq_len), leaves });
+        let model = Model::new(loaded.spec, loaded.plan, seq_len);
+        let packed = pack_linears(&model, &loaded.parameters, &options.device, options.threads);
+        let leaves = Leaves::take(&mut loaded.parameters, &options.device).with_packed(packed);
+        teachers.push(Teacher { model, leaves });
     }
     let start = if recipe.data.start_at_line { Start::Line } else { Start::Anywhere };
     let train = Chunks::new(&data.train.shards, seq_len, recipe.seed)?.starting(start);

@@ -7,7 +7,7 @@ use crate::calibration::calibrate;
 use crate::checkpoint::{self, State};
 use crate::error::TrainError;
 use crate::evaluate::held_out_loss;
-use crate::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters};
+use crate::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters, pack_linears};
 use crate::optimizer::Moments;
 use crate::parallel::{self, Group};
 use crate::parameters::Parameters;
@@ -295,7 +295,9 @@ impl<'a> Run<'a> {
     }
 
     fn evaluate(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
-        let leaves = Leaves::on(&self.trainer.parameters, &self.input.device);
+        let trainer = &mut self.trainer;
+        let packed = pack_linears(&trainer.model, &trainer.parameters, &trainer.device, trainer.threads);
+        let leaves = Leaves::take(&mut trainer.parameters, &trainer.device).with_packed(packed);
         let cross_entropy = held_out_loss(
             &self.trainer.model,
             &leaves,
@@ -304,7 +306,9 @@ impl<'a> Run<'a> {
             self.input.config.micro_batch,
             self.input.threads,
             &self.input.group,
-        )?;
+        );
+        leaves.give_back(&mut self.trainer.parameters);
+        let cross_entropy = cross_entropy?;
         if !cross_entropy.is_finite() {
             return Err(self.non_finite(self.trainer.step, "held-out cross-entropy"));
         }

@@ -175,12 +175,12 @@ fn whole_pass(
     }
     drop(forward);
     let _backward = profile::phase(Phase::Backward);
-    let grads = total.backward();
+    let mut grads = total.backward();
     let gradients = parameters
         .iter()
-        .map(|p| match leaves.get(&p.name).grad(&grads) {
+        .map(|p| match leaves.get(&p.name).grad_remove(&mut grads) {
             Some(grad) => grad.into_data().try_into_vec::<f32>().expect("gradients are f32"),
-            None => vec![0.0; p.values.len()],
+            None => vec![0.0; p.shape[0] * p.shape[1]],
         })
         .collect();
     let off_tape = |term: Option<Tensor<2>>| term.map(Tensor::inner);

@@ -1,7 +1,7 @@
 //! One optimizer step after another, in memory.
 
-use crate::model::{Leaves, Model};
-use crate::optimizer::{AdamW, Moments, global_norm, schedule};
+use crate::model::{Leaves, Model, pack_linears};
+use crate::optimizer::{AdamW, Moments, global_norm, scale_gradients, schedule};
 use crate::parallel::facts::{self, Facts};
 use crate::parallel::tree::{Sums, add_gradients};
 use crate::parallel::{Group, ParallelError};
@@ -77,7 +77,8 @@ impl Trainer {
         self.model.recompute = config.activation_checkpointing;
         let constant = {
             let _phase = profile::phase(Phase::Parameters);
-            Leaves::on(&self.parameters, &self.device)
+            let packed = pack_linears(&self.model, &self.parameters, &self.device, self.threads);
+            Leaves::take(&mut self.parameters, &self.device).with_packed(packed)
         };
         let (mut sums, mut own) = (Sums::new(micros.len(), add_gradients), Vec::new());
         // Waves of as many micro-batches as there are threads: memory stays bounded, the order of sums fixed.
@@ -90,6 +91,7 @@ impl Trainer {
                 sums.push(index..index + 1, gradients);
             }
         }
+        constant.give_back(&mut self.parameters);
         let _phase = profile::phase(Phase::Optimizer);
         let (mut losses, mut scores, mut share) = (Vec::new(), Vec::new(), 0.0);
         for Facts { loss, eight_bit_share, scores: more } in facts::gather(&self.group, own)? {
@@ -99,14 +101,13 @@ impl Trainer {
         }
         let mut gradients = self.group.sum(micros.len(), sums)?;
         if micros.len() > 1 {
-            let inverse = 1.0 / micros.len() as f32;
-            gradients.iter_mut().flatten().for_each(|g| *g *= inverse);
+            scale_gradients(&mut gradients, 1.0 / micros.len() as f32, self.threads);
         }
         let loss = StepLoss::mean(&losses);
         if let Some((term, _)) = loss.terms().find(|(_, value)| !value.is_finite()) {
             return Err(StepFailure::NotFinite(term));
         }
-        let norm = global_norm(&gradients);
+        let norm = global_norm(&gradients, self.threads);
         if !norm.is_finite() {
             return Err(StepFailure::NotFinite("gradient norm"));
         }

@@ -26,27 +26,60 @@ impl Layout {
 pub fn gemm(
     (m, k, n): (usize, usize, usize),
     alpha: f32,
-    (a, a_layout): (&[f32], Layout),
-    (b, b_layout): (&[f32], Layout),
+    a: (&[f32], Layout),
+    b: (&[f32], Layout),
     beta: f32,
     out: &mut [f32],
 ) {
+    assert_eq!(out.len(), m * n, "output");
+    // SAFETY: `out` has m * n elements, all initialized.
+    unsafe { gemm_at((m, k, n), alpha, a, b, beta, out.as_mut_ptr()) }
+}
+
+/// `a @ b` with `a` `[m, k]` and `b` `[k, n]`, row-major, in new memory that is not cleared before.
+///
+/// # Panics
+/// When a slice has another length.
+pub fn product((m, k, n): (usize, usize, usize), a: (&[f32], Layout), b: (&[f32], Layout)) -> Vec<f32> {
+    if k == 0 {
+        return vec![0.0; m * n];
+    }
+    let mut out = Vec::with_capacity(m * n);
+    // SAFETY: there is room for m * n elements; with beta = 0 and k > 0 the product writes every one of them and reads
+    // none, so all are initialized when the length is set.
+    unsafe {
+        gemm_at((m, k, n), 1.0, a, b, 0.0, out.as_mut_ptr());
+        out.set_len(m * n);
+    }
+    out
+}
+
+/// [`gemm`] into `m * n` elements at `out`.
+///
+/// # Safety
+/// `out` must be valid for writing m * n elements, for reading them too unless `beta` is 0, and overlap neither operand.
+unsafe fn gemm_at(
+    (m, k, n): (usize, usize, usize),
+    alpha: f32,
+    (a, a_layout): (&[f32], Layout),
+    (b, b_layout): (&[f32], Layout),
+    beta: f32,
+    out: *mut f32,
+) {
     assert_eq!(a.len(), m * k, "left operand");
     assert_eq!(b.len(), k * n, "right operand");
-    assert_eq!(out.len(), m * n, "output");
     if m == 0 || n == 0 {
         return;
     }
     let (a_rs, a_cs) = a_layout.strides(m, k);
     let (b_rs, b_cs) = b_layout.strides(k, n);
-    // SAFETY: the asserts above hold the three slices to the sizes that the strides address, and `out` is borrowed
-    // mutably, so it overlaps neither operand.
+    // SAFETY: the asserts hold the operands to the sizes that the strides address; the caller answers for `out`.
     unsafe {
         ::gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             n as isize,
             beta != 0.0,

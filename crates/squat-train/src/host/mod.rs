@@ -5,9 +5,11 @@
 //! the plain-tensor forms of [`crate::plain`]; tests hold the two against each other.
 
 mod gemm;
+mod scratch;
 mod simd;
 
-pub(crate) use gemm::{Layout, columns, gemm, integer_gemm};
+pub(crate) use gemm::{Layout, columns, gemm, integer_gemm, product};
+pub(crate) use scratch::scratch;
 pub(crate) use simd::multiversion;
 
 use crate::profile;

@@ -27,17 +27,36 @@ pub struct Alignment {
     pub teacher: Arc<Vec<f32>>,
 }
 
+#[inline(always)]
+fn dot_lanes(a: &[f32], b: &[f32], sums: &mut [[f32; 16]; 3]) {
+    for i in 0..a.len() {
+        sums[0][i] += a[i] * b[i];
+        sums[1][i] += a[i] * a[i];
+        sums[2][i] += b[i] * b[i];
+    }
+}
+
 multiversion! {
+    /// `a . b`, `a . a`, `b . b`.
     fn dots(a: &[f32], b: &[f32]) -> (f32, f32, f32) {
-        let (mut ab, mut aa, mut bb) = ([0f32; 16], [0f32; 16], [0f32; 16]);
-        for (a, b) in a.chunks(16).zip(b.chunks(16)) {
-            for i in 0..a.len() {
-                ab[i] += a[i] * b[i];
-                aa[i] += a[i] * a[i];
-                bb[i] += b[i] * b[i];
-            }
+        let mut sums = [[0f32; 16]; 3];
+        let (a, a_rest) = a.as_chunks::<16>();
+        let (b, b_rest) = b.as_chunks::<16>();
+        for (a, b) in a.iter().zip(b) {
+            dot_lanes(a, b, &mut sums);
         }
+        dot_lanes(a_rest, b_rest, &mut sums);
+        let [ab, aa, bb] = sums;
         (ab.iter().sum(), aa.iter().sum(), bb.iter().sum())
+    }
+}
+
+multiversion! {
+    /// `out = weight * (along * p - norm * target)`.
+    fn map_gradient(p: &[f32], target: &[f32], weight: f32, along: f32, norm: f32, out: &mut [f32]) {
+        for ((d, &p), &target) in out.iter_mut().zip(p).zip(target) {
+            *d = weight * (along * p - norm * target);
+        }
     }
 }
 
@@ -133,9 +152,7 @@ impl HostOp for Alignment {
                 let norm = 1.0 / (aa * bb).sqrt();
                 let along = ab * norm / aa;
                 let out = &mut ds[i * t..i * t + i + 1];
-                for ((d, &p), &target) in out.iter_mut().zip(row).zip(target) {
-                    *d = weight * (along * p - norm * target);
-                }
+                map_gradient(row, target, weight, along, norm, out);
                 softmax_backward(row, out, inv);
             }
             gemm((t, t, d), 1.0, (&ds, Layout::Normal), (kh, Layout::Normal), 0.0, &mut part);

@@ -6,6 +6,7 @@
 use crate::host::{HostOp, Input, Layout, gemm, integer_gemm, multiversion};
 use crate::quantizer::{ActQuant, Rows, TokenBits, quantize_rows, quantize_rows_backward, static_affine};
 use squat_kernels::Kernels;
+use squat_quant::affine::max_abs;
 use squat_quant::token_policy::mean_over_heads;
 use squat_quant::{ActBits, ActScheme, Affine, CodeRange, dynamic_scale};
 use std::sync::{Arc, Mutex};
@@ -265,35 +266,20 @@ impl Attention {
         let mut wide_scale = vec![0f32; t];
         let mut narrow = any_narrow.then(|| (vec![0f32; t * t], vec![0f32; t]));
         let range = self.quant.probs.map(CodeRange::unsigned);
-        let mut folded_row = vec![0f32; t];
+        // A value's scale where the group counts it, 0 where the other does: what is 0 there has code 0 and is never
+        // the largest.
+        let group = |narrow: bool| -> Vec<f32> {
+            (0..t).map(|j| if narrow_at(j) == narrow { v_scales[j] } else { 0.0 }).collect()
+        };
+        let (wide_scales, narrow_scales) = (group(false), group(true));
         for i in 0..t {
             let row = &probabilities[i * t..i * t + i + 1];
             if self.folded() {
                 let range = range.unwrap_or(CodeRange::unsigned(8));
-                let (mut largest_8, mut largest_4) = (0f32, 0f32);
-                for j in 0..=i {
-                    folded_row[j] = row[j] * v_scales[j];
-                    let largest = if any_narrow && narrow_at(j) { &mut largest_4 } else { &mut largest_8 };
-                    *largest = largest.max(folded_row[j]);
-                }
-                let (eight, four) = (dynamic_scale(largest_8, range), dynamic_scale(largest_4, range));
-                wide_scale[i] = eight;
+                let live = i * t..i * t + i + 1;
+                wide_scale[i] = fold_row(row, &wide_scales[..=i], range, &mut wide[live.clone()]);
                 if let Some((codes, scales)) = &mut narrow {
-                    scales[i] = four;
-                    let (eight, four) = (Affine::symmetric(eight, range), Affine::symmetric(four, range));
-                    for j in 0..=i {
-                        if narrow_at(j) {
-                            codes[i * t + j] = four.centered(folded_row[j]);
-                        } else {
-                            wide[i * t + j] = eight.centered(folded_row[j]);
-                        }
-                    }
-                } else {
-                    center_all(
-                        &folded_row[..=i],
-                        Affine::symmetric(eight, range),
-                        &mut wide[i * t..i * t + i + 1],
-                    );
+                    scales[i] = fold_row(row, &narrow_scales[..=i], range, &mut codes[live]);
                 }
                 continue;
             }
@@ -301,17 +287,19 @@ impl Attention {
             let probability = self.quant.probs.map(Affine::probability);
             let p_scale = probability.map_or(1.0, |affine| affine.scale);
             let value = |bits: ActBits| value_parameters.map_or(1.0, |p| static_affine(p, bits).scale);
-            let code = |p: f32| probability.map_or(p, |affine| affine.centered(p));
             wide_scale[i] = p_scale * value(ActBits::A8);
-            for j in 0..=i {
-                // Without static parameters the values in the product are dequantized already.
-                if let (Some((codes, scales)), true, true) =
-                    (&mut narrow, narrow_at(j), value_parameters.is_some())
-                {
-                    scales[i] = p_scale * value(ActBits::A4);
-                    codes[i * t + j] = code(row[j]);
-                } else {
-                    wide[i * t + j] = code(row[j]);
+            // Without static parameters the values in the product are dequantized already.
+            if let (Some((codes, scales)), true) = (&mut narrow, value_parameters.is_some()) {
+                scales[i] = p_scale * value(ActBits::A4);
+                for j in 0..=i {
+                    let to = if narrow_at(j) { &mut *codes } else { &mut wide };
+                    to[i * t + j] = probability.map_or(row[j], |affine| affine.centered(row[j]));
+                }
+            } else {
+                let out = &mut wide[i * t..i * t + i + 1];
+                match probability {
+                    Some(affine) => center_all(row, affine, out),
+                    None => out.copy_from_slice(row),
                 }
             }
         }
@@ -339,13 +327,32 @@ multiversion! {
 }
 
 multiversion! {
+    /// Quantizes `p * scales` dynamically; returns the scale.
+    fn fold_row(p: &[f32], scales: &[f32], range: CodeRange, out: &mut [f32]) -> f32 {
+        for ((out, p), scale) in out.iter_mut().zip(p).zip(scales) {
+            *out = p * scale;
+        }
+        let affine = Affine::symmetric(dynamic_scale(max_abs(out), range), range);
+        for x in out {
+            *x = affine.centered(*x);
+        }
+        affine.scale
+    }
+}
+
+multiversion! {
     /// Softmax backward of one row, in place: `ds = p (dp - sum_j dp_j p_j) * scale`.
     pub(crate) fn softmax_backward(p: &[f32], dp: &mut [f32], scale: f32) {
         let mut lanes = [0f32; 16];
-        for (p, dp) in p.chunks(16).zip(dp.chunks(16)) {
-            for i in 0..p.len() {
+        let (chunks, rest) = p.as_chunks::<16>();
+        let (dp_chunks, dp_rest) = dp.as_chunks::<16>();
+        for (p, dp) in chunks.iter().zip(dp_chunks) {
+            for i in 0..16 {
                 lanes[i] += p[i] * dp[i];
             }
+        }
+        for (lane, (p, dp)) in lanes.iter_mut().zip(rest.iter().zip(dp_rest)) {
+            *lane += p * dp;
         }
         let dot: f32 = lanes.iter().sum();
         for (p, dp) in p.iter().zip(dp) {

@@ -7,6 +7,7 @@
 use crate::host::{HostOp, Input, multiversion};
 use crate::ops::attention::{AttentionShape, Rope, prepare, prepare_backward};
 use crate::quantizer::{ActQuant, row_affine};
+use squat_kernels::Kernels;
 use squat_quant::ActScheme;
 use std::sync::Arc;
 
@@ -23,19 +24,69 @@ pub struct CodeEntropy {
     pub quant: ActQuant,
 }
 
+#[inline(always)]
+fn moment_lanes(x: &[f32], inv: f32, low: f32, high: f32, sum: &mut [f64; 16], square: &mut [f64; 16]) {
+    for i in 0..x.len() {
+        let v = f64::from((x[i] * inv).max(low).min(high));
+        sum[i] += v;
+        square[i] += v * v;
+    }
+}
+
 multiversion! {
     /// Mean and variance of `clamp(x * inv, low, high)`.
     fn clipped_moments(x: &[f32], inv: f32, low: f32, high: f32) -> (f32, f32) {
-        let (mut sum, mut square) = (0f64, 0f64);
-        for &x in x {
-            let v = f64::from((x * inv).max(low).min(high));
-            sum += v;
-            square += v * v;
+        let (mut sum, mut square) = ([0f64; 16], [0f64; 16]);
+        let (chunks, rest) = x.as_chunks::<16>();
+        for chunk in chunks {
+            moment_lanes(chunk, inv, low, high, &mut sum, &mut square);
         }
+        moment_lanes(rest, inv, low, high, &mut sum, &mut square);
         let n = x.len() as f64;
-        let mean = sum / n;
-        (mean as f32, (square / n - mean * mean).max(0.0) as f32)
+        let mean = sum.iter().sum::<f64>() / n;
+        (mean as f32, (square.iter().sum::<f64>() / n - mean * mean).max(0.0) as f32)
     }
+}
+
+/// A row's clipping and the factors of its gradient.
+#[derive(Clone, Copy)]
+struct RowGradient {
+    inv: f32,
+    low: f32,
+    high: f32,
+    mean: f32,
+    factor: f32,
+}
+
+#[inline(always)]
+fn gradient_lanes(x: &[f32], r: RowGradient, out: &mut [f32], through_scale: &mut [f32; 16]) {
+    for i in 0..x.len() {
+        let v = x[i] * r.inv;
+        let inside = v >= r.low && v <= r.high;
+        let dv = if inside { r.factor * (v - r.mean) } else { 0.0 };
+        out[i] = dv * r.inv;
+        through_scale[i] += dv * v;
+    }
+}
+
+multiversion! {
+    /// Gradient of one row with its scale held constant; returns that through the scale.
+    fn row_gradient(x: &[f32], r: RowGradient, out: &mut [f32]) -> f32 {
+        let mut through_scale = [0f32; 16];
+        let (chunks, rest) = x.as_chunks::<16>();
+        let (out, out_rest) = out.as_chunks_mut::<16>();
+        for (chunk, out) in chunks.iter().zip(out) {
+            gradient_lanes(chunk, r, out, &mut through_scale);
+        }
+        gradient_lanes(rest, r, out_rest, &mut through_scale);
+        through_scale.iter().sum()
+    }
+}
+
+/// Position of the first largest magnitude.
+fn largest_at(row: &[f32]) -> usize {
+    let largest = Kernels::detect().max_abs(row);
+    row.iter().position(|x| x.abs() == largest).unwrap_or(0)
 }
 
 impl CodeEntropy {
@@ -86,21 +137,13 @@ impl HostOp for CodeEntropy {
             let out = &mut dx[index * d..(index + 1) * d];
             // dL/dv_i = -1/2 / (1 + r) * 2 (v_i - mean) / d.
             let factor = -weight / ((1.0 + variance) * d as f32);
-            let (mut through_scale, mut largest) = (0f32, 0usize);
-            for i in 0..d {
-                let v = row[i] * inv;
-                if v >= low && v <= high {
-                    let dv = factor * (v - mean);
-                    out[i] = dv * inv;
-                    through_scale += dv * v;
+            let through_scale = row_gradient(row, RowGradient { inv, low, high, mean, factor }, out);
+            if dynamic {
+                let largest = largest_at(row);
+                if row[largest] != 0.0 {
+                    // v = x q_max / max|x|: the largest entry also moves every v.
+                    out[largest] -= through_scale / row[largest];
                 }
-                if row[i].abs() > row[largest].abs() {
-                    largest = i;
-                }
-            }
-            if dynamic && row[largest] != 0.0 {
-                // v = x q_max / max|x|: the largest entry also moves every v.
-                out[largest] -= through_scale / row[largest];
             }
         });
         prepare_backward(&x, self.shape, self.heads, Some(&self.rope), None, None, &mut dx);

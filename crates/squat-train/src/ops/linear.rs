@@ -1,21 +1,29 @@
 //! A quantized linear layer as one operation: `y = x^ @ w^T` with fake-quantized operands (METHOD.md sections 2, 3).
 
-use crate::host::{HostOp, Input, Layout, columns, gemm, integer_gemm, multiversion};
+use crate::host::{HostOp, Input, Layout, columns, gemm, integer_gemm, multiversion, product, scratch};
 use crate::quantizer::{
-    ActQuant, quantize_rows, quantize_rows_backward, quantize_weight, quantize_weight_backward,
+    ActQuant, fake_quantize_rows, fake_quantize_weight, pack_rows, pack_weight, quantize_rows,
+    quantize_rows_backward, quantize_weight, quantize_weight_backward,
 };
+use squat_kernels::{ColumnsMut, Kernels, PackedMatrix};
 use squat_quant::{ActScheme, WeightScheme};
+use std::sync::Arc;
 
 /// `[tokens, in] x [out, in] -> [tokens, out]`.
 ///
 /// Inputs: x, weight, then the log scales `[1, n]` if the weight is quantized, then the static parameters `[1, 4]` if
 /// the activations are quantized statically.
-#[derive(Clone, Debug)]
+///
+/// With both operands quantized the forward is the engine's own integer product; [`Linear::float_forward`] is the
+/// definition in floats, which gives the same bits.
+#[derive(Clone, Debug, Default)]
 pub struct Linear {
     /// Quantizer of the weight, if any.
     pub weight: Option<WeightScheme>,
     /// Quantizer of the input, if any.
     pub input: Option<ActQuant>,
+    /// The quantized weight, if it was packed before: it serves every micro-batch of a step.
+    pub packed: Option<Arc<PackedMatrix>>,
 }
 
 struct Operands<'a> {
@@ -60,15 +68,36 @@ fn largest_code(quant: &ActQuant) -> f32 {
     }
 }
 
-impl HostOp for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
+impl Linear {
+    /// The product on the integer kernels; `None` where an operand is not quantized or has scales that are none.
+    fn integer_forward(&self, inputs: &[Input<'_>]) -> Option<Vec<f32>> {
         let (x, w) = (inputs[0], inputs[1]);
         let (m, k, n) = (x.shape[0], x.shape[1], w.shape[0]);
         let Operands { log_scales, parameters } = self.operands(inputs);
+        let (quant, scheme, logs) = (self.input.as_ref()?, self.weight?, log_scales?);
+        let made;
+        let matrix: &PackedMatrix = match &self.packed {
+            Some(packed) => packed,
+            None => {
+                made = pack_weight(w.data, n, k, scheme, logs)?;
+                &made
+            }
+        };
+        let rows = pack_rows(x.data, k, quant, parameters)?;
+        let mut out = vec![0f32; m * n];
+        Kernels::detect().linear(matrix, rows.as_view(), ColumnsMut::new(&mut out, m, n));
+        Some(out)
+    }
+
+    /// The product in floats: of codes that are whole numbers where operands are quantized, with the scales applied to
+    /// the sums in the engine's order.
+    fn float_forward(&self, inputs: &[Input<'_>]) -> Vec<f32> {
+        let (x, w) = (inputs[0], inputs[1]);
+        let (m, k, n) = (x.shape[0], x.shape[1], w.shape[0]);
+        let Operands { log_scales, parameters } = self.operands(inputs);
+        if self.weight.is_none() && self.input.is_none() {
+            return product((m, k, n), (x.data, Layout::Normal), (w.data, Layout::Transposed));
+        }
         let rows = self.input.as_ref().map(|quant| quantize_rows(x.data, k, quant, parameters, 1));
         let quantized = self.weight.zip(log_scales).map(|(s, logs)| (s, quantize_weight(w.data, k, s, logs)));
         let a = rows.as_ref().map_or(x.data, |rows| &rows.codes);
@@ -124,7 +153,18 @@ impl HostOp for Linear {
                 crate::quantizer::scale_rows(&mut out, n, row_scales);
             }
         }
-        (out, vec![m, n])
+        out
+    }
+}
+
+impl HostOp for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn forward(&self, inputs: &[Input<'_>]) -> (Vec<f32>, Vec<usize>) {
+        let out = self.integer_forward(inputs).unwrap_or_else(|| self.float_forward(inputs));
+        (out, vec![inputs[0].shape[0], inputs[1].shape[0]])
     }
 
     fn backward(&self, inputs: &[Input<'_>], grad: &[f32], needed: &[bool]) -> Vec<Option<Vec<f32>>> {
@@ -134,13 +174,13 @@ impl HostOp for Linear {
         let mut found: Vec<Option<Vec<f32>>> = vec![None; inputs.len()];
         let static_at = inputs.len() - 1;
         if needed[0] || (parameters.is_some() && needed[static_at]) {
-            let values = self
-                .weight
-                .zip(log_scales)
-                .map(|(s, logs)| quantize_weight(w.data, k, s, logs).dequantize(k, s));
-            let mut dx = vec![0f32; m * k];
+            let values = self.weight.zip(log_scales).map(|(scheme, logs)| {
+                let mut values = scratch(n * k);
+                fake_quantize_weight(w.data, k, scheme, logs, &mut values);
+                values
+            });
             let w = values.as_deref().unwrap_or(w.data);
-            gemm((m, n, k), 1.0, (grad, Layout::Normal), (w, Layout::Normal), 0.0, &mut dx);
+            let mut dx = product((m, n, k), (grad, Layout::Normal), (w, Layout::Normal));
             if let Some(quant) = &self.input {
                 let d = quantize_rows_backward(x.data, k, quant, parameters, 1, &mut dx);
                 if let Some(d) = d {
@@ -150,11 +190,13 @@ impl HostOp for Linear {
             found[0] = Some(dx);
         }
         if needed[1] || (log_scales.is_some() && needed[2]) {
-            let values =
-                self.input.as_ref().map(|quant| quantize_rows(x.data, k, quant, parameters, 1).dequantize(k));
-            let mut dw = vec![0f32; n * k];
+            let values = self.input.as_ref().map(|quant| {
+                let mut values = scratch(m * k);
+                fake_quantize_rows(x.data, k, quant, parameters, 1, &mut values);
+                values
+            });
             let x = values.as_deref().unwrap_or(x.data);
-            gemm((n, m, k), 1.0, (grad, Layout::Transposed), (x, Layout::Normal), 0.0, &mut dw);
+            let mut dw = product((n, m, k), (grad, Layout::Transposed), (x, Layout::Normal));
             if let Some((scheme, logs)) = self.weight.zip(log_scales) {
                 found[2] = Some(quantize_weight_backward(w.data, k, scheme, logs, &mut dw));
             }
@@ -174,7 +216,7 @@ mod tests {
     #[test]
     fn plain_gradients_match_numeric_ones() {
         let inputs = [(noise(12, 1), vec![3, 4]), (noise(20, 2), vec![5, 4])];
-        let make = || -> Box<dyn HostOp> { Box::new(Linear { weight: None, input: None }) };
+        let make = || -> Box<dyn HostOp> { Box::new(Linear::default()) };
         for error in worst_errors(&make, &inputs, 1e-2) {
             assert!(error < 1e-3, "{error:e}");
         }
@@ -191,7 +233,7 @@ mod tests {
             // Wide enough that nothing is clipped.
             let logs = vec![(0.2f32).ln(); scheme.num_scales(n, k)];
             let quant = ActQuant { scheme: ActScheme::Dynamic, bits: TokenBits::Uniform(ActBits::A8) };
-            let op = Linear { weight: Some(scheme), input: Some(quant.clone()) };
+            let op = Linear { weight: Some(scheme), input: Some(quant.clone()), packed: None };
             let (xs, ws, ls) = ([m, k], [n, k], [1, logs.len()]);
             let inputs = [
                 Input { data: &x, shape: &xs },
@@ -235,8 +277,10 @@ mod tests {
         let (x, w) = (noise(m * k, 6), noise(n * k, 7));
         let parameters = [-1.5f32, 1.0, -3.0, 3.0];
         let bits = TokenBits::PerToken([ActBits::A8, ActBits::A4].into());
-        let op =
-            Linear { weight: None, input: Some(ActQuant { scheme: ActScheme::Static, bits: bits.clone() }) };
+        let op = Linear {
+            input: Some(ActQuant { scheme: ActScheme::Static, bits: bits.clone() }),
+            ..Linear::default()
+        };
         let (xs, ws, ps) = ([m, k], [n, k], [1, 4]);
         let inputs = [
             Input { data: &x, shape: &xs },
@@ -256,6 +300,44 @@ mod tests {
         }
         for (got, want) in got[2].as_ref().unwrap().iter().zip(&want) {
             assert!((got - want).abs() < 1e-4, "{got} {want}");
+        }
+    }
+
+    /// The integer kernels and the float definition, and a weight packed before, give the same bits: every width,
+    /// granularity and scheme, with a reduction longer than single-precision sums of the widest codes allow.
+    #[test]
+    fn the_integer_product_is_the_float_one_bit_for_bit() {
+        let (m, k, n) = (5, 1100, 19);
+        let (x, w) = (noise(m * k, 11), noise(n * k, 12));
+        let bits: Arc<[ActBits]> = (0..m).map(|i| ActBits::ALL[i % 2]).collect();
+        for width in WeightBits::ALL {
+            for granularity in [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup(96)] {
+                let scheme = WeightScheme { bits: width, granularity };
+                let logs: Vec<f32> = (0..scheme.num_scales(n, k))
+                    .map(|i| (1.2 / width.range().max as f32).ln() - 0.01 * (i % 9) as f32)
+                    .collect();
+                for act in [ActScheme::Dynamic, ActScheme::Static] {
+                    let quant = ActQuant { scheme: act, bits: TokenBits::PerToken(bits.clone()) };
+                    let mut op = Linear { weight: Some(scheme), input: Some(quant), packed: None };
+                    let (xs, ws, ls, ps) = ([m, k], [n, k], [1, logs.len()], [1, 4]);
+                    let parameters = [-2.0f32, 2.0, -4.8, -31.0];
+                    let mut inputs = vec![
+                        Input { data: &x, shape: &xs },
+                        Input { data: &w, shape: &ws },
+                        Input { data: &logs, shape: &ls },
+                    ];
+                    if act == ActScheme::Static {
+                        inputs.push(Input { data: &parameters, shape: &ps });
+                    }
+                    let want: Vec<u32> = op.float_forward(&inputs).iter().map(|y| y.to_bits()).collect();
+                    assert!(op.integer_forward(&inputs).is_some());
+                    for _ in 0..2 {
+                        let got: Vec<u32> = op.forward(&inputs).0.iter().map(|y| y.to_bits()).collect();
+                        assert!(got == want, "{scheme:?} {act:?}");
+                        op.packed = pack_weight(&w, n, k, scheme, &logs).map(Arc::new);
+                    }
+                }
+            }
         }
     }
 }

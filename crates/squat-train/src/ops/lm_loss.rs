@@ -46,47 +46,89 @@ impl LmLoss {
     }
 }
 
+#[inline(always)]
+fn max_lanes(x: &[f32], scale: f32, lanes: &mut [f32; 16]) {
+    for i in 0..x.len() {
+        let v = x[i] * scale;
+        lanes[i] = if v > lanes[i] { v } else { lanes[i] };
+    }
+}
+
+#[inline(always)]
+fn exp_lanes(x: &[f32], scale: f32, max: f32, out: &mut [f32], sums: &mut [f32; 16]) {
+    for i in 0..x.len() {
+        let e = exp(x[i] * scale - max);
+        out[i] = e;
+        sums[i] += e;
+    }
+}
+
 multiversion! {
     /// `out = exp(x * scale - max(x * scale))`; returns (max of x * scale, sum of out).
     fn exponentials(x: &[f32], scale: f32, out: &mut [f32]) -> (f32, f32) {
+        let (chunks, rest) = x.as_chunks::<16>();
         let mut lanes = [f32::NEG_INFINITY; 16];
-        for chunk in x.chunks(16) {
-            for i in 0..chunk.len() {
-                lanes[i] = lanes[i].max(chunk[i] * scale);
-            }
+        for chunk in chunks {
+            max_lanes(chunk, scale, &mut lanes);
         }
+        max_lanes(rest, scale, &mut lanes);
         let mut max = f32::NEG_INFINITY;
         for lane in lanes {
             max = max.max(lane);
         }
         let mut sums = [0f32; 16];
-        for (chunk, out) in x.chunks(16).zip(out.chunks_mut(16)) {
-            for i in 0..chunk.len() {
-                let e = exp(chunk[i] * scale - max);
-                out[i] = e;
-                sums[i] += e;
-            }
+        let (out, out_rest) = out.as_chunks_mut::<16>();
+        for (chunk, out) in chunks.iter().zip(out) {
+            exp_lanes(chunk, scale, max, out, &mut sums);
         }
+        exp_lanes(rest, scale, max, out_rest, &mut sums);
         (max, sums.iter().sum())
+    }
+}
+
+/// Factors of a row's distillation, see [`distil_row`].
+#[derive(Clone, Copy)]
+struct Distil {
+    student_inv: f32,
+    teacher_inv: f32,
+    inv_t: f32,
+    offset: f32,
+    weight: f32,
+}
+
+#[inline(always)]
+fn distil_lanes(
+    student: &[f32],
+    teacher: &[f32],
+    logits_s: &[f32],
+    logits_t: &[f32],
+    d: Distil,
+    grad: &mut [f32],
+    lanes: &mut [f32; 16],
+) {
+    for i in 0..student.len() {
+        let (s, t) = (student[i] * d.student_inv, teacher[i] * d.teacher_inv);
+        grad[i] += d.weight * (s - t);
+        lanes[i] += t * ((logits_t[i] - logits_s[i]) * d.inv_t + d.offset);
     }
 }
 
 multiversion! {
     /// Adds `weight * (p_S - p_T)` to `grad` and returns the divergence KL(p_T || p_S); `student` and `teacher` hold
-    /// unnormalised exponentials on entry.
+    /// unnormalised exponentials on entry. All slices are as long as `student`.
     fn distil_row(
-        student: &[f32], student_inv: f32, teacher: &[f32], teacher_inv: f32,
-        logits_s: &[f32], logits_t: &[f32], inv_t: f32, offset: f32, weight: f32, grad: &mut [f32],
+        student: &[f32], teacher: &[f32], logits_s: &[f32], logits_t: &[f32], d: Distil, grad: &mut [f32],
     ) -> f32 {
         let mut lanes = [0f32; 16];
-        for at in (0..student.len()).step_by(16) {
-            let end = (at + 16).min(student.len());
-            for i in at..end {
-                let (s, t) = (student[i] * student_inv, teacher[i] * teacher_inv);
-                grad[i] += weight * (s - t);
-                lanes[i - at] += t * ((logits_t[i] - logits_s[i]) * inv_t + offset);
-            }
+        let (s, s_rest) = student.as_chunks::<16>();
+        let (t, t_rest) = teacher.as_chunks::<16>();
+        let (ls, ls_rest) = logits_s.as_chunks::<16>();
+        let (lt, lt_rest) = logits_t.as_chunks::<16>();
+        let (g, g_rest) = grad.as_chunks_mut::<16>();
+        for i in 0..s.len() {
+            distil_lanes(&s[i], &t[i], &ls[i], &lt[i], d, &mut g[i], &mut lanes);
         }
+        distil_lanes(s_rest, t_rest, ls_rest, lt_rest, d, g_rest, &mut lanes);
         lanes.iter().sum()
     }
 }
@@ -141,18 +183,14 @@ impl HostOp for LmLoss {
                     - f64::from(max_t)
                     - f64::from(sum_t).ln()) as f32;
                 // d (g t^2 KL) / dz_S = g t (p_S - p_T).
-                divergence += f64::from(distil_row(
-                    &student,
-                    1.0 / sum_s,
-                    &teacher_e,
-                    1.0 / sum_t,
-                    row,
-                    teacher_row,
-                    1.0 / t,
+                let d = Distil {
+                    student_inv: 1.0 / sum_s,
+                    teacher_inv: 1.0 / sum_t,
+                    inv_t: 1.0 / t,
                     offset,
-                    gamma * t / counted,
-                    grad,
-                ));
+                    weight: gamma * t / counted,
+                };
+                divergence += f64::from(distil_row(&student, &teacher_e, row, teacher_row, d, grad));
             }
         }
         let terms = LossTerms {

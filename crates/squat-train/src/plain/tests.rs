@@ -75,13 +75,15 @@ fn norm_and_swiglu() {
 
 #[test]
 fn linears() {
-    agree(|| Linear { weight: None, input: None }, [values(6, 20, 1), values(9, 20, 2)], 1e-5);
+    agree(|| Linear::default(), [values(6, 20, 1), values(9, 20, 2)], 1e-5);
     for granularity in [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup(8)] {
         let scheme = WeightScheme { bits: WeightBits::W4, granularity };
         let logs = (vec![(0.11f32).ln(); scheme.num_scales(9, 20)], [1, scheme.num_scales(9, 20)]);
-        let dynamic = || Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Dynamic, 6)) };
+        let dynamic =
+            || Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Dynamic, 6)), packed: None };
         agree(dynamic, [values(6, 20, 1), values(9, 20, 2), logs.clone()], 1e-5);
-        let fixed = || Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Static, 6)) };
+        let fixed =
+            || Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Static, 6)), packed: None };
         agree(fixed, [values(6, 20, 1), values(9, 20, 2), logs, statics()], 1e-5);
     }
 }
