@@ -75,7 +75,7 @@ fn norm_and_swiglu() {
 
 #[test]
 fn linears() {
-    agree(|| Linear::default(), [values(6, 20, 1), values(9, 20, 2)], 1e-5);
+    agree(Linear::default, [values(6, 20, 1), values(9, 20, 2)], 1e-5);
     for granularity in [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup(8)] {
         let scheme = WeightScheme { bits: WeightBits::W4, granularity };
         let logs = (vec![(0.11f32).ln(); scheme.num_scales(9, 20)], [1, scheme.num_scales(9, 20)]);
