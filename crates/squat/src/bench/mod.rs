@@ -4,4 +4,6 @@ pub mod contestant;
 pub mod limits;
 pub mod measure;
 pub mod report;
+#[cfg(feature = "train")]
+pub mod train;
 pub mod work;

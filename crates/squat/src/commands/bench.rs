@@ -16,7 +16,7 @@ use std::process::ExitCode;
 pub fn run(args: &Bench) -> Result<ExitCode> {
     #[cfg(feature = "train")]
     if let Some(shape) = &args.training.train {
-        return super::bench_train::run(args, shape);
+        return crate::bench::train::run(args, shape);
     }
     let contestants = contestants(args)?;
     let kernels = Kernels::from_environment()?.unwrap_or_else(Kernels::detect);

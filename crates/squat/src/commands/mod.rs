@@ -2,8 +2,6 @@
 
 mod bench;
 #[cfg(feature = "train")]
-mod bench_train;
-#[cfg(feature = "train")]
 mod data;
 mod doctor;
 mod eval;

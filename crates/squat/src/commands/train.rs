@@ -86,7 +86,7 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
         }
     })?;
     if args.profile && leads {
-        let table = super::bench_train::profile_table(&squat_train::profile::finish(), steps);
+        let table = crate::bench::train::profile_table(&squat_train::profile::finish(), steps);
         printer::note(&format!("where the time of {steps} steps went, for one step:\n{table}"));
     }
     match outcome {
