@@ -5,11 +5,8 @@
 //! where PLAN is `w4a8`, `w4a4`, `rho50`, `w2a8`, `fp` (f32), `f16`, ...; depths are positions that stand in the cache
 //! before the prompt or the decoded tokens, a list.
 
-mod random;
-
-use random::{plan, spec, tensors};
 use squat_engine::{Engine, EngineOptions, SessionOptions, Step, Weights};
-use squat_model::QuantPlan;
+use squat_model::{QuantPlan, random};
 use std::time::Instant;
 
 struct Arguments {
@@ -66,18 +63,21 @@ fn arguments() -> Arguments {
 fn main() -> squat_engine::Result<()> {
     let Arguments { plans, depths, repeats, prompt, decode, threads, block, batches, shape } = arguments();
     let capacity = (depths.iter().copied().max().unwrap_or(0) + prompt.max(decode)).max(2);
-    let mut spec = spec(&shape);
+    let mut spec = random::shape(&shape)?;
     spec.max_position_embeddings = spec.max_position_embeddings.max(capacity);
     eprintln!("{shape} shape, {:.1}M parameters, blocks of {block}", spec.num_parameters() as f64 / 1e6);
     eprintln!("plan     kernel                threads   depth    test   best tok/s median tok/s");
     let ids: Vec<u32> =
         (0..prompt as u32).map(|i| i.wrapping_mul(2_654_435_761) % spec.vocab_size as u32).collect();
     for name in &plans {
-        let (plan, weights) = match name.as_str() {
+        let (mut plan, weights) = match name.as_str() {
             "f16" => (QuantPlan::full_precision(), Weights::F16),
-            name => (plan(name, &spec)?, Weights::F32),
+            name => (QuantPlan::named(name)?, Weights::F32),
         };
-        let tensors = tensors(&spec, &plan)?;
+        if plan.needs_thresholds() {
+            plan.thresholds = vec![1.0; spec.num_hidden_layers];
+        }
+        let tensors = random::tensors(&spec, &plan, 1)?;
         for &threads in &threads {
             let options = EngineOptions { threads, weights, kernels: None };
             let engine = Engine::from_parts(&spec, &plan, &tensors, options)?;

@@ -6,11 +6,9 @@
 
 #![allow(clippy::print_stdout)]
 
-mod random;
-
 use squat_engine::{Engine, EngineOptions, SessionOptions};
 use squat_model::tokenizer::Tokenizer;
-use squat_model::{ModelSpec, PackSource, TokenizerFiles, pack};
+use squat_model::{ModelSpec, PackSource, QuantPlan, TokenizerFiles, pack, random};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,9 +18,12 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn make(folder: &Path, words: &[String]) -> Outcome {
     let word = |index: usize, default: &str| words.get(index).cloned().unwrap_or_else(|| default.to_owned());
-    let spec = random::spec(&word(0, "llama-58m"));
-    let plan = random::plan(&word(1, "w4a8"), &spec)?;
-    let tensors = random::tensors(&spec, &plan)?;
+    let spec = random::shape(&word(0, "llama-58m"))?;
+    let mut plan = QuantPlan::named(&word(1, "w4a8"))?;
+    if plan.needs_thresholds() {
+        plan.thresholds = vec![1.0; spec.num_hidden_layers];
+    }
+    let tensors = random::tensors(&spec, &plan, 1)?;
     let tokenizer = match words.get(2) {
         Some(path) => TokenizerFiles::from_tokenizer_json(std::fs::read(path)?),
         None => TokenizerFiles::none(),
