@@ -4,7 +4,7 @@
 
 use squat_kernels::{
     AttentionScheme, AttentionScratch, Causal, ColumnsMut, FloatKvHead, Kernels, KvHead, PackedMatrix,
-    QuantizedRows, RowQuantizer, probe,
+    QuantizedRows, RowQuantizer, paired::PairedMatrix, probe,
 };
 use squat_quant::{ActBits, Granularity, WeightBits, WeightScheme};
 use std::hint::black_box;
@@ -90,6 +90,26 @@ fn products(kernels: &Kernels, random: &mut Random) {
             println!();
         }
     }
+}
+
+fn paired(kernels: &Kernels, random: &mut Random) {
+    let (k, n) = (576, 1536);
+    let codes: Vec<i8> = (0..n * k).map(|_| (random.next() % 16) as i8 - 8).collect();
+    let matrix =
+        PackedMatrix::from_codes(n, k, WeightScheme::per_channel(WeightBits::W4), &codes, &vec![0.01; n])
+            .unwrap();
+    let pairs = PairedMatrix::from_codes(n, k, &codes).unwrap();
+    let mut rows = QuantizedRows::new();
+    kernels.quantize_rows(&mut rows, &random.floats(k), k, &[ActBits::A4], &RowQuantizer::Dynamic);
+    let (mut y, mut sums) = (vec![0f32; n], vec![0i32; n]);
+    let usual = time(|| kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(black_box(&mut y), 1, n)));
+    let packed = time(|| kernels.paired_product(&pairs, rows.row(0).codes, black_box(&mut sums)));
+    let giga = 2.0 * (n * k) as f64 / 1e9;
+    println!(
+        "  w4a4 single row of {k} x {n}, GOP/s: {:.0}, by the packed multiplier {:.0}",
+        giga / usual,
+        giga / packed
+    );
 }
 
 fn streams(kernels: &Kernels, random: &mut Random) {
@@ -240,9 +260,10 @@ fn limits(kernels: &Kernels, _: &mut Random) {
 
 fn main() {
     type Part = (&'static str, fn(&Kernels, &mut Random));
-    let parts: [Part; 5] = [
+    let parts: [Part; 6] = [
         ("limits", limits),
         ("products", products),
+        ("paired", paired),
         ("streams", streams),
         ("floats", floats),
         ("attention", attention),

@@ -5,6 +5,7 @@ use crate::attention::{AttentionScratch, Causal, FloatKvHead, KvHead, attend, at
 use crate::error::{MatrixError, UnknownIsa};
 use crate::matrix::{Block, PANEL, PackedMatrix, Storage};
 use crate::output::ColumnsMut;
+use crate::paired::PairedMatrix;
 use crate::panels::PanelSource;
 use crate::rows::{QuantizedRows, RowQuantizer, RowsMut, RowsView};
 use alloc::string::ToString;
@@ -25,8 +26,22 @@ static SCALAR: Kernels = Kernels { name: "scalar", supported: || true, table: &a
 static AVX2: Kernels =
     Kernels { name: "avx2", supported: arch::x86_64::has_avx2, table: &arch::x86_64::AVX2 };
 #[cfg(target_arch = "x86_64")]
+static AVXVNNI: Kernels =
+    Kernels { name: "avxvnni", supported: arch::x86_64::has_avxvnni, table: &arch::x86_64::AVXVNNI };
+#[cfg(target_arch = "x86_64")]
 static AVX512VNNI: Kernels =
     Kernels { name: "avx512vnni", supported: arch::x86_64::has_avx512vnni, table: &arch::x86_64::AVX512VNNI };
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+static NEON: Kernels =
+    Kernels { name: "neon", supported: arch::aarch64::has_neon, table: &arch::aarch64::NEON };
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+static DOTPROD: Kernels =
+    Kernels { name: "neon-dotprod", supported: arch::aarch64::has_dotprod, table: &arch::aarch64::DOTPROD };
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+static I8MM: Kernels =
+    Kernels { name: "neon-i8mm", supported: arch::aarch64::has_i8mm, table: &arch::aarch64::I8MM };
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+static SIMD128: Kernels = Kernels { name: "simd128", supported: || true, table: &arch::wasm32::SIMD128 };
 
 /// Every set of this build, plainest first; the last one that the CPU can run is the one to use.
 static ALL: &[&Kernels] = &[
@@ -34,7 +49,17 @@ static ALL: &[&Kernels] = &[
     #[cfg(target_arch = "x86_64")]
     &AVX2,
     #[cfg(target_arch = "x86_64")]
+    &AVXVNNI,
+    #[cfg(target_arch = "x86_64")]
     &AVX512VNNI,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    &NEON,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    &DOTPROD,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    &I8MM,
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    &SIMD128,
 ];
 
 impl core::fmt::Debug for Kernels {
@@ -118,7 +143,7 @@ impl Kernels {
         })
     }
 
-    /// Name of the set: `scalar`, `avx2`, `avx512vnni`.
+    /// Name of the set: `scalar`; `avx2`, `avxvnni`, `avx512vnni`; `neon`, `neon-dotprod`, `neon-i8mm`; `simd128`.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -290,6 +315,14 @@ impl Kernels {
         sums: &mut [[i32; PANEL]],
     ) -> bool {
         (self.table.fill_panel)(source, blocks, sums)
+    }
+
+    /// See [`crate::paired::product`].
+    ///
+    /// # Panics
+    /// When shapes or codes do not fit.
+    pub fn paired_product(&self, matrix: &PairedMatrix, codes: &[i8], out: &mut [i32]) {
+        (self.table.paired)(matrix, codes, out);
     }
 
     /// Attention of rows of queries (the codes of heads that share this key-value head, of one token or several):

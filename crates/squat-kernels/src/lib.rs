@@ -41,19 +41,21 @@
 //! half the bytes.
 //!
 //! AVX2 has no such instruction: `vpmaddubsw` adds two products in 16 bits and saturates at 32767. That is safe while
-//! one side is at most 15 (4, 3 and 2-bit weights); full bytes are widened first.
+//! one side is at most 15 (4, 3 and 2-bit weights), and then sums of 8 steps (42 at 2 bits) fit in 16 bits before they
+//! must be widened; full bytes are widened first.
 //!
 //! # Where things are
 //!
 //! | | |
 //! |---|---|
-//! | [`Kernels`] | the functions of an instruction set: `scalar`, `avx2`, `avx512vnni` |
+//! | [`Kernels`] | the functions of an instruction set: `scalar`; `avx2`, `avxvnni`, `avx512vnni`; `neon`, `neon-dotprod`, `neon-i8mm`; `simd128` |
 //! | [`PackedMatrix`] | weights, their layout, embedding lookup |
 //! | [`QuantizedRows`], [`RowQuantizer`] | activations |
 //! | [`ColumnsMut`] | outputs, divisible over threads |
 //! | [`product`] | the definition of the product and its one algorithm |
 //! | [`attention`], [`KvHead`], [`FloatKvHead`] | attention over an integer cache of mixed precision, or over floats |
 //! | `probe` | the limits of the CPU: peaks of its instructions, speed of its memory |
+//! | [`paired`] | the paper's packed multiplier, for comparison |
 //! | [`float`] | norms, softmax, activation, rotary embedding, float products |
 //! | [`mod@reference`] | the same in plain loops, for tests |
 //!
@@ -79,6 +81,7 @@ mod error;
 pub mod float;
 mod matrix;
 mod output;
+pub mod paired;
 mod panels;
 #[cfg(feature = "std")]
 pub mod probe;

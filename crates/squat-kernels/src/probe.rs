@@ -44,12 +44,27 @@ pub(crate) fn integer_dots<S: IntSimd, const MR: usize, const NP: usize>(
     for p in 0..NP {
         (low[p], high[p]) = (s.load(&w[p][0].0), s.load(&w[p][1].0));
     }
+    let limited = S::SMALL_ROOM < usize::MAX;
+    let run = if limited { S::SMALL_ROOM / (2 * 15) } else { OPERANDS };
+    let mut small = [[s.zero_small(); NP]; MR];
     for _ in 0..REPEATS {
-        for i in 0..OPERANDS {
-            for m in 0..MR {
-                s.dot8_small(&mut acc[m], &low, &high, &a[(i + m) % OPERANDS], &a[i]);
+        for first in (0..OPERANDS).step_by(run) {
+            for i in first..OPERANDS.min(first + run) {
+                for m in 0..MR {
+                    s.dot4_small(&mut small[m], &low, &a[(i + m) % OPERANDS]);
+                    s.dot4_small(&mut small[m], &high, &a[i]);
+                }
+            }
+            if limited {
+                for m in 0..MR {
+                    s.flush(&mut acc[m], &small[m]);
+                }
+                small = [[s.zero_small(); NP]; MR];
             }
         }
+    }
+    for m in 0..MR {
+        s.flush(&mut acc[m], &small[m]);
     }
     let mut sum = 0u64;
     for acc in acc.as_flattened() {

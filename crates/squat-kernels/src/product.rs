@@ -24,21 +24,29 @@ use crate::rows::RowsView;
 pub(crate) trait IntSimd: Copy {
     /// 16 channels: i32 accumulators, or 4 unsigned bytes each.
     type V: Copy;
+    /// Sums of small products on their way to the accumulators: of 16 bits where that is what instructions add up,
+    /// else accumulators themselves.
+    type Small: Copy;
+    /// What the largest weights of all products that a [`Self::Small`] takes may add up to.
+    const SMALL_ROOM: usize = usize::MAX;
+    /// What [`Self::bytes`] leaves of the offset of full bytes.
+    const BYTE_OFFSET: i32 = Storage::Byte.offset();
     fn zero(self) -> Self::V;
+    fn zero_small(self) -> Self::Small;
     /// 4 stored codes for each channel.
     fn load(self, block: &[u8; 64]) -> Self::V;
     /// The two nibbles of every byte, low ones first.
     fn nibbles(self, v: Self::V) -> [Self::V; 2];
     /// The four two-bit fields of every byte, low ones first.
     fn crumbs(self, v: Self::V) -> [Self::V; 4];
-    /// `acc[c] += sum_i w[c][i] * a[i]` for any bytes.
-    fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]);
-    /// The same for w <= 15, where instructions that saturate at 16 bits are safe.
+    /// Full bytes as [`Self::dot4`] takes them: as they are stored, or signed.
     #[inline(always)]
-    fn dot4_small<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]) {
-        self.dot4(acc, w, a);
+    fn bytes(self, v: Self::V) -> Self::V {
+        v
     }
-    /// `acc + w * a` over eight inputs with w <= 15: two [`Self::dot4_small`] in one.
+    /// `acc[c] += sum_i w[c][i] * a[i]` for any [`Self::bytes`], or w <= 15.
+    fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]);
+    /// The same over eight inputs for w <= 15: `low` times `a`, `high` times `b`.
     #[inline(always)]
     fn dot8_small<const NP: usize>(
         self,
@@ -48,11 +56,27 @@ pub(crate) trait IntSimd: Copy {
         a: &[i8; 4],
         b: &[i8; 4],
     ) {
-        self.dot4_small(acc, low, a);
-        self.dot4_small(acc, high, b);
+        if Self::SMALL_ROOM < usize::MAX {
+            let mut sums = [self.zero_small(); NP];
+            self.dot4_small(&mut sums, low, a);
+            self.dot4_small(&mut sums, high, b);
+            self.flush(acc, &sums);
+        } else {
+            self.dot4(acc, low, a);
+            self.dot4(acc, high, b);
+        }
     }
+    /// `sums[c] += sum_i w[c][i] * a[i]` for w <= 15, any number of times until the largest w of each add up to
+    /// [`Self::SMALL_ROOM`].
+    fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]);
+    /// `acc += sums`
+    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]);
     fn store(self, v: Self::V) -> [i32; PANEL];
 }
+
+/// [`IntSimd::SMALL_ROOM`] where a step adds two products to a sum of 16 bits: `2 * 128 * 127 < 2^15`.
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
+pub(crate) const PAIRS_IN_16_BITS: usize = 127;
 
 /// A way of storing codes, see [`Storage`].
 ///
@@ -63,13 +87,31 @@ pub(crate) trait Unpack {
     /// Activation codes that meet one block: [`Storage::depth`] of them.
     type Codes: Copy;
     fn codes(row: &[i8]) -> &[Self::Codes];
-    /// `acc += block . a` for `NP` panels and `MR` rows.
+    /// `acc + small += block . a` for `NP` panels and `MR` rows.
     fn step<S: IntSimd, const MR: usize, const NP: usize>(
         s: S,
         acc: &mut [[S::V; NP]; MR],
+        small: &mut [[S::Small; NP]; MR],
         blocks: &[S::V; NP],
         a: &[&Self::Codes; MR],
     );
+}
+
+/// The offset that is in the sums of products of stored weights.
+const fn offset<S: IntSimd, U: Unpack>() -> i32 {
+    match U::STORAGE {
+        Storage::Byte => S::BYTE_OFFSET,
+        storage => storage.offset(),
+    }
+}
+
+/// Blocks after which the small sums of `S` must be flushed; none for full bytes, which need no small sums.
+const fn run<S: IntSimd, U: Unpack>() -> Option<usize> {
+    match U::STORAGE {
+        Storage::Byte => None,
+        Storage::Nibble => Some(S::SMALL_ROOM / (15 * 2)),
+        Storage::Crumb => Some(S::SMALL_ROOM / (3 * 4)),
+    }
 }
 
 pub(crate) struct Bytes;
@@ -92,11 +134,16 @@ impl Unpack for Bytes {
     fn step<S: IntSimd, const MR: usize, const NP: usize>(
         s: S,
         acc: &mut [[S::V; NP]; MR],
+        _: &mut [[S::Small; NP]; MR],
         blocks: &[S::V; NP],
         a: &[&Self::Codes; MR],
     ) {
+        let mut w = *blocks;
+        for p in 0..NP {
+            w[p] = s.bytes(blocks[p]);
+        }
         for m in 0..MR {
-            s.dot4(&mut acc[m], blocks, a[m]);
+            s.dot4(&mut acc[m], &w, a[m]);
         }
     }
 }
@@ -113,7 +160,8 @@ impl Unpack for Nibbles {
     #[inline(always)]
     fn step<S: IntSimd, const MR: usize, const NP: usize>(
         s: S,
-        acc: &mut [[S::V; NP]; MR],
+        _: &mut [[S::V; NP]; MR],
+        small: &mut [[S::Small; NP]; MR],
         blocks: &[S::V; NP],
         a: &[&Self::Codes; MR],
     ) {
@@ -122,7 +170,8 @@ impl Unpack for Nibbles {
             [low[p], high[p]] = s.nibbles(blocks[p]);
         }
         for m in 0..MR {
-            s.dot8_small(&mut acc[m], &low, &high, &a[m][0], &a[m][1]);
+            s.dot4_small(&mut small[m], &low, &a[m][0]);
+            s.dot4_small(&mut small[m], &high, &a[m][1]);
         }
     }
 }
@@ -139,7 +188,8 @@ impl Unpack for Crumbs {
     #[inline(always)]
     fn step<S: IntSimd, const MR: usize, const NP: usize>(
         s: S,
-        acc: &mut [[S::V; NP]; MR],
+        _: &mut [[S::V; NP]; MR],
+        small: &mut [[S::Small; NP]; MR],
         blocks: &[S::V; NP],
         a: &[&Self::Codes; MR],
     ) {
@@ -148,8 +198,9 @@ impl Unpack for Crumbs {
             [parts[0][p], parts[1][p], parts[2][p], parts[3][p]] = s.crumbs(blocks[p]);
         }
         for m in 0..MR {
-            s.dot8_small(&mut acc[m], &parts[0], &parts[1], &a[m][0], &a[m][1]);
-            s.dot8_small(&mut acc[m], &parts[2], &parts[3], &a[m][2], &a[m][3]);
+            for i in 0..4 {
+                s.dot4_small(&mut small[m], &parts[i], &a[m][i]);
+            }
         }
     }
 }
@@ -162,16 +213,28 @@ fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
     w: &[&[Block]; NP],
 ) -> [[[i32; PANEL]; NP]; MR] {
     let mut acc = [[s.zero(); NP]; MR];
-    for i in 0..w[0].len() {
-        let mut blocks = [s.zero(); NP];
-        for p in 0..NP {
-            blocks[p] = s.load(&w[p][i].0);
+    let (mut i, end) = (0, w[0].len());
+    while i < end {
+        let mut small = [[s.zero_small(); NP]; MR];
+        let run = const { run::<S, U>() };
+        let stop = end.min(i.saturating_add(run.unwrap_or(usize::MAX)));
+        while i < stop {
+            let mut blocks = [s.zero(); NP];
+            for p in 0..NP {
+                blocks[p] = s.load(&w[p][i].0);
+            }
+            let mut at = [&a[0][i]; MR];
+            for m in 1..MR {
+                at[m] = &a[m][i];
+            }
+            U::step(s, &mut acc, &mut small, &blocks, &at);
+            i += 1;
         }
-        let mut at = [&a[0][i]; MR];
-        for m in 1..MR {
-            at[m] = &a[m][i];
+        if run.is_some() {
+            for m in 0..MR {
+                s.flush(&mut acc[m], &small[m]);
+            }
         }
-        U::step(s, &mut acc, &blocks, &at);
     }
     let mut sums = [[[0; PANEL]; NP]; MR];
     for m in 0..MR {
@@ -202,7 +265,7 @@ impl Job<'_, '_> {
         let acc = tile::<S, U, MR, NP>(s, &a, &w);
         for i in 0..MR {
             let (zero, scale) = (rows.zero_points[m + i], rows.scales[m + i]);
-            let shift = U::STORAGE.offset().wrapping_mul(rows.sums[m + i]);
+            let shift = const { offset::<S, U>() }.wrapping_mul(rows.sums[m + i]);
             for j in 0..NP {
                 let sums = matrix.panel_sums(p + j, 0);
                 let scales = matrix.panel_scales(p + j, 0);
@@ -237,7 +300,7 @@ impl Job<'_, '_> {
                 let codes = &rows.padded(m + i)[from * depth..to * depth];
                 let row_sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
                 let zero = rows.zero_points[m + i];
-                let shift = U::STORAGE.offset().wrapping_mul(row_sum);
+                let shift = const { offset::<S, U>() }.wrapping_mul(row_sum);
                 for j in 0..NP {
                     let sums = matrix.panel_sums(p + j, group);
                     let scales = matrix.panel_scales(p + j, group);

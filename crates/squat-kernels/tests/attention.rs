@@ -92,8 +92,6 @@ fn check(setup: &Setup, rows: usize, causal: Causal) -> Result<(), TestCaseError
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
     #[test]
     fn every_kernel_equals_the_reference(
         dim in prop_oneof![Just(64usize), Just(8), Just(128), 1usize..150],

@@ -9,8 +9,6 @@ use proptest::prelude::*;
 use squat_kernels::{ColumnsMut, float};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
     #[test]
     fn functions_of_rows(n in 1usize..200, seed: u64, largest in prop_oneof![Just(1.0f32), Just(30.0), Just(1e10)]) {
         let mut random = Random(seed);

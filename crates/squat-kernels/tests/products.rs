@@ -87,8 +87,6 @@ fn check(case: &Case, cut: usize) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
     #[test]
     fn every_kernel_equals_the_reference(
         scheme in schemes(),

@@ -11,10 +11,16 @@ pub(crate) struct Portable;
 
 impl IntSimd for Portable {
     type V = [i32; PANEL];
+    type Small = Self::V;
 
     #[inline(always)]
     fn zero(self) -> Self::V {
         [0; PANEL]
+    }
+
+    #[inline(always)]
+    fn zero_small(self) -> Self::Small {
+        IntSimd::zero(self)
     }
 
     #[inline(always)]
@@ -40,6 +46,20 @@ impl IntSimd for Portable {
                 for c in 0..PANEL {
                     acc[c] += ((w[c] >> (8 * i)) & 0xff) * i32::from(a);
                 }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]) {
+        self.dot4(sums, w, a);
+    }
+
+    #[inline(always)]
+    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
+        for (acc, sums) in acc.iter_mut().zip(sums) {
+            for c in 0..PANEL {
+                acc[c] += sums[c];
             }
         }
     }

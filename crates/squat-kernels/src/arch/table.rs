@@ -3,6 +3,7 @@
 use crate::attention::{FloatSteps, Steps};
 use crate::matrix::{Block, PANEL, PackedMatrix};
 use crate::output::ColumnsMut;
+use crate::paired::PairedMatrix;
 use crate::panels::PanelSource;
 use crate::rows::RowsView;
 use core::mem::MaybeUninit;
@@ -28,6 +29,7 @@ pub(crate) struct Table {
     pub code_sum: fn(&[i8]) -> i32,
     /// By storage: bytes, nibbles, crumbs.
     pub linear: [fn(&PackedMatrix, RowsView<'_>, &mut ColumnsMut<'_>); 3],
+    pub paired: fn(&PairedMatrix, &[i8], &mut [i32]),
     /// See [`crate::probe`].
     #[cfg(feature = "std")]
     pub integer_peak: fn(&[[i8; 4]; crate::probe::OPERANDS]) -> crate::probe::Work,
@@ -59,6 +61,7 @@ macro_rules! kernel_table {
             use crate::matrix::{Block, PANEL, PackedMatrix};
             use crate::output::ColumnsMut;
             use crate::panels::{self, PanelSource};
+            use crate::paired::{self, PairedMatrix};
             use crate::product;
             use crate::rows::{self, RowsView};
             use core::mem::MaybeUninit;
@@ -140,6 +143,10 @@ macro_rules! kernel_table {
             pub fn linear_crumbs(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
                 product::linear::<_, product::Crumbs, $im, $in, $gemv>($token, matrix, rows, out)
             }
+            $(#[target_feature(enable = $features)])?
+            pub fn paired(matrix: &PairedMatrix, codes: &[i8], out: &mut [i32]) {
+                paired::product(matrix, codes, out)
+            }
             #[cfg(feature = "std")]
             $(#[target_feature(enable = $features)])?
             pub fn integer_peak(a: &[[i8; 4]; crate::probe::OPERANDS]) -> crate::probe::Work {
@@ -218,6 +225,7 @@ macro_rules! kernel_table {
                 |matrix, rows, out| unsafe { instances::linear_nibbles(matrix, rows, out) },
                 |matrix, rows, out| unsafe { instances::linear_crumbs(matrix, rows, out) },
             ],
+            paired: |matrix, codes, out| unsafe { instances::paired(matrix, codes, out) },
             #[cfg(feature = "std")]
             integer_peak: |a| unsafe { instances::integer_peak(a) },
             #[cfg(feature = "std")]

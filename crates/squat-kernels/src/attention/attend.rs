@@ -104,10 +104,10 @@ struct RowScale {
 
 impl RowScale {
     #[inline(always)]
-    fn new(head: &KvHead, bits: ActBits, q: CodeRow<'_>) -> Self {
+    fn new<S: CodeSimd>(head: &KvHead, bits: ActBits, q: CodeRow<'_>) -> Self {
         let dim = head.head_dim();
         let scale = q.scale * (1.0 / math::sqrt(dim as f32));
-        let stored = offset(bits).wrapping_mul(q.sum);
+        let stored = if bits == ActBits::A8 { S::BYTE_OFFSET } else { offset(bits) }.wrapping_mul(q.sum);
         match head.scheme() {
             AttentionScheme::Dynamic => Self { shift: stored, zero_point: 0, scale, key_scale: 1.0 },
             AttentionScheme::Static { keys, .. } => {
@@ -204,7 +204,7 @@ fn score_rows<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U: 
     scores: &mut [f32],
 ) {
     let rows: [&[i8]; MR] = core::array::from_fn(|m| queries.padded(m));
-    let scales: [RowScale; MR] = core::array::from_fn(|m| RowScale::new(head, W::BITS, queries.row(m)));
+    let scales: [RowScale; MR] = core::array::from_fn(|m| RowScale::new::<S>(head, W::BITS, queries.row(m)));
     let tiles = places.tiles[W::BITS.index()];
     let mut tile = 0;
     while tile + NP <= tiles {
@@ -317,7 +317,7 @@ pub(crate) fn weights<S: CodeSimd + FloatSimd>(
             }
         };
         let code_sum = codes_of(scores, quantizer, &mut codes[start..start + used]);
-        let stored = if bits == ActBits::A4 { offset(bits) } else { 0 };
+        let stored = if bits == ActBits::A4 { offset(bits) } else { S::VALUE_OFFSET };
         let zero_point = match head.scheme() {
             AttentionScheme::Dynamic => 0,
             AttentionScheme::Static { values, .. } => values.get(bits).zero_point,

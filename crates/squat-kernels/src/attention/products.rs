@@ -10,7 +10,14 @@ use squat_quant::ActBits;
 ///
 /// The implementations here serve every set, slowly: through memory.
 pub(crate) trait CodeSimd: IntSimd {
-    /// `acc[l] += sum_i c[i] * v[l][i]` for any bytes: c unsigned, v signed.
+    /// What [`Self::values`] adds to full bytes.
+    const VALUE_OFFSET: i32 = 0;
+    /// Full bytes of values as [`Self::weigh4`] takes them: signed as they are stored, or with 128 added.
+    #[inline(always)]
+    fn values(self, v: Self::V) -> Self::V {
+        v
+    }
+    /// `acc[l] += sum_i c[i] * v[l][i]`: c any unsigned bytes, v any [`Self::values`] or at most 15.
     #[inline(always)]
     fn weigh4<const NP: usize>(self, acc: &mut [Self::V; NP], v: &[Self::V; NP], c: &[u8; 4]) {
         for (acc, v) in acc.iter_mut().zip(v) {
@@ -83,12 +90,20 @@ impl Width for Wide {
 
     #[inline(always)]
     fn score<S: IntSimd, const NP: usize>(s: S, acc: &mut [S::V; NP], keys: &[S::V; NP], q: &Self::Query) {
-        s.dot4(acc, keys, q);
+        let mut k = *keys;
+        for p in 0..NP {
+            k[p] = s.bytes(keys[p]);
+        }
+        s.dot4(acc, &k, q);
     }
 
     #[inline(always)]
     fn weigh<S: CodeSimd, const NP: usize>(s: S, acc: &mut [S::V; NP], values: &[S::V; NP], c: &Self::Codes) {
-        s.weigh4(acc, values, c);
+        let mut v = *values;
+        for p in 0..NP {
+            v[p] = s.values(values[p]);
+        }
+        s.weigh4(acc, &v, c);
     }
 }
 
@@ -213,7 +228,7 @@ fn weigh_panels<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U
 }
 
 /// `sums[m][c] += sum_j codes[m][j] * v_j[c]` over rows in whole groups; a row of sums has 16 columns for each block of
-/// a group. Values of 4 bits still have their offset.
+/// a group. Values of 4 bits still have their offset, others [`CodeSimd::VALUE_OFFSET`].
 #[inline(always)]
 pub(crate) fn weigh_values<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U: usize>(
     s: S,

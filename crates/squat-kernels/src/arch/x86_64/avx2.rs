@@ -1,21 +1,24 @@
 //! AVX2 and F16C: 256-bit vectors, two to a panel; products widen through 16 bits.
 //!
-//! `vpmaddubsw` adds pairs of u8 * s8 products in 16 bits and saturates, so it serves operands up to 15 only
-//! (2 * 15 * 128 = 3840); full bytes are split into even and odd ones, widened, and go through `vpmaddwd`.
+//! `vpmaddubsw` adds pairs of u8 * s8 products in 16 bits and saturates, so it serves operands up to 15 only: a pair
+//! is at most 2 * 15 * 128 = 3840, so eight of them fit before they must be widened. Full bytes are split into even
+//! and odd ones, widened first, and go through `vpmaddwd`.
+//!
+//! With AVX-VNNI (`VNNI`, see [`super::avxvnni`]) `vpdpbusd` takes the place of both.
 
 use super::word;
 use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
 use crate::matrix::{Block, PANEL};
-use crate::product::IntSimd;
+use crate::product::{IntSimd, PAIRS_IN_16_BITS};
 use core::arch::x86_64::*;
 
-/// Token: the CPU has AVX2 and F16C.
+/// Token: the CPU has AVX2 and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const VNNI: bool>(pub(super) ());
 
-impl Avx2 {
+impl Avx2<false> {
     /// For functions compiled with these target features, which only run where the CPU has them.
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
@@ -55,13 +58,20 @@ fn splat(quad: &[i8; 4]) -> __m256i {
     _mm256_set1_epi32(word(quad))
 }
 
-impl IntSimd for Avx2 {
+impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     type V = [__m256i; 2];
+    type Small = [__m256i; 2];
+    const SMALL_ROOM: usize = if VNNI { usize::MAX } else { PAIRS_IN_16_BITS };
 
     #[inline(always)]
     fn zero(self) -> Self::V {
         // SAFETY: the token proves AVX2.
         unsafe { [_mm256_setzero_si256(); 2] }
+    }
+
+    #[inline(always)]
+    fn zero_small(self) -> Self::Small {
+        IntSimd::zero(self)
     }
 
     #[inline(always)]
@@ -95,38 +105,51 @@ impl IntSimd for Avx2 {
 
     #[inline(always)]
     fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]) {
-        // SAFETY: the token proves AVX2.
+        // SAFETY: the token proves AVX2, and AVX-VNNI if `VNNI`.
         unsafe {
-            let a = widen_signed(splat(a));
-            for p in 0..NP {
-                for i in 0..2 {
-                    acc[p][i] = quads(acc[p][i], w[p][i], a);
+            if VNNI {
+                let a = splat(a);
+                for p in 0..NP {
+                    for i in 0..2 {
+                        acc[p][i] = _mm256_dpbusd_avx_epi32(acc[p][i], w[p][i], a);
+                    }
+                }
+            } else {
+                let a = widen_signed(splat(a));
+                for p in 0..NP {
+                    for i in 0..2 {
+                        acc[p][i] = quads(acc[p][i], w[p][i], a);
+                    }
                 }
             }
         }
     }
 
     #[inline(always)]
-    fn dot8_small<const NP: usize>(
-        self,
-        acc: &mut [Self::V; NP],
-        low: &[Self::V; NP],
-        high: &[Self::V; NP],
-        a: &[i8; 4],
-        b: &[i8; 4],
-    ) {
+    fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]) {
+        if VNNI {
+            return self.dot4(sums, w, a);
+        }
         // SAFETY: the token proves AVX2.
         unsafe {
-            let (a, b) = (splat(a), splat(b));
-            let ones = _mm256_set1_epi16(1);
+            let a = splat(a);
             for p in 0..NP {
                 for i in 0..2 {
-                    // Four products of at most 15 * 128 in 16 bits.
-                    let pairs = _mm256_add_epi16(
-                        _mm256_maddubs_epi16(low[p][i], a),
-                        _mm256_maddubs_epi16(high[p][i], b),
-                    );
-                    acc[p][i] = _mm256_add_epi32(acc[p][i], _mm256_madd_epi16(pairs, ones));
+                    sums[p][i] = _mm256_add_epi16(sums[p][i], _mm256_maddubs_epi16(w[p][i], a));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            for p in 0..NP {
+                for i in 0..2 {
+                    let sums =
+                        if VNNI { sums[p][i] } else { _mm256_madd_epi16(sums[p][i], _mm256_set1_epi16(1)) };
+                    acc[p][i] = _mm256_add_epi32(acc[p][i], sums);
                 }
             }
         }
@@ -143,15 +166,19 @@ impl IntSimd for Avx2 {
     }
 }
 
-impl CodeSimd for Avx2 {
+impl<const VNNI: bool> CodeSimd for Avx2<VNNI> {
     #[inline(always)]
     fn weigh4<const NP: usize>(self, acc: &mut [Self::V; NP], v: &[Self::V; NP], c: &[u8; 4]) {
-        // SAFETY: the token proves AVX2.
+        // SAFETY: the token proves AVX2, and AVX-VNNI if `VNNI`.
         unsafe {
             let c = _mm256_set1_epi32(i32::from_le_bytes(*c));
             for p in 0..NP {
                 for i in 0..2 {
-                    acc[p][i] = quads(acc[p][i], c, widen_signed(v[p][i]));
+                    acc[p][i] = if VNNI {
+                        _mm256_dpbusd_avx_epi32(acc[p][i], c, v[p][i])
+                    } else {
+                        quads(acc[p][i], c, widen_signed(v[p][i]))
+                    };
                 }
             }
         }
@@ -166,6 +193,10 @@ impl CodeSimd for Avx2 {
         a: &[u8; 4],
         b: &[u8; 4],
     ) {
+        if VNNI {
+            self.weigh4(acc, low, a);
+            return self.weigh4(acc, high, b);
+        }
         // SAFETY: the token proves AVX2.
         unsafe {
             let a = _mm256_set1_epi32(i32::from_le_bytes(*a));
@@ -209,7 +240,12 @@ static RANKS: [[u8; 8]; 256] = {
 
 /// Half of [`FloatSimd::merge`].
 #[inline(always)]
-fn merge_eight(_: Avx2, from_b: u8, a: Option<&[f32; 8]>, b: Option<&[f32; 8]>) -> __m256 {
+fn merge_eight<const VNNI: bool>(
+    _: Avx2<VNNI>,
+    from_b: u8,
+    a: Option<&[f32; 8]>,
+    b: Option<&[f32; 8]>,
+) -> __m256 {
     let (a, b) = (a.unwrap_or(&[0.0; 8]), b.unwrap_or(&[0.0; 8]));
     let ranks = &RANKS[usize::from(from_b)];
     // SAFETY: the token proves AVX2; the loads are as long as the arrays and need no alignment.
@@ -223,7 +259,7 @@ fn merge_eight(_: Avx2, from_b: u8, a: Option<&[f32; 8]>, b: Option<&[f32; 8]>) 
     }
 }
 
-impl FloatSimd for Avx2 {
+impl<const VNNI: bool> FloatSimd for Avx2<VNNI> {
     type V = [__m256; 2];
 
     #[inline(always)]
@@ -332,5 +368,5 @@ impl FloatSimd for Avx2 {
 
 kernel_table! {
     /// Kernels for AVX2 and F16C.
-    pub(crate) static AVX2 = ["avx2,f16c"], token: Avx2::new(), float: (2, 2), int: (4, 1, 2), large: false
+    pub(crate) static AVX2 = ["avx2,f16c"], token: Avx2::<false>::new(), float: (2, 2), int: (4, 1, 2), large: false
 }

@@ -30,11 +30,17 @@ fn field<const SHIFT: u32>(v: __m512i, mask: i8) -> __m512i {
 
 impl IntSimd for Avx512 {
     type V = __m512i;
+    type Small = __m512i;
 
     #[inline(always)]
     fn zero(self) -> Self::V {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn zero_small(self) -> Self::Small {
+        IntSimd::zero(self)
     }
 
     #[inline(always)]
@@ -63,6 +69,19 @@ impl IntSimd for Avx512 {
             for p in 0..NP {
                 acc[p] = _mm512_dpbusd_epi32(acc[p], w[p], a);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]) {
+        self.dot4(sums, w, a);
+    }
+
+    #[inline(always)]
+    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
+        for p in 0..NP {
+            // SAFETY: the token proves AVX-512.
+            acc[p] = unsafe { _mm512_add_epi32(acc[p], sums[p]) };
         }
     }
 

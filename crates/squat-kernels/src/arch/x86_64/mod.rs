@@ -2,11 +2,13 @@
 
 mod avx2;
 mod avx512vnni;
+mod avxvnni;
 #[cfg(feature = "std")]
 mod fma;
 
 pub(crate) use avx2::AVX2;
 pub(crate) use avx512vnni::AVX512VNNI;
+pub(crate) use avxvnni::AVXVNNI;
 #[cfg(feature = "std")]
 pub(crate) use fma::fma_work;
 
@@ -23,6 +25,11 @@ macro_rules! detected {
 /// Whether the CPU has what [`AVX2`] uses: AVX2 and F16C.
 pub(crate) fn has_avx2() -> bool {
     detected!("avx2", "f16c")
+}
+
+/// Whether the CPU has what [`AVXVNNI`] uses: Alder Lake and later, Zen 5 and later.
+pub(crate) fn has_avxvnni() -> bool {
+    has_avx2() && detected!("avxvnni")
 }
 
 /// Whether the CPU has what [`AVX512VNNI`] uses: the AVX-512 of server and desktop CPUs since Cascade Lake, Ice Lake

@@ -1,0 +1,15 @@
+//! Which kernels a CPU gets.
+
+use squat_kernels::Kernels;
+
+/// `SQUAT_EXPECT_ISA` names what the best set of the CPU at hand must be: `.ci/cross` sets it for CPUs it emulates.
+#[test]
+fn the_best_set_is_the_expected_one() {
+    let best = Kernels::available().next_back().map(Kernels::name);
+    if let Ok(expected) = std::env::var("SQUAT_EXPECT_ISA") {
+        assert_eq!(best, Some(expected.as_str()));
+    }
+    if std::env::var_os("SQUAT_ISA").is_none_or(|name| name.is_empty()) {
+        assert_eq!(best, Some(Kernels::detect().name()));
+    }
+}
