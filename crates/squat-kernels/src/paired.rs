@@ -12,9 +12,10 @@
 //! both are taken apart and added to sums of 32 bits. What the offsets added is
 //! `8 * sum(w + 8) + 8 * sum(a)`, the first known when the matrix is packed.
 //!
-//! Why it loses where the table of `example speed` shows it: a multiplication of 16-bit operands into 32 bits does half
-//! as many lanes as one of bytes, so two products to a lane only make up for that, while the weights take twice the memory
-//! and the words must be taken apart. A dot-product instruction does four products in such a lane, and adds them.
+//! Its place in the table of `example speed`: ahead of the plain loops where there is nothing but scalar code, far behind
+//! wherever bytes can be multiplied in vectors. A multiplication of 16-bit operands into 32 bits does half as many lanes
+//! as one of bytes, so two products to a lane only make up for that, while the weights take twice the memory and the
+//! words must be taken apart. A dot-product instruction does four products in such a lane, and adds them.
 
 use crate::error::MatrixError;
 use crate::matrix::MAX_COLS;
