@@ -72,7 +72,17 @@ pub(crate) trait IntSimd: Copy {
     /// `acc += sums`
     fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]);
     fn store(self, v: Self::V) -> [i32; PANEL];
+    /// Asks for the cache line [`AHEAD`] bytes after `block`, which need not be a block.
+    #[inline(always)]
+    fn prefetch_beyond(self, block: &Block) {
+        let _ = block;
+    }
 }
+
+/// How far ahead of the block in use the weights of a single row are asked for, in bytes. A CPU looks ahead by itself,
+/// but not beyond the page of 4096 bytes.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) const AHEAD: usize = 4096;
 
 /// [`IntSimd::SMALL_ROOM`] where a step adds two products to a sum of 16 bits: `2 * 128 * 127 < 2^15`.
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
@@ -245,6 +255,45 @@ fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
     sums
 }
 
+/// One row against one panel, `UNROLL` blocks at a time with sums of their own: memory is fastest when it is read in
+/// order, and slow where several panels come to the ends of their pages together.
+#[inline(always)]
+fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w: &[Block]) -> [i32; PANEL] {
+    let mut acc = [[[s.zero()]]; UNROLL];
+    let run = const { run::<S, U>() };
+    let stretch = run.unwrap_or(usize::MAX).saturating_mul(UNROLL);
+    for (a, w) in a[..w.len()].chunks(stretch).zip(w.chunks(stretch)) {
+        let mut small = [[[s.zero_small()]]; UNROLL];
+        let (mut a_steps, mut w_steps) = (a.chunks_exact(UNROLL), w.chunks_exact(UNROLL));
+        for (a, w) in a_steps.by_ref().zip(w_steps.by_ref()) {
+            for u in 0..UNROLL {
+                s.prefetch_beyond(&w[u]);
+                U::step(s, &mut acc[u], &mut small[u], &[s.load(&w[u].0)], &[&a[u]]);
+            }
+        }
+        let (a, w) = (a_steps.remainder(), w_steps.remainder());
+        for u in 0..UNROLL {
+            if u < w.len() {
+                s.prefetch_beyond(&w[u]);
+                U::step(s, &mut acc[u], &mut small[u], &[s.load(&w[u].0)], &[&a[u]]);
+            }
+        }
+        if run.is_some() {
+            for u in 0..UNROLL {
+                s.flush(&mut acc[u][0], &small[u][0]);
+            }
+        }
+    }
+    let mut sums = [0i32; PANEL];
+    for [[acc]] in acc {
+        let part = s.store(acc);
+        for c in 0..PANEL {
+            sums[c] = sums[c].wrapping_add(part[c]);
+        }
+    }
+    sums
+}
+
 /// What [`linear`] was called with.
 struct Job<'a, 'b> {
     matrix: &'a PackedMatrix,
@@ -263,6 +312,25 @@ impl Job<'_, '_> {
             return self.grouped_tile::<S, U, MR, NP>(s, &a, &w, m, p);
         }
         let acc = tile::<S, U, MR, NP>(s, &a, &w);
+        self.finish::<S, U, MR, NP>(&acc, m, p);
+    }
+
+    /// Panel `p` of the only row.
+    #[inline(always)]
+    fn row<S: IntSimd, U: Unpack, const UNROLL: usize>(&mut self, s: S, p: usize) {
+        let acc = row_tile::<S, U, UNROLL>(s, U::codes(self.rows.padded(0)), self.matrix.panel(p));
+        self.finish::<S, U, 1, 1>(&[[acc]], 0, p);
+    }
+
+    /// From sums to outputs: the scales of rows `m..` and of the channels of panels `p..`.
+    #[inline(always)]
+    fn finish<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
+        &mut self,
+        acc: &[[[i32; PANEL]; NP]; MR],
+        m: usize,
+        p: usize,
+    ) {
+        let (matrix, rows) = (self.matrix, self.rows);
         for i in 0..MR {
             let (zero, scale) = (rows.zero_points[m + i], rows.scales[m + i]);
             let shift = const { offset::<S, U>() }.wrapping_mul(rows.sums[m + i]);
@@ -392,13 +460,13 @@ fn check(matrix: &PackedMatrix, rows: &RowsView<'_>, out: &ColumnsMut<'_>) -> bo
     !out.range().is_empty() && rows.rows() > 0
 }
 
-/// The product of `rows` with the output channels that `out` covers; `MR` rows and `NP` panels at a time, `GEMV` panels
-/// for a single row.
+/// The product of `rows` with the output channels that `out` covers; `MR` rows and `NP` panels at a time; for a
+/// single row `UNROLL` blocks of one panel, or, with scales for groups, `UNROLL` panels.
 ///
 /// # Panics
 /// When shapes do not fit.
 #[inline(always)]
-pub(crate) fn linear<S: IntSimd, U: Unpack, const MR: usize, const NP: usize, const GEMV: usize>(
+pub(crate) fn linear<S: IntSimd, U: Unpack, const MR: usize, const NP: usize, const UNROLL: usize>(
     s: S,
     matrix: &PackedMatrix,
     rows: RowsView<'_>,
@@ -416,9 +484,13 @@ pub(crate) fn linear<S: IntSimd, U: Unpack, const MR: usize, const NP: usize, co
     let (mut p, end) = (range.start / PANEL, range.end.div_ceil(PANEL));
     let mut job = Job { matrix, rows, out };
     if job.rows.rows() == 1 {
-        while p + GEMV <= end {
-            job.tile::<S, U, 1, GEMV>(s, 0, p);
-            p += GEMV;
+        while p < end && !matrix.grouped() {
+            job.row::<S, U, UNROLL>(s, p);
+            p += 1;
+        }
+        while p + UNROLL <= end {
+            job.tile::<S, U, 1, UNROLL>(s, 0, p);
+            p += UNROLL;
         }
     } else {
         while p + NP <= end {

@@ -48,11 +48,11 @@ pub(crate) struct Table {
 /// Compiles every function for one instruction set.
 ///
 /// `features` are the target features (none for the portable table), `token` an expression of the token type, `float`
-/// the tile of float products (rows of x, rows of w), `int` the tile of integer products (rows, panels, panels of a
-/// single row), `large` whether attention may keep many sums in registers.
+/// the tile of float products (rows of x, rows of w), `int` the tile of integer products (rows, panels, blocks in
+/// flight for a single row), `large` whether attention may keep many sums in registers.
 macro_rules! kernel_table {
     ($(#[$doc:meta])* $vis:vis static $table:ident = [$($features:literal)?], token: $token:expr, float: ($fm:literal, $fn:literal),
-     int: ($im:literal, $in:literal, $gemv:literal), large: $large:literal) => {
+     int: ($im:literal, $in:literal, $unroll:literal), large: $large:literal) => {
         mod instances {
             #[allow(unused_imports)]
             use super::*;
@@ -133,15 +133,15 @@ macro_rules! kernel_table {
             }
             $(#[target_feature(enable = $features)])?
             pub fn linear_bytes(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
-                product::linear::<_, product::Bytes, $im, $in, $gemv>($token, matrix, rows, out)
+                product::linear::<_, product::Bytes, $im, $in, $unroll>($token, matrix, rows, out)
             }
             $(#[target_feature(enable = $features)])?
             pub fn linear_nibbles(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
-                product::linear::<_, product::Nibbles, $im, $in, $gemv>($token, matrix, rows, out)
+                product::linear::<_, product::Nibbles, $im, $in, $unroll>($token, matrix, rows, out)
             }
             $(#[target_feature(enable = $features)])?
             pub fn linear_crumbs(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
-                product::linear::<_, product::Crumbs, $im, $in, $gemv>($token, matrix, rows, out)
+                product::linear::<_, product::Crumbs, $im, $in, $unroll>($token, matrix, rows, out)
             }
             $(#[target_feature(enable = $features)])?
             pub fn paired(matrix: &PairedMatrix, codes: &[i8], out: &mut [i32]) {

@@ -5,7 +5,7 @@ use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
 use crate::matrix::{Block, PANEL};
-use crate::product::IntSimd;
+use crate::product::{AHEAD, IntSimd};
 use core::arch::x86_64::*;
 
 /// Token: the CPU has AVX-512 F, BW, VL, DQ and VNNI.
@@ -92,6 +92,11 @@ impl IntSimd for Avx512 {
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) }
         out
     }
+
+    #[inline(always)]
+    fn prefetch_beyond(self, block: &Block) {
+        super::prefetch::<_MM_HINT_T0>(core::ptr::from_ref(block).wrapping_byte_add(AHEAD));
+    }
 }
 
 impl CodeSimd for Avx512 {
@@ -108,7 +113,7 @@ impl CodeSimd for Avx512 {
 
     #[inline(always)]
     fn prefetch(self, block: &Block) {
-        super::prefetch(block);
+        super::prefetch::<_MM_HINT_T1>(block);
     }
 }
 

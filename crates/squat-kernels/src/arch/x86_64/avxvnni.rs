@@ -14,5 +14,5 @@ impl Avx2<true> {
 
 kernel_table! {
     /// Kernels for AVX2, F16C and AVX-VNNI.
-    pub(crate) static AVXVNNI = ["avx2,f16c,avxvnni"], token: Avx2::<true>::new(), float: (2, 2), int: (4, 1, 3), large: false
+    pub(crate) static AVXVNNI = ["avx2,f16c,avxvnni"], token: Avx2::<true>::new(), float: (2, 2), int: (4, 1, 4), large: false
 }

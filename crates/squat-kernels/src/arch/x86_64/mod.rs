@@ -46,8 +46,8 @@ fn word(quad: &[i8; 4]) -> i32 {
 
 /// Asks for a block to be brought near; reads nothing.
 #[inline(always)]
-fn prefetch(block: &crate::matrix::Block) {
-    use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+fn prefetch<const HINT: i32>(block: *const crate::matrix::Block) {
+    use core::arch::x86_64::_mm_prefetch;
     // SAFETY: a prefetch of any address has no effect that a program can see, and needs only SSE, part of x86_64.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(core::ptr::from_ref(block).cast()) }
+    unsafe { _mm_prefetch::<HINT>(block.cast()) }
 }
