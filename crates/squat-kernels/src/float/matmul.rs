@@ -59,10 +59,13 @@ pub(crate) trait FloatSimd: Copy {
 
 /// A type weights may have: f32, or the bits of a half-precision number.
 pub(crate) trait Weight: Copy + Default {
+    /// Whether several rows of x pay for making f32 of the weights first.
+    const NARROW: bool;
     fn load<S: FloatSimd>(s: S, x: &[Self; LANES]) -> S::V;
 }
 
 impl Weight for f32 {
+    const NARROW: bool = false;
     #[inline(always)]
     fn load<S: FloatSimd>(s: S, x: &[f32; LANES]) -> S::V {
         s.load(x)
@@ -70,6 +73,7 @@ impl Weight for f32 {
 }
 
 impl Weight for u16 {
+    const NARROW: bool = true;
     #[inline(always)]
     fn load<S: FloatSimd>(s: S, x: &[u16; LANES]) -> S::V {
         s.load_f16(x)
@@ -116,17 +120,18 @@ fn padded<T: Copy + Default>(tail: &[T]) -> [T; LANES] {
     lanes
 }
 
-/// `MR` rows of x against `NR` rows of w.
+/// `MR` rows of x against `NR` rows of w, which are `apart` rows from each other.
 #[inline(always)]
 fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     s: S,
     x: &[f32],
     w: &[W],
     k: usize,
+    apart: usize,
 ) -> [[f32; NR]; MR] {
     let mut acc = [[s.zero(); NR]; MR];
     let x_rows: [&[f32]; MR] = core::array::from_fn(|m| &x[m * k..(m + 1) * k]);
-    let w_rows: [&[W]; NR] = core::array::from_fn(|n| &w[n * k..(n + 1) * k]);
+    let w_rows: [&[W]; NR] = core::array::from_fn(|n| &w[n * apart * k..][..k]);
     let x_chunks = x_rows.map(|row| row.as_chunks::<LANES>().0);
     let w_chunks = w_rows.map(|row| row.as_chunks::<LANES>().0);
     for i in 0..k / LANES {
@@ -169,39 +174,117 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     y
 }
 
-/// Rows of x in tiles of `MR` and single ones, against `NR` rows of w from `column`.
+/// Values of the weights that all rows of x meet before the next ones are taken: 64 KB, so that they stay in the second
+/// cache while the rows of a tile stay in the first.
+const BLOCK: usize = 16384;
+
+/// Weights `w` and what is done with their products.
+#[derive(Clone, Copy)]
+struct Block<'a, W> {
+    w: &'a [W],
+    bias: Option<&'a [f32]>,
+    k: usize,
+    /// The column of the first weight.
+    column: usize,
+}
+
+impl<W: Weight> Block<'_, W> {
+    /// Rows `row..row + MR` of x against all weights.
+    #[inline(always)]
+    fn rows<S: FloatSimd, const MR: usize, const NR: usize>(
+        self,
+        s: S,
+        x: &[f32],
+        row: usize,
+        out: &mut ColumnsMut<'_>,
+    ) {
+        let (k, x) = (self.k, &x[row * self.k..]);
+        let columns = self.w.len() / k;
+        let mut at = 0;
+        while at + NR <= columns {
+            let y = tile::<S, W, MR, NR>(s, x, &self.w[at * k..], k, 1);
+            self.put(&y, row, at, out);
+            at += NR;
+        }
+        while at < columns {
+            let y = tile::<S, W, MR, 1>(s, x, &self.w[at * k..], k, 1);
+            self.put(&y, row, at, out);
+            at += 1;
+        }
+    }
+
+    /// Adds the bias and writes a tile.
+    #[inline(always)]
+    fn put<const MR: usize, const NR: usize>(
+        self,
+        y: &[[f32; NR]; MR],
+        row: usize,
+        at: usize,
+        out: &mut ColumnsMut<'_>,
+    ) {
+        let column = self.column + at;
+        let first = column - out.range().start;
+        for m in 0..MR {
+            let to = &mut out.row(row + m)[first..first + NR];
+            for n in 0..NR {
+                to[n] = match self.bias {
+                    Some(bias) => y[m][n] + bias[column + n],
+                    None => y[m][n],
+                };
+            }
+        }
+    }
+
+    /// All rows of x against all weights, `MR` rows at a time.
+    #[inline(always)]
+    fn product<S: FloatSimd, const MR: usize, const NR: usize>(
+        self,
+        s: S,
+        x: &[f32],
+        out: &mut ColumnsMut<'_>,
+    ) {
+        let rows = out.rows();
+        let mut row = 0;
+        while row + MR <= rows {
+            self.rows::<S, MR, NR>(s, x, row, out);
+            row += MR;
+        }
+        if const { MR > 4 } {
+            while row + 4 <= rows {
+                self.rows::<S, 4, NR>(s, x, row, out);
+                row += 4;
+            }
+        }
+        while row < rows {
+            self.rows::<S, 1, NR>(s, x, row, out);
+            row += 1;
+        }
+    }
+}
+
+/// The only row of x against all columns: `NR` at a time, from `NR` places that lie far apart, because memory is fastest
+/// when it is read in order from a few places, and slow where places end with their pages.
 #[inline(always)]
-fn strip<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
+fn row<S: FloatSimd, W: Weight, const NR: usize>(
     s: S,
     x: &[f32],
     w: &[W],
     bias: Option<&[f32]>,
     k: usize,
-    column: usize,
     out: &mut ColumnsMut<'_>,
 ) {
-    let at = column - out.range().start;
-    let w = &w[column * k..(column + NR) * k];
-    let mut put = |row: usize, y: [f32; NR]| {
-        let to = &mut out.row(row)[at..at + NR];
+    let range = out.range();
+    let to = out.row(0);
+    let part = to.len() / NR;
+    let mut put = |i: usize, y: f32| to[i] = bias.map_or(y, |bias| y + bias[range.start + i]);
+    for i in 0..part {
+        let y = tile::<S, W, 1, NR>(s, x, &w[(range.start + i) * k..], k, part)[0];
         for n in 0..NR {
-            to[n] = match bias {
-                Some(bias) => y[n] + bias[column + n],
-                None => y[n],
-            };
+            put(i + n * part, y[n]);
         }
-    };
-    let rows = x.len() / k;
-    let mut row = 0;
-    while row + MR <= rows {
-        for (m, y) in tile::<S, W, MR, NR>(s, &x[row * k..], w, k).into_iter().enumerate() {
-            put(row + m, y);
-        }
-        row += MR;
     }
-    while row < rows {
-        put(row, tile::<S, W, 1, NR>(s, &x[row * k..], w, k)[0]);
-        row += 1;
+    for i in NR * part..range.len() {
+        put(i, tile::<S, W, 1, 1>(s, x, &w[(range.start + i) * k..], k, 1)[0][0]);
     }
 }
 
@@ -227,13 +310,32 @@ pub(crate) fn matmul<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
         }
         return;
     }
-    let mut column = range.start;
-    while column + NR <= range.end {
-        strip::<S, W, MR, NR>(s, x, w, bias, k, column, out);
-        column += NR;
+    if out.rows() == 1 {
+        return row::<S, W, 4>(s, x, w, bias, k, out);
     }
-    while column < range.end {
-        strip::<S, W, MR, 1>(s, x, w, bias, k, column, out);
-        column += 1;
+    let columns = (BLOCK / k / NR).max(1) * NR;
+    let widen_first = W::NARROW && out.rows() >= MR && columns * k <= BLOCK;
+    let mut wide = [0f32; BLOCK];
+    for column in range.clone().step_by(columns) {
+        let w = &w[column * k..range.end.min(column + columns) * k];
+        if widen_first {
+            let wide = &mut wide[..w.len()];
+            widen(s, w, wide);
+            Block { w: wide, bias, k, column }.product::<S, MR, NR>(s, x, out);
+        } else {
+            Block { w, bias, k, column }.product::<S, MR, NR>(s, x, out);
+        }
     }
+}
+
+/// `wide = w` as f32.
+#[inline(always)]
+fn widen<S: FloatSimd, W: Weight>(s: S, w: &[W], wide: &mut [f32]) {
+    let (chunks, tail) = w.as_chunks::<LANES>();
+    let (wide_chunks, wide_tail) = wide.as_chunks_mut::<LANES>();
+    for (wide, chunk) in wide_chunks.iter_mut().zip(chunks) {
+        *wide = s.store(W::load(s, chunk));
+    }
+    let lanes = s.store(W::load(s, &padded(tail)));
+    wide_tail.copy_from_slice(&lanes[..tail.len()]);
 }
