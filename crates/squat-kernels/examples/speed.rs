@@ -188,6 +188,21 @@ fn floats(kernels: &Kernels, random: &mut Random) {
         range: bits.range(),
     }))
     .unwrap();
+    codes.reset(1, k);
+    let (widths, quantizer) = ([ActBits::A8], RowQuantizer::Dynamic);
+    report(
+        "norm + quantize",
+        time(|| {
+            kernels.rms_norm_quantize_into(codes.as_mut(), black_box(&x), &gain, 1e-5, &widths, &quantizer)
+        }),
+    );
+    let gate_up = random.floats(2 * k);
+    report(
+        "silu_mul + quantize",
+        time(|| {
+            kernels.silu_mul_quantize_into(codes.as_mut(), black_box(&gate_up), &mut y, &widths, &quantizer)
+        }),
+    );
     for (name, quantizer) in [("quantize dynamic", RowQuantizer::Dynamic), ("static", fixed)] {
         report(
             name,

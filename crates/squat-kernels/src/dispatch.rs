@@ -7,7 +7,7 @@ use crate::matrix::{Block, PANEL, PackedMatrix, Storage};
 use crate::output::ColumnsMut;
 use crate::paired::PairedMatrix;
 use crate::panels::PanelSource;
-use crate::rows::{QuantizedRows, RowQuantizer, RowsMut, RowsView};
+use crate::rows::{Grid, QuantizedRows, RowQuantizer, RowsMut, RowsView};
 use alloc::string::ToString;
 use core::mem::MaybeUninit;
 use squat_quant::{ActBits, WeightBits, WeightScheme};
@@ -258,22 +258,78 @@ impl Kernels {
         bits: &[ActBits],
         quantizer: &RowQuantizer,
     ) {
-        let (m, k) = (rows.rows(), rows.cols());
-        assert_eq!(x.len(), m * k, "{m} rows of {k} values");
+        let k = rows.cols();
+        assert_eq!(x.len(), rows.rows() * k, "values of {} rows of {k}", rows.rows());
+        self.fill(&mut rows, bits, quantizer, |i, grid, codes| {
+            (self.table.quantize)(&x[i * k..(i + 1) * k], grid, codes)
+        });
+    }
+
+    /// [`Self::rms_norm`] of each row of x `[m, k]` and [`Self::quantize_into`] of the result in one call, with the same
+    /// bits; the normalised values are kept nowhere.
+    ///
+    /// # Panics
+    /// When shapes do not fit.
+    pub fn rms_norm_quantize_into(
+        &self,
+        mut rows: RowsMut<'_>,
+        x: &[f32],
+        gain: &[f32],
+        eps: f32,
+        bits: &[ActBits],
+        quantizer: &RowQuantizer,
+    ) {
+        let k = rows.cols();
+        assert_eq!(x.len(), rows.rows() * k, "values of {} rows of {k}", rows.rows());
+        assert_eq!(gain.len(), k, "gains of rows of {k}");
+        self.fill(&mut rows, bits, quantizer, |i, grid, codes| {
+            (self.table.rms_norm_quantize)(&x[i * k..(i + 1) * k], gain, eps, grid, codes)
+        });
+    }
+
+    /// [`Self::silu_mul`] of the halves of each row of `gate_up` `[m, 2 k]` (gate first) and [`Self::quantize_into`] of
+    /// the result in one call, with the same bits. `scratch` `[k]` is overwritten.
+    ///
+    /// # Panics
+    /// When shapes do not fit.
+    pub fn silu_mul_quantize_into(
+        &self,
+        mut rows: RowsMut<'_>,
+        gate_up: &[f32],
+        scratch: &mut [f32],
+        bits: &[ActBits],
+        quantizer: &RowQuantizer,
+    ) {
+        let k = rows.cols();
+        assert_eq!(gate_up.len(), 2 * rows.rows() * k, "values of {} rows of twice {k}", rows.rows());
+        assert_eq!(scratch.len(), k, "scratch for rows of {k}");
+        self.fill(&mut rows, bits, quantizer, |i, grid, codes| {
+            let (gate, up) = gate_up[2 * i * k..2 * (i + 1) * k].split_at(k);
+            (self.table.silu_mul_quantize)(gate, up, scratch, grid, codes)
+        });
+    }
+
+    /// Lets `write` make the codes of each row; it returns scale and sum.
+    fn fill(
+        &self,
+        rows: &mut RowsMut<'_>,
+        bits: &[ActBits],
+        quantizer: &RowQuantizer,
+        mut write: impl FnMut(usize, Grid, &mut [i8]) -> (f32, i32),
+    ) {
+        let m = rows.rows();
         assert!(bits.len() == 1 || bits.len() == m, "{m} rows need one width each, got {}", bits.len());
         for i in 0..m {
             let bits = bits[if bits.len() == 1 { 0 } else { i }];
-            let row = &x[i * k..(i + 1) * k];
+            let (grid, zero) = match quantizer {
+                RowQuantizer::Dynamic => (Grid::Dynamic(bits.range()), 0),
+                RowQuantizer::Static(affines) => {
+                    (Grid::Fixed(affines.get(bits)), affines.get(bits).zero_point)
+                }
+            };
             rows.write(i, bits, |codes| {
-                let (scale, zero) = match quantizer {
-                    RowQuantizer::Dynamic => ((self.table.quantize_dynamic)(row, bits.range(), codes), 0),
-                    RowQuantizer::Static(affines) => {
-                        let affine = affines.get(bits);
-                        (self.table.quantize)(row, affine, codes);
-                        (affine.scale, affine.zero_point)
-                    }
-                };
-                (scale, zero, (self.table.code_sum)(codes))
+                let (scale, sum) = write(i, grid, codes);
+                (scale, zero, sum)
             });
         }
     }

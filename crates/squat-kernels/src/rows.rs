@@ -1,7 +1,7 @@
 //! Quantized activation rows: the left side of every integer product.
 
 use crate::error::CacheError;
-use crate::float::max_abs;
+use crate::float::{LANES, max_abs, max_abs_of, rms_norm_factor, silu_mul};
 use alloc::vec::Vec;
 use core::ops::Range;
 use squat_quant::math::to_integer;
@@ -301,18 +301,81 @@ impl<'a> RowsMut<'a> {
     }
 }
 
-/// The codes of [`squat_quant::affine::quantize_row`], in a form that vectorises.
-#[inline(always)]
-pub(crate) fn quantize_row(row: &[f32], affine: Affine, codes: &mut [i8]) {
-    for (code, &x) in codes[..row.len()].iter_mut().zip(row) {
-        *code = (to_integer(affine.centered(x)) + affine.zero_point) as i8;
+/// How one row is quantized.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Grid {
+    /// Symmetric codes of that range, scale from the row's largest magnitude.
+    Dynamic(CodeRange),
+    /// As given.
+    Fixed(Affine),
+}
+
+impl Grid {
+    /// The quantizer of a row with that largest magnitude, which is asked for only if it is needed.
+    #[inline(always)]
+    fn affine(self, max_abs: impl FnOnce() -> f32) -> Affine {
+        match self {
+            Self::Dynamic(range) => Affine::symmetric(dynamic_scale(max_abs(), range), range),
+            Self::Fixed(affine) => affine,
+        }
     }
 }
 
-/// The codes and scale of [`squat_quant::affine::quantize_row_dynamic`], in a form that vectorises.
+/// Writes the codes of `value(i)` for each `i` and returns their sum.
 #[inline(always)]
-pub(crate) fn quantize_row_dynamic(row: &[f32], range: CodeRange, codes: &mut [i8]) -> f32 {
-    let affine = Affine::symmetric(dynamic_scale(max_abs(row), range), range);
-    quantize_row(row, affine, codes);
-    affine.scale
+fn write_codes(n: usize, value: impl Fn(usize) -> f32, affine: Affine, codes: &mut [i8]) -> i32 {
+    let mut sums = [0i32; LANES];
+    let codes = &mut codes[..n];
+    let (chunks, tail) = codes.as_chunks_mut::<LANES>();
+    let whole = chunks.len() * LANES;
+    for (index, chunk) in chunks.iter_mut().enumerate() {
+        for l in 0..LANES {
+            let code = affine.quantize(value(index * LANES + l));
+            sums[l] += code;
+            chunk[l] = code as i8;
+        }
+    }
+    for (index, out) in tail.iter_mut().enumerate() {
+        let code = affine.quantize(value(whole + index));
+        sums[index] += code;
+        *out = code as i8;
+    }
+    sums.iter().sum()
+}
+
+/// The codes of [`squat_quant::affine::quantize_row`] or [`squat_quant::affine::quantize_row_dynamic`], in a form that
+/// vectorises; returns scale and sum of codes.
+#[inline(always)]
+pub(crate) fn quantize_row(row: &[f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) {
+    let affine = grid.affine(|| max_abs(row));
+    (affine.scale, write_codes(row.len(), |i| row[i], affine, codes))
+}
+
+/// [`crate::float::rms_norm`] and [`quantize_row`] of its result, which is computed twice and kept nowhere.
+#[inline(always)]
+pub(crate) fn rms_norm_quantize(
+    x: &[f32],
+    gain: &[f32],
+    eps: f32,
+    grid: Grid,
+    codes: &mut [i8],
+) -> (f32, i32) {
+    let r = rms_norm_factor(x, eps);
+    let gain = &gain[..x.len()];
+    let value = |i: usize| (x[i] * r) * gain[i];
+    let affine = grid.affine(|| max_abs_of(x.len(), value));
+    (affine.scale, write_codes(x.len(), value, affine, codes))
+}
+
+/// [`crate::float::silu_mul`] into `scratch`, and [`quantize_row`] of it.
+#[inline(always)]
+pub(crate) fn silu_mul_quantize(
+    gate: &[f32],
+    up: &[f32],
+    scratch: &mut [f32],
+    grid: Grid,
+    codes: &mut [i8],
+) -> (f32, i32) {
+    silu_mul(gate, up, scratch);
+    quantize_row(scratch, grid, codes)
 }

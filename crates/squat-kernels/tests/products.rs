@@ -135,6 +135,39 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn fused_rows_equal_the_two_calls(m in 1usize..4, k in 1usize..150, seed: u64, fixed: bool, zero in -128i32..128) {
+        let mut random = Random(seed);
+        let (x, gain) = (random.floats(m * k, 4.0), random.floats(k, 2.0));
+        let gate_up = random.floats(2 * m * k, 6.0);
+        let widths: Vec<ActBits> = (0..m).map(|_| ActBits::ALL[random.next() as usize % 2]).collect();
+        let affine = |bits: ActBits| Affine { scale: 0.07, zero_point: zero, range: bits.range() };
+        let quantizer = if fixed { RowQuantizer::fixed(ActBits::ALL.map(affine)).unwrap() } else { RowQuantizer::Dynamic };
+        for kernels in kernels() {
+            let (mut want, mut got) = (QuantizedRows::new(), QuantizedRows::new());
+            let mut values = vec![0f32; m * k];
+            for (x, out) in x.chunks(k).zip(values.chunks_mut(k)) {
+                kernels.rms_norm(x, &gain, 1e-5, out);
+            }
+            kernels.quantize_rows(&mut want, &values, k, &widths, &quantizer);
+            got.reset(m, k);
+            kernels.rms_norm_quantize_into(got.as_mut(), &x, &gain, 1e-5, &widths, &quantizer);
+            for i in 0..m {
+                prop_assert_eq!(format!("{:?}", got.row(i)), format!("{:?}", want.row(i)), "norm {}", kernels.name());
+            }
+            for (row, out) in gate_up.chunks(2 * k).zip(values.chunks_mut(k)) {
+                kernels.silu_mul(&row[..k], &row[k..], out);
+            }
+            kernels.quantize_rows(&mut want, &values, k, &widths, &quantizer);
+            kernels.silu_mul_quantize_into(got.as_mut(), &gate_up, &mut vec![0.0; k], &widths, &quantizer);
+            for i in 0..m {
+                prop_assert_eq!(format!("{:?}", got.row(i)), format!("{:?}", want.row(i)), "silu {}", kernels.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn the_largest_sums_are_exact() {
     // 65536 inputs, everything at its limit: 255 * 128 * 65536 is just below 2^31.

@@ -39,7 +39,7 @@ impl Affine {
     /// Integer code of `x`. NaN gives the smallest code.
     #[inline(always)]
     pub fn quantize(&self, x: f32) -> i32 {
-        to_integer(round_ties_even(self.clamped(x, 1.0 / self.scale))) + self.zero_point
+        to_integer(self.clamped(x, 1.0 / self.scale)) + self.zero_point
     }
 
     /// Value of `code`.
@@ -122,7 +122,7 @@ pub fn quantize_row_dynamic(row: &[f32], range: CodeRange, codes: &mut [i8]) -> 
 pub fn quantize_row(row: &[f32], affine: Affine, codes: &mut [i8]) {
     let inv = 1.0 / affine.scale;
     for (code, &x) in codes[..row.len()].iter_mut().zip(row) {
-        *code = (to_integer(round_ties_even(affine.clamped(x, inv))) + affine.zero_point) as i8;
+        *code = (to_integer(affine.clamped(x, inv)) + affine.zero_point) as i8;
     }
 }
 

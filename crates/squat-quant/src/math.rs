@@ -12,7 +12,7 @@ pub fn round_ties_even(x: f32) -> f32 {
     (x + ROUND_MAGIC) - ROUND_MAGIC
 }
 
-/// The integer nearest to `x`, ties to even, for |x| < 2^22: `x` itself if it is one.
+/// The integer nearest to `x`, ties to even, for |x| < 2^22: [`round_ties_even`] as an integer.
 ///
 /// A cast saturates, and compilers take it apart lane by lane; adding 1.5 * 2^23 leaves the integer in the low bits
 /// (measured on 576 exponentials: 664 ns with the cast, 160 ns with this).

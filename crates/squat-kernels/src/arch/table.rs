@@ -5,9 +5,8 @@ use crate::matrix::{Block, PANEL, PackedMatrix};
 use crate::output::ColumnsMut;
 use crate::paired::PairedMatrix;
 use crate::panels::PanelSource;
-use crate::rows::RowsView;
+use crate::rows::{Grid, RowsView};
 use core::mem::MaybeUninit;
-use squat_quant::{Affine, CodeRange};
 
 /// Plain function pointers. A table is only handed out once the CPU is known to have its instructions.
 pub(crate) struct Table {
@@ -24,9 +23,9 @@ pub(crate) struct Table {
     pub log_softmax_at: fn(&[f32], usize) -> f64,
     pub matmul_f32: fn(&[f32], &[f32], Option<&[f32]>, usize, &mut ColumnsMut<'_>),
     pub matmul_f16: fn(&[f32], &[u16], Option<&[f32]>, usize, &mut ColumnsMut<'_>),
-    pub quantize_dynamic: fn(&[f32], CodeRange, &mut [i8]) -> f32,
-    pub quantize: fn(&[f32], Affine, &mut [i8]),
-    pub code_sum: fn(&[i8]) -> i32,
+    pub quantize: fn(&[f32], Grid, &mut [i8]) -> (f32, i32),
+    pub rms_norm_quantize: fn(&[f32], &[f32], f32, Grid, &mut [i8]) -> (f32, i32),
+    pub silu_mul_quantize: fn(&[f32], &[f32], &mut [f32], Grid, &mut [i8]) -> (f32, i32),
     /// By storage: bytes, nibbles, crumbs.
     pub linear: [fn(&PackedMatrix, RowsView<'_>, &mut ColumnsMut<'_>); 3],
     pub paired: fn(&PairedMatrix, &[i8], &mut [i32]),
@@ -35,9 +34,8 @@ pub(crate) struct Table {
     pub integer_peak: fn(&[[i8; 4]; crate::probe::OPERANDS]) -> crate::probe::Work,
     #[cfg(feature = "std")]
     pub float_peak: fn(&[[f32; 16]; crate::probe::OPERANDS]) -> crate::probe::Work,
-    /// In order, and four parts at once.
     #[cfg(feature = "std")]
-    pub read: [fn(&[[u64; 8]]) -> u64; 2],
+    pub read: fn(&[[u64; 8]]) -> u64,
     pub fill_panel: fn(&PanelSource<'_>, &mut [MaybeUninit<Block>], &mut [[i32; PANEL]]) -> bool,
     pub attention: Steps,
     pub float_attention: FloatSteps,
@@ -63,9 +61,8 @@ macro_rules! kernel_table {
             use crate::panels::{self, PanelSource};
             use crate::paired::{self, PairedMatrix};
             use crate::product;
-            use crate::rows::{self, RowsView};
+            use crate::rows::{self, Grid, RowsView};
             use core::mem::MaybeUninit;
-            use squat_quant::{Affine, CodeRange};
 
             $(#[target_feature(enable = $features)])?
             pub fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -120,16 +117,16 @@ macro_rules! kernel_table {
                 float::matmul::<_, u16, $fm, $fn>($token, x, w, bias, k, out)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn quantize_dynamic(row: &[f32], range: CodeRange, codes: &mut [i8]) -> f32 {
-                rows::quantize_row_dynamic(row, range, codes)
+            pub fn quantize(row: &[f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) {
+                rows::quantize_row(row, grid, codes)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn quantize(row: &[f32], quantizer: Affine, codes: &mut [i8]) {
-                rows::quantize_row(row, quantizer, codes)
+            pub fn rms_norm_quantize(x: &[f32], gain: &[f32], eps: f32, grid: Grid, codes: &mut [i8]) -> (f32, i32) {
+                rows::rms_norm_quantize(x, gain, eps, grid, codes)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn code_sum(codes: &[i8]) -> i32 {
-                codes.iter().map(|&c| i32::from(c)).sum()
+            pub fn silu_mul_quantize(gate: &[f32], up: &[f32], scratch: &mut [f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) {
+                rows::silu_mul_quantize(gate, up, scratch, grid, codes)
             }
             $(#[target_feature(enable = $features)])?
             pub fn linear_bytes(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
@@ -161,13 +158,8 @@ macro_rules! kernel_table {
             }
             #[cfg(feature = "std")]
             $(#[target_feature(enable = $features)])?
-            pub fn read_in_order(lines: &[[u64; 8]]) -> u64 {
-                crate::probe::read::<1>(lines)
-            }
-            #[cfg(feature = "std")]
-            $(#[target_feature(enable = $features)])?
-            pub fn read_parts(lines: &[[u64; 8]]) -> u64 {
-                crate::probe::read::<4>(lines)
+            pub fn read(lines: &[[u64; 8]]) -> u64 {
+                crate::probe::read(lines)
             }
             $(#[target_feature(enable = $features)])?
             pub fn fill_panel(source: &PanelSource<'_>, blocks: &mut [MaybeUninit<Block>], sums: &mut [[i32; PANEL]]) -> bool {
@@ -217,9 +209,13 @@ macro_rules! kernel_table {
             log_softmax_at: |logits, index| unsafe { instances::log_softmax_at(logits, index) },
             matmul_f32: |x, w, bias, k, out| unsafe { instances::matmul_f32(x, w, bias, k, out) },
             matmul_f16: |x, w, bias, k, out| unsafe { instances::matmul_f16(x, w, bias, k, out) },
-            quantize_dynamic: |row, range, codes| unsafe { instances::quantize_dynamic(row, range, codes) },
-            quantize: |row, quantizer, codes| unsafe { instances::quantize(row, quantizer, codes) },
-            code_sum: |codes| unsafe { instances::code_sum(codes) },
+            quantize: |row, grid, codes| unsafe { instances::quantize(row, grid, codes) },
+            rms_norm_quantize: |x, gain, eps, grid, codes| unsafe {
+                instances::rms_norm_quantize(x, gain, eps, grid, codes)
+            },
+            silu_mul_quantize: |gate, up, scratch, grid, codes| unsafe {
+                instances::silu_mul_quantize(gate, up, scratch, grid, codes)
+            },
             linear: [
                 |matrix, rows, out| unsafe { instances::linear_bytes(matrix, rows, out) },
                 |matrix, rows, out| unsafe { instances::linear_nibbles(matrix, rows, out) },
@@ -231,10 +227,7 @@ macro_rules! kernel_table {
             #[cfg(feature = "std")]
             float_peak: |a| unsafe { instances::float_peak(a) },
             #[cfg(feature = "std")]
-            read: [
-                |lines| unsafe { instances::read_in_order(lines) },
-                |lines| unsafe { instances::read_parts(lines) },
-            ],
+            read: |lines| unsafe { instances::read(lines) },
             fill_panel: |source, blocks, sums| unsafe { instances::fill_panel(source, blocks, sums) },
             attention: crate::attention::Steps {
                 score: [

@@ -10,10 +10,16 @@ use squat_quant::math;
 #[inline(always)]
 pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     assert!(gain.len() == x.len() && out.len() == x.len(), "lengths of a norm");
-    let r = 1.0 / math::sqrt(reduce::sum_squares(x) / x.len() as f32 + eps);
+    let r = rms_norm_factor(x, eps);
     for ((out, &x), &gain) in out.iter_mut().zip(x).zip(gain) {
         *out = (x * r) * gain;
     }
+}
+
+/// What [`rms_norm`] multiplies every value with.
+#[inline(always)]
+pub(crate) fn rms_norm_factor(x: &[f32], eps: f32) -> f32 {
+    1.0 / math::sqrt(reduce::sum_squares(x) / x.len() as f32 + eps)
 }
 
 /// `x = e^x`, see [`squat_quant::math::exp`].

@@ -15,5 +15,6 @@ pub use convert::f16_to_f32;
 pub use elementwise::{add, exp, rms_norm, rope, silu_mul, softmax};
 pub use reduce::{argmax, dot, ln, log_softmax_at, max_abs, sum_squares};
 
+pub(crate) use elementwise::rms_norm_factor;
 pub(crate) use matmul::{FloatSimd, matmul};
-pub(crate) use reduce::{LANES, fold};
+pub(crate) use reduce::{LANES, fold, max_abs_of};

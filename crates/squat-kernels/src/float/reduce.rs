@@ -74,16 +74,23 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 /// Largest magnitude; NaNs are ignored, an empty slice gives 0. The value of [`squat_quant::affine::max_abs`].
 #[inline(always)]
 pub fn max_abs(x: &[f32]) -> f32 {
+    max_abs_of(x.len(), |i| x[i])
+}
+
+/// Largest magnitude of `value(i)` for `i` below `n`.
+#[inline(always)]
+pub(crate) fn max_abs_of(n: usize, value: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    for chunk in chunks {
+    let whole = n - n % LANES;
+    for first in (0..whole).step_by(LANES) {
         for l in 0..LANES {
-            let magnitude = chunk[l].abs();
+            let magnitude = value(first + l).abs();
             lanes[l] = if magnitude > lanes[l] { magnitude } else { lanes[l] };
         }
     }
-    for (lane, x) in lanes.iter_mut().zip(tail) {
-        *lane = if x.abs() > *lane { x.abs() } else { *lane };
+    for i in whole..n {
+        let magnitude = value(i).abs();
+        lanes[i - whole] = if magnitude > lanes[i - whole] { magnitude } else { lanes[i - whole] };
     }
     let mut half = LANES / 2;
     while half > 0 {

@@ -10,6 +10,11 @@ macro_rules! fma_loop {
         #[target_feature(enable = $features)]
         fn $name(a: &[[f32; 16]; OPERANDS]) -> Work {
             let mut acc = [$zero(); $acc];
+            // Not all the same: equal sums would be computed once.
+            for (acc, a) in acc.iter_mut().zip(a) {
+                // SAFETY: reads the first lanes of an array of 16, no alignment needed.
+                *acc = unsafe { $load(a.as_ptr()) };
+            }
             // SAFETY: reads the first lanes of an array of 16, no alignment needed.
             let w = unsafe { $load(a[1].as_ptr()) };
             for _ in 0..REPEATS {
@@ -33,7 +38,7 @@ macro_rules! fma_loop {
     };
 }
 
-fma_loop!(wide, "avx512f", 16, 16, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_fmadd_ps, _mm512_storeu_ps);
+fma_loop!(wide, "avx512f", 16, 12, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_fmadd_ps, _mm512_storeu_ps);
 fma_loop!(narrow, "avx,fma", 8, 12, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_fmadd_ps, _mm256_storeu_ps);
 
 /// The loop of the widest fused multiply-add that goes with the kernels of that name, if this CPU has it.
