@@ -4,7 +4,6 @@ use crate::error::CacheError;
 use crate::float::{LANES, max_abs, max_abs_of, rms_norm_factor, silu_mul};
 use alloc::vec::Vec;
 use core::ops::Range;
-use squat_quant::math::to_integer;
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 
 /// Rows are padded with zero codes to a multiple of this many.
