@@ -62,11 +62,30 @@
 //! A new instruction set is one file in `arch/`: a token type that implements the three small traits `IntSimd`,
 //! `CodeSimd` and `FloatSimd`, one `kernel_table!`, and one line in the list of `dispatch`; the tests find it there.
 //!
+//! # How a product is walked through
+//!
+//! * **Many rows**: a tile of rows and panels keeps its sums in registers (8 x 3 with AVX-512). A block is unpacked once
+//!   for the rows of a tile, and each group of four activations is broadcast once for its panels: 48 dot products for 16
+//!   broadcasts and 12 instructions of unpacking. The first tile of a strip asks for the panels of the next one.
+//! * **One row** is bound by reading weights, so it reads them in the order in which they lie, a panel at a time, several
+//!   blocks with sums of their own, and asks for what lies 4096 bytes ahead: the CPU looks ahead by itself, but not beyond
+//!   its page. Several panels at once were twice as slow from memory.
+//! * **Float products** have one accumulator for each output (the order of sums is fixed), so a single row takes four
+//!   outputs at once, from places a quarter of the matrix apart. Multiplication and addition are separate, which is
+//!   what makes all CPUs agree, and costs a quarter of what fused multiply-add would reach on the CPU measured.
+//!
 //! # When it is slow
 //!
-//! `cargo run --release -p squat-kernels --example speed` prints every kernel's speed. Look at
-//! [`Kernels::name`] first: `scalar` on a CPU that has more means a build without the feature `std`. A single row is
-//! bound by memory, so count bytes of weights; many rows are bound by the dot-product instructions.
+//! `cargo run --release -p squat-kernels --example speed` prints every kernel's speed after the limits of the core,
+//! measured in the same run (module `probe`; figures without it say little on a shared machine). Then:
+//!
+//! 1. [`Kernels::name`]: `scalar` on a CPU that has more means a build without the feature `std`.
+//! 2. A single row: divide [`PackedMatrix::bytes`] by the time and hold it against the speed of reading a buffer of the size
+//!    of the model. Nine tenths of it is what to expect.
+//! 3. Many rows: hold operations against the peak. Scales for groups take half of it, because sums are converted and
+//!    scaled for every group; so do rows too few for a tile.
+//! 4. `benches/instructions` counts the instructions of each kernel, which a loaded machine does not change.
+//!
 #![no_std]
 #![warn(missing_docs)]
 
