@@ -346,7 +346,9 @@ impl Kernels {
         weight: &[f32],
         scales: &[f32],
     ) -> Result<PackedMatrix, MatrixError> {
-        PackedMatrix::quantize_by(rows, cols, scheme, weight, scales, self.table.quantize)
+        PackedMatrix::quantize_by(rows, cols, scheme, weight, scales, |row, affine, codes| {
+            (self.table.quantize)(row, Grid::Fixed(affine), codes);
+        })
     }
 
     /// The exact integer product of all `rows` with the output channels that `out` covers; see [`crate::product`] for

@@ -178,7 +178,7 @@ impl PackedMatrix {
         scheme: WeightScheme,
         weight: &[f32],
         scales: &[f32],
-        quantize_row: fn(&[f32], squat_quant::Affine, &mut [i8]),
+        quantize_row: impl Fn(&[f32], squat_quant::Affine, &mut [i8]),
     ) -> Result<Self, MatrixError> {
         if weight.len() != rows * cols {
             return Err(MatrixError::Codes(rows * cols, weight.len()));

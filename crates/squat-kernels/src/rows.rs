@@ -1,7 +1,7 @@
 //! Quantized activation rows: the left side of every integer product.
 
 use crate::error::CacheError;
-use crate::float::{LANES, max_abs, max_abs_of, rms_norm_factor, silu_mul};
+use crate::float::{max_abs, max_abs_of, rms_norm_factor, silu_mul};
 use alloc::vec::Vec;
 use core::ops::Range;
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
@@ -320,26 +320,15 @@ impl Grid {
     }
 }
 
-/// Writes the codes of `value(i)` for each `i` and returns their sum.
+/// Writes the codes of values and returns their sum.
+///
+/// A flat loop: compilers turn one over chunks of lanes into gathers.
 #[inline(always)]
-fn write_codes(n: usize, value: impl Fn(usize) -> f32, affine: Affine, codes: &mut [i8]) -> i32 {
-    let mut sums = [0i32; LANES];
-    let codes = &mut codes[..n];
-    let (chunks, tail) = codes.as_chunks_mut::<LANES>();
-    let whole = chunks.len() * LANES;
-    for (index, chunk) in chunks.iter_mut().enumerate() {
-        for l in 0..LANES {
-            let code = affine.quantize(value(index * LANES + l));
-            sums[l] += code;
-            chunk[l] = code as i8;
-        }
+fn write_codes(values: impl Iterator<Item = f32>, affine: Affine, codes: &mut [i8]) -> i32 {
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = affine.quantize(value) as i8;
     }
-    for (index, out) in tail.iter_mut().enumerate() {
-        let code = affine.quantize(value(whole + index));
-        sums[index] += code;
-        *out = code as i8;
-    }
-    sums.iter().sum()
+    codes.iter().map(|&code| i32::from(code)).sum()
 }
 
 /// The codes of [`squat_quant::affine::quantize_row`] or [`squat_quant::affine::quantize_row_dynamic`], in a form that
@@ -347,7 +336,7 @@ fn write_codes(n: usize, value: impl Fn(usize) -> f32, affine: Affine, codes: &m
 #[inline(always)]
 pub(crate) fn quantize_row(row: &[f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) {
     let affine = grid.affine(|| max_abs(row));
-    (affine.scale, write_codes(row.len(), |i| row[i], affine, codes))
+    (affine.scale, write_codes(row.iter().copied(), affine, &mut codes[..row.len()]))
 }
 
 /// [`crate::float::rms_norm`] and [`quantize_row`] of its result, which is computed twice and kept nowhere.
@@ -360,10 +349,9 @@ pub(crate) fn rms_norm_quantize(
     codes: &mut [i8],
 ) -> (f32, i32) {
     let r = rms_norm_factor(x, eps);
-    let gain = &gain[..x.len()];
-    let value = |i: usize| (x[i] * r) * gain[i];
-    let affine = grid.affine(|| max_abs_of(x.len(), value));
-    (affine.scale, write_codes(x.len(), value, affine, codes))
+    let affine = grid.affine(|| max_abs_of(x, gain, |x, gain| (x * r) * gain));
+    let values = x.iter().zip(gain).map(|(&x, &gain)| (x * r) * gain);
+    (affine.scale, write_codes(values, affine, &mut codes[..x.len()]))
 }
 
 /// [`crate::float::silu_mul`] into `scratch`, and [`quantize_row`] of it.

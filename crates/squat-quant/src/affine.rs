@@ -33,7 +33,10 @@ impl Affine {
     fn clamped(&self, x: f32, inv_scale: f32) -> f32 {
         let (low, high) =
             ((self.range.min - self.zero_point) as f32, (self.range.max - self.zero_point) as f32);
-        (x * inv_scale).max(low).min(high)
+        let v = x * inv_scale;
+        // Not f32::max and f32::min: these forms are one instruction each, and NaN, which compares false, gives `low`.
+        let v = if v > low { v } else { low };
+        if v < high { v } else { high }
     }
 
     /// Integer code of `x`. NaN gives the smallest code.

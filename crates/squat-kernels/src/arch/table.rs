@@ -35,7 +35,7 @@ pub(crate) struct Table {
     #[cfg(feature = "std")]
     pub float_peak: fn(&[[f32; 16]; crate::probe::OPERANDS]) -> crate::probe::Work,
     #[cfg(feature = "std")]
-    pub read: fn(&[[u64; 8]]) -> u64,
+    pub read: fn(&[crate::probe::Line]) -> u64,
     pub fill_panel: fn(&PanelSource<'_>, &mut [MaybeUninit<Block>], &mut [[i32; PANEL]]) -> bool,
     pub attention: Steps,
     pub float_attention: FloatSteps,
@@ -158,8 +158,8 @@ macro_rules! kernel_table {
             }
             #[cfg(feature = "std")]
             $(#[target_feature(enable = $features)])?
-            pub fn read(lines: &[[u64; 8]]) -> u64 {
-                crate::probe::read(lines)
+            pub fn read(lines: &[crate::probe::Line]) -> u64 {
+                crate::probe::read($token, lines)
             }
             $(#[target_feature(enable = $features)])?
             pub fn fill_panel(source: &PanelSource<'_>, blocks: &mut [MaybeUninit<Block>], sums: &mut [[i32; PANEL]]) -> bool {

@@ -1,7 +1,7 @@
 //! Products of the unquantized model: `y[m, n] = dot(x[m], w[n])`, each element in the order of [`super::dot`].
 
 use super::convert::f16_to_f32;
-use super::reduce::{LANES, fold};
+use super::reduce::{LANES, fold, padded};
 use crate::output::ColumnsMut;
 
 /// 16 float lanes in registers. A value of an implementing type proves that the CPU has its instructions.
@@ -59,13 +59,13 @@ pub(crate) trait FloatSimd: Copy {
 
 /// A type weights may have: f32, or the bits of a half-precision number.
 pub(crate) trait Weight: Copy + Default {
-    /// Whether several rows of x pay for making f32 of the weights first.
-    const NARROW: bool;
+    /// Tiles of rows of x from which a copy of the weights pays, as f32 and from the start of a cache line.
+    const COPY_FROM: usize;
     fn load<S: FloatSimd>(s: S, x: &[Self; LANES]) -> S::V;
 }
 
 impl Weight for f32 {
-    const NARROW: bool = false;
+    const COPY_FROM: usize = 16;
     #[inline(always)]
     fn load<S: FloatSimd>(s: S, x: &[f32; LANES]) -> S::V {
         s.load(x)
@@ -73,7 +73,7 @@ impl Weight for f32 {
 }
 
 impl Weight for u16 {
-    const NARROW: bool = true;
+    const COPY_FROM: usize = 2;
     #[inline(always)]
     fn load<S: FloatSimd>(s: S, x: &[u16; LANES]) -> S::V {
         s.load_f16(x)
@@ -112,14 +112,6 @@ impl FloatSimd for crate::arch::Portable {
     }
 }
 
-/// The first `tail.len()` lanes from `tail`, zeros after: adding 0 * 0 to a lane that started at +0 changes nothing.
-#[inline(always)]
-fn padded<T: Copy + Default>(tail: &[T]) -> [T; LANES] {
-    let mut lanes = [T::default(); LANES];
-    lanes[..tail.len()].copy_from_slice(tail);
-    lanes
-}
-
 /// `MR` rows of x against `NR` rows of w, which are `apart` rows from each other.
 #[inline(always)]
 fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
@@ -132,9 +124,11 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     let mut acc = [[s.zero(); NR]; MR];
     let x_rows: [&[f32]; MR] = core::array::from_fn(|m| &x[m * k..(m + 1) * k]);
     let w_rows: [&[W]; NR] = core::array::from_fn(|n| &w[n * apart * k..][..k]);
-    let x_chunks = x_rows.map(|row| row.as_chunks::<LANES>().0);
-    let w_chunks = w_rows.map(|row| row.as_chunks::<LANES>().0);
-    for i in 0..k / LANES {
+    // Slices of one length: no index below needs a check.
+    let steps = k / LANES;
+    let x_chunks = x_rows.map(|row| &row.as_chunks::<LANES>().0[..steps]);
+    let w_chunks = w_rows.map(|row| &row.as_chunks::<LANES>().0[..steps]);
+    for i in 0..steps {
         let mut w = [s.zero(); NR];
         for n in 0..NR {
             w[n] = W::load(s, &w_chunks[n][i]);
@@ -174,91 +168,45 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     y
 }
 
-/// Values of the weights that all rows of x meet before the next ones are taken: 64 KB, so that they stay in the second
-/// cache while the rows of a tile stay in the first.
-const BLOCK: usize = 16384;
+/// Most values of a strip of weights that are copied first: 64 KB, which leaves room in the second cache.
+const COPIED: usize = 16384;
 
-/// Weights `w` and what is done with their products.
-#[derive(Clone, Copy)]
-struct Block<'a, W> {
-    w: &'a [W],
-    bias: Option<&'a [f32]>,
+/// Weights as f32 that start with a cache line, so that no vector of them lies across two.
+#[repr(align(64))]
+struct Copied([f32; COPIED]);
+
+/// Rows of x in tiles of `MR` and single ones, against the `NR` rows of `w`, which make the columns from `column`.
+#[inline(always)]
+fn strip<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
+    s: S,
+    x: &[f32],
+    w: &[W],
+    bias: Option<&[f32]>,
     k: usize,
-    /// The column of the first weight.
     column: usize,
-}
-
-impl<W: Weight> Block<'_, W> {
-    /// Rows `row..row + MR` of x against all weights.
-    #[inline(always)]
-    fn rows<S: FloatSimd, const MR: usize, const NR: usize>(
-        self,
-        s: S,
-        x: &[f32],
-        row: usize,
-        out: &mut ColumnsMut<'_>,
-    ) {
-        let (k, x) = (self.k, &x[row * self.k..]);
-        let columns = self.w.len() / k;
-        let mut at = 0;
-        while at + NR <= columns {
-            let y = tile::<S, W, MR, NR>(s, x, &self.w[at * k..], k, 1);
-            self.put(&y, row, at, out);
-            at += NR;
+    out: &mut ColumnsMut<'_>,
+) {
+    let at = column - out.range().start;
+    let mut put = |row: usize, y: [f32; NR]| {
+        let to = &mut out.row(row)[at..at + NR];
+        for n in 0..NR {
+            to[n] = match bias {
+                Some(bias) => y[n] + bias[column + n],
+                None => y[n],
+            };
         }
-        while at < columns {
-            let y = tile::<S, W, MR, 1>(s, x, &self.w[at * k..], k, 1);
-            self.put(&y, row, at, out);
-            at += 1;
+    };
+    let rows = x.len() / k;
+    let mut row = 0;
+    while row + MR <= rows {
+        for (m, y) in tile::<S, W, MR, NR>(s, &x[row * k..], w, k, 1).into_iter().enumerate() {
+            put(row + m, y);
         }
+        row += MR;
     }
-
-    /// Adds the bias and writes a tile.
-    #[inline(always)]
-    fn put<const MR: usize, const NR: usize>(
-        self,
-        y: &[[f32; NR]; MR],
-        row: usize,
-        at: usize,
-        out: &mut ColumnsMut<'_>,
-    ) {
-        let column = self.column + at;
-        let first = column - out.range().start;
-        for m in 0..MR {
-            let to = &mut out.row(row + m)[first..first + NR];
-            for n in 0..NR {
-                to[n] = match self.bias {
-                    Some(bias) => y[m][n] + bias[column + n],
-                    None => y[m][n],
-                };
-            }
-        }
-    }
-
-    /// All rows of x against all weights, `MR` rows at a time.
-    #[inline(always)]
-    fn product<S: FloatSimd, const MR: usize, const NR: usize>(
-        self,
-        s: S,
-        x: &[f32],
-        out: &mut ColumnsMut<'_>,
-    ) {
-        let rows = out.rows();
-        let mut row = 0;
-        while row + MR <= rows {
-            self.rows::<S, MR, NR>(s, x, row, out);
-            row += MR;
-        }
-        if const { MR > 4 } {
-            while row + 4 <= rows {
-                self.rows::<S, 4, NR>(s, x, row, out);
-                row += 4;
-            }
-        }
-        while row < rows {
-            self.rows::<S, 1, NR>(s, x, row, out);
-            row += 1;
-        }
+    while row < rows {
+        put(row, tile::<S, W, 1, NR>(s, &x[row * k..], w, k, 1)[0]);
+        row += 1;
     }
 }
 
@@ -313,24 +261,29 @@ pub(crate) fn matmul<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     if out.rows() == 1 {
         return row::<S, W, 4>(s, x, w, bias, k, out);
     }
-    let columns = (BLOCK / k / NR).max(1) * NR;
-    let widen_first = W::NARROW && out.rows() >= MR && columns * k <= BLOCK;
-    let mut wide = [0f32; BLOCK];
-    for column in range.clone().step_by(columns) {
-        let w = &w[column * k..range.end.min(column + columns) * k];
-        if widen_first {
-            let wide = &mut wide[..w.len()];
-            widen(s, w, wide);
-            Block { w: wide, bias, k, column }.product::<S, MR, NR>(s, x, out);
+    let copy_first = out.rows() >= W::COPY_FROM * MR && NR * k <= COPIED;
+    let mut copied = Copied([0f32; COPIED]);
+    let mut column = range.start;
+    while column + NR <= range.end {
+        let w = &w[column * k..(column + NR) * k];
+        if copy_first {
+            let copied = &mut copied.0[..w.len()];
+            copy(s, w, copied);
+            strip::<S, f32, MR, NR>(s, x, copied, bias, k, column, out);
         } else {
-            Block { w, bias, k, column }.product::<S, MR, NR>(s, x, out);
+            strip::<S, W, MR, NR>(s, x, w, bias, k, column, out);
         }
+        column += NR;
+    }
+    while column < range.end {
+        strip::<S, W, MR, 1>(s, x, &w[column * k..(column + 1) * k], bias, k, column, out);
+        column += 1;
     }
 }
 
 /// `wide = w` as f32.
 #[inline(always)]
-fn widen<S: FloatSimd, W: Weight>(s: S, w: &[W], wide: &mut [f32]) {
+fn copy<S: FloatSimd, W: Weight>(s: S, w: &[W], wide: &mut [f32]) {
     let (chunks, tail) = w.as_chunks::<LANES>();
     let (wide_chunks, wide_tail) = wide.as_chunks_mut::<LANES>();
     for (wide, chunk) in wide_chunks.iter_mut().zip(chunks) {

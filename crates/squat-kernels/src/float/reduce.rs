@@ -74,23 +74,25 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 /// Largest magnitude; NaNs are ignored, an empty slice gives 0. The value of [`squat_quant::affine::max_abs`].
 #[inline(always)]
 pub fn max_abs(x: &[f32]) -> f32 {
-    max_abs_of(x.len(), |i| x[i])
+    max_abs_of(x, x, |x, _| x)
 }
 
-/// Largest magnitude of `value(i)` for `i` below `n`.
+/// Largest magnitude of `f(a[k], b[k])`.
 #[inline(always)]
-pub(crate) fn max_abs_of(n: usize, value: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn max_abs_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
-    let whole = n - n % LANES;
-    for first in (0..whole).step_by(LANES) {
+    let (a, a_tail) = a.as_chunks::<LANES>();
+    let (b, b_tail) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
         for l in 0..LANES {
-            let magnitude = value(first + l).abs();
+            let magnitude = f(a[l], b[l]).abs();
+            // NaN compares false.
             lanes[l] = if magnitude > lanes[l] { magnitude } else { lanes[l] };
         }
     }
-    for i in whole..n {
-        let magnitude = value(i).abs();
-        lanes[i - whole] = if magnitude > lanes[i - whole] { magnitude } else { lanes[i - whole] };
+    for (lane, (&a, &b)) in lanes.iter_mut().zip(a_tail.iter().zip(b_tail)) {
+        let magnitude = f(a, b).abs();
+        *lane = if magnitude > *lane { magnitude } else { *lane };
     }
     let mut half = LANES / 2;
     while half > 0 {
@@ -100,6 +102,14 @@ pub(crate) fn max_abs_of(n: usize, value: impl Fn(usize) -> f32) -> f32 {
         half /= 2;
     }
     lanes[0]
+}
+
+/// The first `tail.len()` lanes from `tail`, zeros after, which change neither sums nor magnitudes.
+#[inline(always)]
+pub(crate) fn padded<T: Copy + Default>(tail: &[T]) -> [T; LANES] {
+    let mut lanes = [T::default(); LANES];
+    lanes[..tail.len()].copy_from_slice(tail);
+    lanes
 }
 
 /// Index of the first largest value; NaNs are ignored. `None` when there is no number.

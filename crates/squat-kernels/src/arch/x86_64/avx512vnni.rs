@@ -216,5 +216,5 @@ impl FloatSimd for Avx512 {
 kernel_table! {
     /// Kernels for AVX-512 with VNNI.
     pub(crate) static AVX512VNNI = ["avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"], token: Avx512::new(),
-    float: (8, 3), int: (8, 3, 4), large: true
+    float: (4, 4), int: (8, 3, 4), large: true
 }
