@@ -69,14 +69,35 @@ pub(crate) trait IntSimd: Copy {
     /// `sums[c] += sum_i w[c][i] * a[i]` for w <= 15, any number of times until the largest w of each add up to
     /// [`Self::SMALL_ROOM`].
     fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]);
+    /// `a + b` of accumulators.
+    fn plus(self, a: Self::V, b: Self::V) -> Self::V;
     /// `acc += sums`
     fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]);
     fn store(self, v: Self::V) -> [i32; PANEL];
+    /// `((v - shift - zero * sums) as f32 * scale) * scales`, see [`crate::product`].
+    #[inline(always)]
+    fn scaled(self, v: Self::V, row: RowScale, sums: &[i32; PANEL], scales: &[f32; PANEL]) -> [f32; PANEL] {
+        let acc = self.store(v);
+        let mut y = [0f32; PANEL];
+        for c in 0..PANEL {
+            y[c] = (correct(acc[c], row.shift, row.zero, sums[c]) as f32 * row.scale) * scales[c];
+        }
+        y
+    }
     /// Asks for the cache line [`AHEAD`] bytes after `block`, which need not be a block.
     #[inline(always)]
     fn prefetch_beyond(self, block: &Block) {
         let _ = block;
     }
+}
+
+/// What a row of activations brings into its outputs.
+#[derive(Clone, Copy)]
+pub(crate) struct RowScale {
+    /// What the offset of the stored weights added to its sums.
+    pub shift: i32,
+    pub zero: i32,
+    pub scale: f32,
 }
 
 /// How far ahead of the block in use the weights of a single row are asked for, in bytes. A CPU looks ahead by itself,
@@ -221,7 +242,7 @@ fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
     s: S,
     a: &[&[U::Codes]; MR],
     w: &[&[Block]; NP],
-) -> [[[i32; PANEL]; NP]; MR] {
+) -> [[S::V; NP]; MR] {
     let mut acc = [[s.zero(); NP]; MR];
     let (mut i, end) = (0, w[0].len());
     while i < end {
@@ -246,19 +267,13 @@ fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
             }
         }
     }
-    let mut sums = [[[0; PANEL]; NP]; MR];
-    for m in 0..MR {
-        for p in 0..NP {
-            sums[m][p] = s.store(acc[m][p]);
-        }
-    }
-    sums
+    acc
 }
 
 /// One row against one panel, `UNROLL` blocks at a time with sums of their own: memory is fastest when it is read in
 /// order, and slow where several panels come to the ends of their pages together.
 #[inline(always)]
-fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w: &[Block]) -> [i32; PANEL] {
+fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w: &[Block]) -> S::V {
     let mut acc = [[[s.zero()]]; UNROLL];
     let run = const { run::<S, U>() };
     let stretch = run.unwrap_or(usize::MAX).saturating_mul(UNROLL);
@@ -284,14 +299,11 @@ fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w:
             }
         }
     }
-    let mut sums = [0i32; PANEL];
-    for [[acc]] in acc {
-        let part = s.store(acc);
-        for c in 0..PANEL {
-            sums[c] = sums[c].wrapping_add(part[c]);
-        }
+    let mut sum = acc[0][0][0];
+    for u in 1..UNROLL {
+        sum = s.plus(sum, acc[u][0][0]);
     }
-    sums
+    sum
 }
 
 /// What [`linear`] was called with.
@@ -312,36 +324,42 @@ impl Job<'_, '_> {
             return self.grouped_tile::<S, U, MR, NP>(s, &a, &w, m, p);
         }
         let acc = tile::<S, U, MR, NP>(s, &a, &w);
-        self.finish::<S, U, MR, NP>(&acc, m, p);
+        self.finish::<S, U, MR, NP>(s, &acc, m, p);
     }
 
     /// Panel `p` of the only row.
     #[inline(always)]
     fn row<S: IntSimd, U: Unpack, const UNROLL: usize>(&mut self, s: S, p: usize) {
         let acc = row_tile::<S, U, UNROLL>(s, U::codes(self.rows.padded(0)), self.matrix.panel(p));
-        self.finish::<S, U, 1, 1>(&[[acc]], 0, p);
+        self.finish::<S, U, 1, 1>(s, &[[acc]], 0, p);
     }
 
     /// From sums to outputs: the scales of rows `m..` and of the channels of panels `p..`.
     #[inline(always)]
     fn finish<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
         &mut self,
-        acc: &[[[i32; PANEL]; NP]; MR],
+        s: S,
+        acc: &[[S::V; NP]; MR],
         m: usize,
         p: usize,
     ) {
         let (matrix, rows) = (self.matrix, self.rows);
+        let (first, range) = (p * PANEL, self.out.range());
+        let whole = first >= range.start && first + NP * PANEL <= range.end && matrix.panel_bias(p).is_none();
         for i in 0..MR {
-            let (zero, scale) = (rows.zero_points[m + i], rows.scales[m + i]);
-            let shift = const { offset::<S, U>() }.wrapping_mul(rows.sums[m + i]);
+            let row = RowScale {
+                shift: const { offset::<S, U>() }.wrapping_mul(rows.sums[m + i]),
+                zero: rows.zero_points[m + i],
+                scale: rows.scales[m + i],
+            };
             for j in 0..NP {
-                let sums = matrix.panel_sums(p + j, 0);
-                let scales = matrix.panel_scales(p + j, 0);
-                let mut y = [0f32; PANEL];
-                for c in 0..PANEL {
-                    y[c] = (correct(acc[i][j][c], shift, zero, sums[c]) as f32 * scale) * scales[c];
+                let y = s.scaled(acc[i][j], row, matrix.panel_sums(p + j, 0), matrix.panel_scales(p + j, 0));
+                if whole {
+                    // Checked once for all: panels that are asked for as a whole, and nothing to add.
+                    self.out.row(m + i)[first + j * PANEL - range.start..][..PANEL].copy_from_slice(&y);
+                } else {
+                    self.write(m + i, p + j, y);
                 }
-                self.write(m + i, p + j, y);
             }
         }
     }
@@ -372,8 +390,9 @@ impl Job<'_, '_> {
                 for j in 0..NP {
                     let sums = matrix.panel_sums(p + j, group);
                     let scales = matrix.panel_scales(p + j, group);
+                    let acc = s.store(acc[i][j]);
                     for c in 0..PANEL {
-                        y[i][j][c] += correct(acc[i][j][c], shift, zero, sums[c]) as f32 * scales[c];
+                        y[i][j][c] += correct(acc[c], shift, zero, sums[c]) as f32 * scales[c];
                     }
                 }
             }

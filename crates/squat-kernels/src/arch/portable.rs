@@ -56,6 +56,14 @@ impl IntSimd for Portable {
     }
 
     #[inline(always)]
+    fn plus(self, mut a: Self::V, b: Self::V) -> Self::V {
+        for c in 0..PANEL {
+            a[c] = a[c].wrapping_add(b[c]);
+        }
+        a
+    }
+
+    #[inline(always)]
     fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
         for (acc, sums) in acc.iter_mut().zip(sums) {
             for c in 0..PANEL {

@@ -92,6 +92,14 @@ impl IntSimd for Simd128 {
     }
 
     #[inline(always)]
+    fn plus(self, mut a: Self::V, b: Self::V) -> Self::V {
+        for i in 0..4 {
+            a[i] = i32x4_add(a[i], b[i]);
+        }
+        a
+    }
+
+    #[inline(always)]
     fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
         for p in 0..NP {
             for i in 0..4 {

@@ -127,6 +127,15 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
+    fn plus(self, mut a: Self::V, b: Self::V) -> Self::V {
+        for i in 0..4 {
+            // SAFETY: the token proves NEON.
+            a[i] = unsafe { vaddq_s32(a[i], b[i]) };
+        }
+        a
+    }
+
+    #[inline(always)]
     fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
         for p in 0..NP {
             for i in 0..4 {

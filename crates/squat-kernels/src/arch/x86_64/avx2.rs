@@ -11,7 +11,7 @@ use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
 use crate::matrix::{Block, PANEL};
-use crate::product::{AHEAD, IntSimd, PAIRS_IN_16_BITS};
+use crate::product::{AHEAD, IntSimd, PAIRS_IN_16_BITS, RowScale};
 use core::arch::x86_64::*;
 
 /// Token: the CPU has AVX2 and F16C, and AVX-VNNI if `VNNI`.
@@ -139,6 +139,30 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn plus(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX2.
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn scaled(self, v: Self::V, row: RowScale, sums: &[i32; PANEL], scales: &[f32; PANEL]) -> [f32; PANEL] {
+        let mut y = [0f32; PANEL];
+        // SAFETY: the token proves AVX2; every load and store is half as long as its array and needs no alignment.
+        unsafe {
+            let (shift, zero) = (_mm256_set1_epi32(row.shift), _mm256_set1_epi32(row.zero));
+            let scale = _mm256_set1_ps(row.scale);
+            for i in 0..2 {
+                let sums = _mm256_loadu_si256(sums.as_ptr().add(8 * i).cast());
+                let acc = _mm256_sub_epi32(_mm256_sub_epi32(v[i], shift), _mm256_mullo_epi32(zero, sums));
+                let scales = _mm256_loadu_ps(scales.as_ptr().add(8 * i));
+                let scaled = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale), scales);
+                _mm256_storeu_ps(y.as_mut_ptr().add(8 * i), scaled);
+            }
+        }
+        y
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
 use crate::matrix::{Block, PANEL};
-use crate::product::{AHEAD, IntSimd};
+use crate::product::{AHEAD, IntSimd, RowScale};
 use core::arch::x86_64::*;
 
 /// Token: the CPU has AVX-512 F, BW, VL, DQ and VNNI.
@@ -75,6 +75,26 @@ impl IntSimd for Avx512 {
     #[inline(always)]
     fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         self.dot4(sums, w, a);
+    }
+
+    #[inline(always)]
+    fn plus(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn scaled(self, v: Self::V, row: RowScale, sums: &[i32; PANEL], scales: &[f32; PANEL]) -> [f32; PANEL] {
+        let mut y = [0f32; PANEL];
+        // SAFETY: the token proves AVX-512; loads and store are as long as their arrays and need no alignment.
+        unsafe {
+            let sums = _mm512_loadu_si512(sums.as_ptr().cast());
+            let zeros = _mm512_mullo_epi32(_mm512_set1_epi32(row.zero), sums);
+            let acc = _mm512_sub_epi32(_mm512_sub_epi32(v, _mm512_set1_epi32(row.shift)), zeros);
+            let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps(row.scale));
+            _mm512_storeu_ps(y.as_mut_ptr(), _mm512_mul_ps(scaled, _mm512_loadu_ps(scales.as_ptr())));
+        }
+        y
     }
 
     #[inline(always)]
