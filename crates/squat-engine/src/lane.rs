@@ -1,7 +1,7 @@
 //! The rows of a block that one worker computes: everything in a layer but attention is a matter of a row alone.
 
 use crate::attention::HeadScratch;
-use crate::linear::Operand;
+use crate::linear::{Linear, Operand};
 use crate::model::Model;
 use crate::pool::{Pool, lock};
 use crate::workspace::Row;
@@ -78,11 +78,8 @@ impl Lane {
     ) {
         self.choose_bits(model, layer, rows, heads);
         let layer = &model.layers[layer];
-        self.norm(model, &layer.attn_norm);
-        let (input, bits) = (&self.input[..self.count * layer.qkv.cols], &self.bits[..self.count]);
-        let output = &mut self.output[..self.count * layer.qkv.rows];
-        layer.qkv.prepare(model.kernels, input, bits, &mut self.operand);
-        layer.qkv.product(model.kernels, pool, input, &self.operand, self.count, output);
+        self.norm(model, &layer.attn_norm, &layer.qkv);
+        self.product(model, &layer.qkv, pool);
     }
 
     /// Output projection, residual and MLP of `layer`, from the attended values in `heads`.
@@ -103,34 +100,55 @@ impl Lane {
                 row[index * width..][..width].copy_from_slice(attended);
             }
         }
-        self.step(model, &layer.output, pool);
+        self.prepare(model, &layer.output);
+        self.product(model, &layer.output, pool);
         kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
-        self.norm(model, &layer.mlp_norm);
-        self.step(model, &layer.gate_up, pool);
+        self.norm(model, &layer.mlp_norm, &layer.gate_up);
+        self.product(model, &layer.gate_up, pool);
         let inner = layer.down.cols;
-        let rows = self.output[..count * 2 * inner].chunks_exact(2 * inner);
-        for (row, mid) in rows.zip(self.input.chunks_exact_mut(inner)) {
-            kernels.silu_mul(&row[..inner], &row[inner..], mid);
+        let gate_up = &self.output[..count * 2 * inner];
+        if let Some(quantizer) = layer.down.integer_input() {
+            let rows = self.operand.reset(count, inner);
+            let (scratch, bits) = (&mut self.input[..inner], &self.bits[..count]);
+            kernels.silu_mul_quantize_into(rows, gate_up, scratch, bits, quantizer);
+        } else {
+            let mids = self.input.chunks_exact_mut(inner);
+            for (row, mid) in gate_up.chunks_exact(2 * inner).zip(mids) {
+                kernels.silu_mul(&row[..inner], &row[inner..], mid);
+            }
+            self.prepare(model, &layer.down);
         }
-        self.step(model, &layer.down, pool);
+        self.product(model, &layer.down, pool);
         kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
     }
 
-    /// `output = linear(input)`.
-    fn step(&mut self, model: &Model, linear: &crate::linear::Linear, pool: Option<&Pool>) {
+    /// Quantizes the input of `linear`.
+    fn prepare(&mut self, model: &Model, linear: &Linear) {
         let input = &self.input[..self.count * linear.cols];
         linear.prepare(model.kernels, input, &self.bits[..self.count], &mut self.operand);
+    }
+
+    /// `output = linear(input)`, the input being prepared.
+    fn product(&mut self, model: &Model, linear: &Linear, pool: Option<&Pool>) {
+        let input = &self.input[..self.count * linear.cols];
         let output = &mut self.output[..self.count * linear.rows];
         linear.product(model.kernels, pool, input, &self.operand, self.count, output);
     }
 
-    /// `input = norm(x)`.
-    fn norm(&mut self, model: &Model, gain: &[f32]) {
+    /// `norm(x)` as the prepared input of `linear`.
+    fn norm(&mut self, model: &Model, gain: &[f32], linear: &Linear) {
+        let (kernels, eps) = (model.kernels, model.spec.rms_norm_eps as f32);
         let hidden = model.spec.hidden_size;
-        let rows = self.x[..self.count * hidden].chunks_exact(hidden);
-        for (row, out) in rows.zip(self.input.chunks_exact_mut(hidden)) {
-            model.kernels.rms_norm(row, gain, model.spec.rms_norm_eps as f32, out);
+        let x = &self.x[..self.count * hidden];
+        if let Some(quantizer) = linear.integer_input() {
+            let rows = self.operand.reset(self.count, hidden);
+            kernels.rms_norm_quantize_into(rows, x, gain, eps, &self.bits[..self.count], quantizer);
+            return;
         }
+        for (row, out) in x.chunks_exact(hidden).zip(self.input.chunks_exact_mut(hidden)) {
+            kernels.rms_norm(row, gain, eps, out);
+        }
+        self.prepare(model, linear);
     }
 
     fn choose_bits(&mut self, model: &Model, layer: usize, rows: &[Row], heads: &[Mutex<HeadScratch>]) {

@@ -8,7 +8,7 @@
 //! | full precision | full precision | floats |
 
 use crate::pool::Pool;
-use squat_kernels::{ColumnsMut, Kernels, PackedMatrix, QuantizedRows, RowQuantizer};
+use squat_kernels::{ColumnsMut, Kernels, PackedMatrix, QuantizedRows, RowQuantizer, RowsMut};
 use squat_quant::ActBits;
 use std::sync::Arc;
 
@@ -73,6 +73,12 @@ pub(crate) struct Operand {
 }
 
 impl Operand {
+    /// Room for the codes of an input, to be written by the caller.
+    pub(crate) fn reset(&mut self, tokens: usize, cols: usize) -> RowsMut<'_> {
+        self.rows.reset(tokens, cols);
+        self.rows.as_mut()
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.rows.bytes() + self.values.capacity() * 4
@@ -80,6 +86,11 @@ impl Operand {
 }
 
 impl Linear {
+    /// The quantizer of the input, if codes are all that the product wants.
+    pub(crate) fn integer_input(&self) -> Option<&RowQuantizer> {
+        self.input.as_ref().filter(|_| matches!(*self.weight, Weight::Packed(_)))
+    }
+
     /// Quantizes the input `[tokens, in]`, token `i` at `bits[i]`.
     pub(crate) fn prepare(&self, kernels: &Kernels, x: &[f32], bits: &[ActBits], operand: &mut Operand) {
         let Some(quantizer) = &self.input else { return };

@@ -7,7 +7,7 @@ use super::cache::{KvHead, TILE, depth};
 use super::products::CodeSimd;
 use crate::float::{FloatSimd, fold};
 use crate::matrix::Block;
-use squat_quant::math::{exp_nonpositive, to_integer};
+use squat_quant::math::exp_nonpositive;
 use squat_quant::{ActBits, Affine};
 
 /// Blocks of values to ask for while exponentials are computed: with few rows of queries attention waits for memory, and
@@ -140,14 +140,10 @@ pub(super) fn fold_scales<S: FloatSimd>(s: S, scores: &mut [f32], inv: f32, scal
 /// Codes of values that are not negative (NaN has code 0), and their sum: [`Affine::quantize`] with a zero point of 0.
 #[inline(always)]
 pub(super) fn codes_of(values: &[f32], quantizer: Affine, codes: &mut [u8]) -> i32 {
-    let mut sum = [0i32; TILE];
-    let codes = codes.as_chunks_mut::<TILE>().0;
-    for (values, codes) in values.as_chunks::<TILE>().0.iter().zip(codes) {
-        for l in 0..TILE {
-            let code = to_integer(quantizer.centered(values[l]));
-            sum[l] += code;
-            codes[l] = code as u8;
-        }
+    let codes = &mut codes[..values.len()];
+    for (code, &value) in codes.iter_mut().zip(values) {
+        *code = quantizer.quantize(value) as u8;
     }
-    sum.iter().sum()
+    // A pass of its own, as when rows are quantized.
+    codes.iter().map(|&code| i32::from(code)).sum()
 }

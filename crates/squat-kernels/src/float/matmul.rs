@@ -261,18 +261,18 @@ pub(crate) fn matmul<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     if out.rows() == 1 {
         return row::<S, W, 4>(s, x, w, bias, k, out);
     }
-    let copy_first = out.rows() >= W::COPY_FROM * MR && NR * k <= COPIED;
-    let mut copied = Copied([0f32; COPIED]);
     let mut column = range.start;
-    while column + NR <= range.end {
-        let w = &w[column * k..(column + NR) * k];
-        if copy_first {
-            let copied = &mut copied.0[..w.len()];
-            copy(s, w, copied);
+    if out.rows() >= W::COPY_FROM * MR && NR * k <= COPIED {
+        let mut copied = Copied([0.0; COPIED]);
+        let copied = &mut copied.0[..NR * k];
+        while column + NR <= range.end {
+            copy(s, &w[column * k..][..NR * k], copied);
             strip::<S, f32, MR, NR>(s, x, copied, bias, k, column, out);
-        } else {
-            strip::<S, W, MR, NR>(s, x, w, bias, k, column, out);
+            column += NR;
         }
+    }
+    while column + NR <= range.end {
+        strip::<S, W, MR, NR>(s, x, &w[column * k..][..NR * k], bias, k, column, out);
         column += NR;
     }
     while column < range.end {
