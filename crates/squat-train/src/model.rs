@@ -10,7 +10,7 @@ use crate::ops::linear::Linear;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::SwiGlu;
 use crate::parameters::{Group, Parameter, Parameters};
-use crate::plain::run;
+use crate::plain::{PlainForm, run};
 use crate::profile::{self, Phase};
 use crate::quantizer::{ActQuant, STATIC_PARAMETERS, TokenBits, pack_weight};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -200,6 +200,8 @@ pub struct Model {
     pub plan: Option<QuantPlan>,
     /// Training keeps only the input of each layer and computes the rest again when it goes backwards.
     pub recompute: bool,
+    /// Operations are tensor expressions on the CPU too: slow, and there to hold the fused ones against.
+    pub plain_forms: bool,
     rope: Arc<Rope>,
 }
 
@@ -207,7 +209,12 @@ impl Model {
     /// A model for sequences of up to `max_seq` tokens.
     pub fn new(spec: ModelSpec, plan: Option<QuantPlan>, max_seq: usize) -> Self {
         let (cos, sin) = squat_model::rope::rope_tables(max_seq, spec.head_dim, spec.rope_theta);
-        Self { spec, plan, recompute: false, rope: Arc::new(Rope { cos, sin }) }
+        Self { spec, plan, recompute: false, plain_forms: false, rope: Arc::new(Rope { cos, sin }) }
+    }
+
+    /// Runs an operation fused where it can be, else as tensor expressions.
+    pub(crate) fn run<const N: usize>(&self, op: impl PlainForm, inputs: [Tensor<2>; N]) -> Tensor<2> {
+        if self.plain_forms { op.plain(inputs.into_iter().collect()) } else { run(op, inputs) }
     }
 
     /// Names and schemes of the linears whose weight and input are both quantized.
@@ -267,9 +274,9 @@ impl Model {
         let op = Linear { weight: scheme, input, packed: leaves.packed.get(name).cloned() };
         let weight = leaves.get(name);
         match (scheme.map(|_| leaves.get(&log_scale_name(name))), parameters) {
-            (None, None) => run(op, [x, weight]),
-            (Some(a), None) | (None, Some(a)) => run(op, [x, weight, a]),
-            (Some(a), Some(b)) => run(op, [x, weight, a, b]),
+            (None, None) => self.run(op, [x, weight]),
+            (Some(a), None) | (None, Some(a)) => self.run(op, [x, weight, a]),
+            (Some(a), Some(b)) => self.run(op, [x, weight, a, b]),
         }
     }
 
@@ -313,8 +320,8 @@ impl Model {
         let embedding = Embedding { ids: ids.into(), weight };
         let table = leaves.get(ModelSpec::EMBEDDING);
         match embedding.weight {
-            Some(_) => run(embedding, [table, leaves.get(&log_scale_name(ModelSpec::EMBEDDING))]),
-            None => run(embedding, [table]),
+            Some(_) => self.run(embedding, [table, leaves.get(&log_scale_name(ModelSpec::EMBEDDING))]),
+            None => self.run(embedding, [table]),
         }
     }
 
@@ -345,7 +352,7 @@ impl Model {
             None => self.token_bits(layer, &x, &state.sink, seq, &mut state.scores),
         };
         let at = Some(layer);
-        let h = run(norm, [x.clone(), leaves.get(&spec.attn_norm_name(layer))]);
+        let h = self.run(norm, [x.clone(), leaves.get(&spec.attn_norm_name(layer))]);
         options.record(at, ActPoint::AttnIn, &h);
         let project = |kind| {
             self.linear(
@@ -373,12 +380,12 @@ impl Model {
         let attended =
             self.linear(leaves, attended, &name(LinearKind::O), weight, (ActPoint::AttnOut, at, &bits));
         let x = x + attended;
-        let h = run(norm, [x.clone(), leaves.get(&spec.mlp_norm_name(layer))]);
+        let h = self.run(norm, [x.clone(), leaves.get(&spec.mlp_norm_name(layer))]);
         options.record(at, ActPoint::MlpIn, &h);
         let gate =
             self.linear(leaves, h.clone(), &name(LinearKind::Gate), weight, (ActPoint::MlpIn, at, &bits));
         let up = self.linear(leaves, h, &name(LinearKind::Up), weight, (ActPoint::MlpIn, at, &bits));
-        let mid = run(SwiGlu, [gate, up]);
+        let mid = self.run(SwiGlu, [gate, up]);
         options.record(at, ActPoint::MlpMid, &mid);
         let mid = self.linear(leaves, mid, &name(LinearKind::Down), weight, (ActPoint::MlpMid, at, &bits));
         state.bits.push(bits);
@@ -388,7 +395,7 @@ impl Model {
     /// Logits `[tokens, vocabulary]` from what the last layer gives.
     pub(crate) fn head(&self, leaves: &Leaves, x: Tensor<2>, options: &ForwardOptions) -> Tensor<2> {
         let norm = RmsNorm { eps: self.spec.rms_norm_eps as f32 };
-        let x = run(norm, [x, leaves.get(ModelSpec::FINAL_NORM)]);
+        let x = self.run(norm, [x, leaves.get(ModelSpec::FINAL_NORM)]);
         options.record(None, ActPoint::HeadIn, &x);
         // The head's input is always 8 bits.
         let bits = TokenBits::Uniform(ActBits::A8);
@@ -487,10 +494,10 @@ impl Model {
         let [q, k, v] = qkv;
         let mut rest = parameters.into_iter();
         match (rest.next(), rest.next(), rest.next()) {
-            (None, ..) => run(op, [q, k, v]),
-            (Some(a), None, _) => run(op, [q, k, v, a]),
-            (Some(a), Some(b), None) => run(op, [q, k, v, a, b]),
-            (Some(a), Some(b), Some(c)) => run(op, [q, k, v, a, b, c]),
+            (None, ..) => self.run(op, [q, k, v]),
+            (Some(a), None, _) => self.run(op, [q, k, v, a]),
+            (Some(a), Some(b), None) => self.run(op, [q, k, v, a, b]),
+            (Some(a), Some(b), Some(c)) => self.run(op, [q, k, v, a, b, c]),
         }
     }
 
@@ -518,9 +525,9 @@ impl Model {
             };
             let (q, k) = (q.clone(), k.clone());
             output.alignment.push(match (query_parameters.clone(), key_parameters.clone()) {
-                (None, None) => run(op, [q, k]),
-                (Some(a), None) | (None, Some(a)) => run(op, [q, k, a]),
-                (Some(a), Some(b)) => run(op, [q, k, a, b]),
+                (None, None) => self.run(op, [q, k]),
+                (Some(a), None) | (None, Some(a)) => self.run(op, [q, k, a]),
+                (Some(a), Some(b)) => self.run(op, [q, k, a, b]),
             });
         }
         if options.entropy {
@@ -530,8 +537,8 @@ impl Model {
                 let Some(quant) = quant else { continue };
                 let op = CodeEntropy { shape, heads, rope: self.rope.clone(), quant };
                 output.entropy.push(match parameters {
-                    None => run(op, [x.clone()]),
-                    Some(a) => run(op, [x.clone(), a]),
+                    None => self.run(op, [x.clone()]),
+                    Some(a) => self.run(op, [x.clone(), a]),
                 });
             }
         }

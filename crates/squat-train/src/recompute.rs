@@ -9,7 +9,6 @@
 use crate::model::{ForwardOptions, Leaves, Model, mean_of_terms};
 use crate::ops::lm_loss::LmLoss;
 use crate::parameters::Parameters;
-use crate::plain::run;
 use crate::profile::{self, Phase};
 use crate::quantizer::TokenBits;
 use crate::recipe::LossConfig;
@@ -79,7 +78,7 @@ pub(crate) fn pass(
 
     let leaves = constant.tracked();
     let top = Tensor::from_inner(x).require_grad();
-    let loss = run(lm, [model.head(&leaves, top.clone(), &ForwardOptions::default())]);
+    let loss = model.run(lm, [model.head(&leaves, top.clone(), &ForwardOptions::default())]);
     let mut total = loss.clone().inner();
     let grads = loss.backward();
     let mut upstream = top.grad(&grads).expect("the head depends on its input");

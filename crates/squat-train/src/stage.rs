@@ -410,7 +410,7 @@ impl<'a> Run<'a> {
 }
 
 /// Adds quantizers to full-precision parameters, their steps and thresholds found on `batches` of (ids, rows, tokens).
-pub(crate) fn begin_quantizing(
+pub fn begin_quantizing(
     spec: &squat_model::ModelSpec,
     plan: &mut QuantPlan,
     parameters: &mut Parameters,

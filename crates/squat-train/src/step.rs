@@ -4,7 +4,6 @@ use crate::model::{ForwardOptions, ForwardOutput, Leaves, Model};
 use crate::ops::lm_loss::{LmLoss, LossTerms};
 use crate::ops::teacher_logits::{TeacherLogits, TopTokens};
 use crate::parameters::Parameters;
-use crate::plain::run;
 use crate::profile::{self, Phase};
 use crate::quantizer::TokenBits;
 use crate::recipe::LossConfig;
@@ -166,7 +165,7 @@ fn whole_pass(
     let leaves = constant.tracked();
     let ForwardOutput { logits, alignment, entropy, scores, bits, .. } =
         model.forward(&leaves, ids, (batch, seq), options);
-    let mut total = run(lm, [logits]);
+    let mut total = model.run(lm, [logits]);
     if let Some(entropy) = &entropy {
         total = total + entropy.clone() * config.entropy;
     }
