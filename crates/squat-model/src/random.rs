@@ -7,7 +7,7 @@ use crate::spec::{ModelSpec, ParamKind};
 use crate::tensors::Tensors;
 
 /// Names that [`shape`] knows.
-pub const SHAPES: [&str; 2] = ["llama-58m", "smollm2-135m"];
+pub const SHAPES: [&str; 4] = ["llama-58m", "smollm2-135m", "llama-6m", "tiny"];
 
 /// Standard deviation of the weights.
 const STD: f32 = 0.05;
@@ -18,7 +18,7 @@ const CLIP: f32 = 2.5;
 /// Sizes of a known model.
 ///
 /// `llama-58m` is the student of the BabyLlama experiments (58.3M parameters, untied head), `smollm2-135m` is
-/// SmolLM2-135M (tied head).
+/// SmolLM2-135M (tied head), `llama-6m` the model of `recipes/babylm-6m.toml`, `tiny` one for tests.
 ///
 /// # Errors
 /// A name that is none of [`SHAPES`]. `gpt2-97m` gets a message of its own: it is no LLaMA, and a LLaMA-like model of
@@ -52,6 +52,27 @@ pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
             num_key_value_heads: 3,
             max_position_embeddings: 8192,
             rope_theta: 100_000.0,
+            tie_word_embeddings: true,
+            ..llama
+        }),
+        "llama-6m" => Ok(ModelSpec {
+            vocab_size: 6144,
+            hidden_size: 256,
+            intermediate_size: 640,
+            num_hidden_layers: 6,
+            num_attention_heads: 4,
+            num_key_value_heads: 4,
+            tie_word_embeddings: true,
+            ..llama
+        }),
+        "tiny" => Ok(ModelSpec {
+            vocab_size: 512,
+            hidden_size: 64,
+            intermediate_size: 128,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 4,
+            head_dim: 16,
             tie_word_embeddings: true,
             ..llama
         }),
@@ -104,7 +125,7 @@ mod tests {
     #[test]
     fn shapes_are_the_known_models() {
         let sizes: Vec<usize> = SHAPES.iter().map(|name| shape(name).unwrap().num_parameters()).collect();
-        assert_eq!(sizes, [58_343_936, 134_515_008]);
+        assert_eq!(sizes, [58_343_936, 134_515_008, 6_098_176, 115_008]);
         for name in SHAPES {
             shape(name).unwrap().validate().unwrap();
         }

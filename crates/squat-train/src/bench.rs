@@ -8,27 +8,18 @@ use crate::optimizer::Moments;
 use crate::parallel::Group;
 use crate::process;
 use crate::profile::{self, Entry, Phase};
-use crate::recipe::{LossConfig, ModelConfig, StageConfig, StageKind, nearest};
+use crate::recipe::{LossConfig, StageConfig, StageKind};
 use crate::stage::begin_quantizing;
 use crate::step::{Teacher, split};
 use crate::trainer::{StepFailure, Trainer};
-use squat_model::QuantPlan;
+use squat_model::{ModelSpec, QuantPlan};
 use std::time::Instant;
-
-/// Shapes that [`StepBench::named`] knows: name, vocabulary, hidden, intermediate, layers, heads, tied.
-const SHAPES: [(&str, [usize; 5], bool); 3] = [
-    ("llama-58m", [16_000, 512, 1024, 16, 8], false),
-    ("llama-6m", [6144, 256, 640, 6, 4], true),
-    ("tiny", [512, 64, 128, 2, 4], true),
-];
 
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct StepBench {
     /// Sizes of the model.
-    pub model: ModelConfig,
-    /// Ids of the vocabulary.
-    pub vocab_size: usize,
+    pub spec: ModelSpec,
     /// Named plan; `fp` trains in full precision without a teacher.
     pub scheme: String,
     /// Threads.
@@ -69,35 +60,13 @@ impl StepSpeed {
 }
 
 impl StepBench {
-    /// A model of that name: `llama-58m`, `llama-6m`, `tiny`.
+    /// A model of one of the names of [`squat_model::random`].
     ///
     /// # Errors
     /// An unknown name, with the nearest.
     pub fn named(shape: &str, scheme: &str) -> Result<Self, TrainError> {
-        let Some((_, [vocab_size, hidden, intermediate, layers, heads], tied)) =
-            SHAPES.into_iter().find(|(name, ..)| *name == shape)
-        else {
-            let names = SHAPES.map(|(name, ..)| name);
-            return Err(TrainError::Input(format!(
-                "no model shape `{shape}`; did you mean `{}`? Known: {}",
-                nearest(shape, names).unwrap_or(names[0]),
-                names.join(", ")
-            )));
-        };
-        let model = ModelConfig {
-            hidden_size: hidden,
-            intermediate_size: intermediate,
-            num_hidden_layers: layers,
-            num_attention_heads: heads,
-            num_key_value_heads: None,
-            tie_word_embeddings: tied,
-            max_position_embeddings: 2048,
-            rope_theta: 10_000.0,
-            rms_norm_eps: 1e-5,
-        };
         Ok(Self {
-            model,
-            vocab_size,
+            spec: squat_model::random::shape(shape)?,
             scheme: scheme.to_owned(),
             threads: 1,
             batch: 4,
@@ -162,7 +131,7 @@ impl StepBench {
     }
 
     fn trainer(&self) -> Result<(Trainer, StageConfig), TrainError> {
-        let spec = self.model.spec(self.vocab_size)?;
+        let spec = self.spec.clone();
         let mut parameters = initial_parameters(&spec, 0.02, 1);
         let (mut plan, mut teachers) = (None, Vec::new());
         if self.scheme != "fp" {
@@ -204,7 +173,7 @@ impl StepBench {
         let mut state = step.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as u32 % self.vocab_size as u32
+            (state >> 33) as u32 % self.spec.vocab_size as u32
         };
         (0..self.batch).map(|_| (0..=self.seq).map(|_| next()).collect()).collect()
     }

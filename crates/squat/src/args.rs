@@ -228,7 +228,7 @@ pub struct Bench {
     #[cfg(feature = "train")]
     #[command(flatten)]
     pub training: BenchTrain,
-    /// Random weights of a known shape: llama-58m, smollm2-135m.
+    /// Random weights of a known shape: llama-58m, smollm2-135m, llama-6m, tiny.
     #[arg(long, value_name = "SHAPE")]
     pub random: Option<String>,
     /// How to run a model that is not packed: w4a8, w4a4, rho50, w8a8, w2a8, f16, f32, ...; w4a8-t4 for embedding and
@@ -266,7 +266,7 @@ pub struct Bench {
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
 pub struct BenchTrain {
-    /// Measure a training step of a model of these sizes instead: llama-58m, llama-6m, tiny.
+    /// Measure a training step of a model of such a shape instead.
     #[arg(long, value_name = "SHAPE", conflicts_with_all = ["model", "random"])]
     pub train: Option<String>,
     /// With --train: sequences of a step.
