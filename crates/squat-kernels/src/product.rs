@@ -84,10 +84,10 @@ pub(crate) trait IntSimd: Copy {
         }
         y
     }
-    /// Asks for the cache line [`AHEAD`] bytes after `block`, which need not be a block.
+    /// Asks for the cache line `ahead` bytes after `block`, which may lie anywhere.
     #[inline(always)]
-    fn prefetch_beyond(self, block: &Block) {
-        let _ = block;
+    fn prefetch_beyond(self, block: &Block, ahead: usize) {
+        let _ = (block, ahead);
     }
 }
 
@@ -236,12 +236,13 @@ impl Unpack for Crumbs {
     }
 }
 
-/// `MR` rows against the same blocks of `NP` panels.
+/// `MR` rows against the same blocks of `NP` panels; asks for what lies `ahead` bytes behind them.
 #[inline(always)]
 fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
     s: S,
     a: &[&[U::Codes]; MR],
     w: &[&[Block]; NP],
+    ahead: Option<usize>,
 ) -> [[S::V; NP]; MR] {
     let mut acc = [[s.zero(); NP]; MR];
     let (mut i, end) = (0, w[0].len());
@@ -252,6 +253,9 @@ fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
         while i < stop {
             let mut blocks = [s.zero(); NP];
             for p in 0..NP {
+                if let Some(ahead) = ahead {
+                    s.prefetch_beyond(&w[p][i], ahead);
+                }
                 blocks[p] = s.load(&w[p][i].0);
             }
             let mut at = [&a[0][i]; MR];
@@ -282,14 +286,14 @@ fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w:
         let (mut a_steps, mut w_steps) = (a.chunks_exact(UNROLL), w.chunks_exact(UNROLL));
         for (a, w) in a_steps.by_ref().zip(w_steps.by_ref()) {
             for u in 0..UNROLL {
-                s.prefetch_beyond(&w[u]);
+                s.prefetch_beyond(&w[u], AHEAD);
                 U::step(s, &mut acc[u], &mut small[u], &[s.load(&w[u].0)], &[&a[u]]);
             }
         }
         let (a, w) = (a_steps.remainder(), w_steps.remainder());
         for u in 0..UNROLL {
             if u < w.len() {
-                s.prefetch_beyond(&w[u]);
+                s.prefetch_beyond(&w[u], AHEAD);
                 U::step(s, &mut acc[u], &mut small[u], &[s.load(&w[u].0)], &[&a[u]]);
             }
         }
@@ -323,7 +327,12 @@ impl Job<'_, '_> {
         if matrix.grouped() {
             return self.grouped_tile::<S, U, MR, NP>(s, &a, &w, m, p);
         }
-        let acc = tile::<S, U, MR, NP>(s, &a, &w);
+        // The first rows of a strip wait for memory, unless those of the strip before have asked for it.
+        let acc = if m == 0 {
+            tile::<S, U, MR, NP>(s, &a, &w, Some(NP * size_of_val(w[0])))
+        } else {
+            tile::<S, U, MR, NP>(s, &a, &w, None)
+        };
         self.finish::<S, U, MR, NP>(s, &acc, m, p);
     }
 
@@ -381,7 +390,8 @@ impl Job<'_, '_> {
         for group in 0..matrix.groups() {
             let from = group * blocks_per_group;
             let to = (from + blocks_per_group).min(matrix.blocks_per_panel);
-            let acc = tile::<S, U, MR, NP>(s, &a.map(|row| &row[from..to]), &w.map(|panel| &panel[from..to]));
+            let acc =
+                tile::<S, U, MR, NP>(s, &a.map(|row| &row[from..to]), &w.map(|panel| &panel[from..to]), None);
             for i in 0..MR {
                 let codes = &rows.padded(m + i)[from * depth..to * depth];
                 let row_sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();

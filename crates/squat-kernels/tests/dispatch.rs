@@ -10,6 +10,18 @@ fn the_best_set_is_the_expected_one() {
         assert_eq!(best, Some(expected.as_str()));
     }
     if std::env::var_os("SQUAT_ISA").is_none_or(|name| name.is_empty()) {
-        assert_eq!(best, Some(Kernels::detect().name()));
+        let chosen = Kernels::detect().name();
+        let rival = Kernels::available().next_back().and_then(Kernels::rival).map(Kernels::name);
+        assert!(best == Some(chosen) || rival == Some(chosen), "{chosen}");
+        assert_eq!(Kernels::detect().name(), chosen, "measured once");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn rivals_are_sets_of_this_cpu() {
+    for kernels in Kernels::available() {
+        let rival = kernels.rival().map(Kernels::name);
+        assert_eq!(rival, (kernels.name() == "avxvnni").then_some("avx2"));
     }
 }

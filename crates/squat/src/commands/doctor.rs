@@ -60,9 +60,14 @@ pub fn run(args: &Doctor) -> Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let why = match forced {
-        Some(_) => "forced by SQUAT_ISA",
-        None => "the last of those that this CPU can run",
+    let last = Kernels::available().next_back();
+    let why = match (forced, last.and_then(|last| Some((last, last.rival()?)))) {
+        (Some(_), _) => "forced by SQUAT_ISA".to_owned(),
+        (None, Some((last, rival))) => {
+            let other = if kernels.name() == last.name() { rival } else { last };
+            format!("measured faster than {}", other.name())
+        }
+        (None, None) => "the last of those that this CPU can run".to_owned(),
     };
     let caches: Vec<String> = caches.iter().map(|cache| cache.describe()).collect();
     for (what, value) in [

@@ -11,7 +11,7 @@ use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
 use crate::matrix::{Block, PANEL};
-use crate::product::{AHEAD, IntSimd, PAIRS_IN_16_BITS, RowScale};
+use crate::product::{IntSimd, PAIRS_IN_16_BITS, RowScale};
 use core::arch::x86_64::*;
 
 /// Token: the CPU has AVX2 and F16C, and AVX-VNNI if `VNNI`.
@@ -190,8 +190,8 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn prefetch_beyond(self, block: &Block) {
-        super::prefetch::<_MM_HINT_T0>(core::ptr::from_ref(block).wrapping_byte_add(AHEAD));
+    fn prefetch_beyond(self, block: &Block, ahead: usize) {
+        super::prefetch::<_MM_HINT_T0>(core::ptr::from_ref(block).wrapping_byte_add(ahead));
     }
 }
 

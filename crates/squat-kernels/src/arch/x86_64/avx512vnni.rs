@@ -5,7 +5,7 @@ use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
 use crate::matrix::{Block, PANEL};
-use crate::product::{AHEAD, IntSimd, RowScale};
+use crate::product::{IntSimd, RowScale};
 use core::arch::x86_64::*;
 
 /// Token: the CPU has AVX-512 F, BW, VL, DQ and VNNI.
@@ -114,8 +114,8 @@ impl IntSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch_beyond(self, block: &Block) {
-        super::prefetch::<_MM_HINT_T0>(core::ptr::from_ref(block).wrapping_byte_add(AHEAD));
+    fn prefetch_beyond(self, block: &Block, ahead: usize) {
+        super::prefetch::<_MM_HINT_T0>(core::ptr::from_ref(block).wrapping_byte_add(ahead));
     }
 }
 
