@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn names_are_checked() {
         let error = StepBench::named("llama-58", "fp").unwrap_err().to_string();
-        assert!(error.contains("did you mean `llama-58m`"), "{error}");
+        assert!(error.contains("did you mean \"llama-58m\""), "{error}");
         assert!(StepBench { batch: 0, ..StepBench::named("tiny", "fp").unwrap() }.run().is_err());
     }
 }

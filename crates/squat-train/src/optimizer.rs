@@ -77,10 +77,16 @@ multiversion! {
 }
 
 multiversion! {
-    fn scale_all(x: &mut [f32], scale: f32) {
-        for x in x {
-            *x *= scale;
+    /// [`sum_of_squares`] of `x * scale`, which takes the place of x.
+    fn scale_and_square(x: &mut [f32], scale: f32) -> f64 {
+        let mut lanes = [0f64; 8];
+        for chunk in x.chunks_mut(8) {
+            for i in 0..chunk.len() {
+                chunk[i] *= scale;
+                lanes[i] += chunk[i] as f64 * chunk[i] as f64;
+            }
         }
+        lanes.iter().sum()
     }
 }
 
@@ -109,19 +115,14 @@ fn share<T: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) + Sync) {
     });
 }
 
-/// Multiplies every gradient by `scale`.
-pub fn scale_gradients(gradients: &mut [Vec<f32>], scale: f32, threads: usize) {
-    let _span = profile::operation("mean");
-    let pieces = gradients.iter_mut().flat_map(|g| g.chunks_mut(PIECE));
-    share(pieces.collect(), threads, |piece| scale_all(piece, scale));
-}
-
-/// Euclidean norm over all gradients.
-pub fn global_norm(gradients: &[Vec<f32>], threads: usize) -> f64 {
-    let _span = profile::operation("norm");
-    let pieces: Vec<&[f32]> = gradients.iter().flat_map(|g| g.chunks(PIECE)).collect();
+/// Multiplies every gradient by `scale` and returns the Euclidean norm over all of them, in one pass over memory.
+pub fn scale_and_norm(gradients: &mut [Vec<f32>], scale: f32, threads: usize) -> f64 {
+    let _span = profile::operation("mean and norm");
+    let pieces: Vec<&mut [f32]> = gradients.iter_mut().flat_map(|g| g.chunks_mut(PIECE)).collect();
     let mut sums = vec![0f64; pieces.len()];
-    share(sums.iter_mut().zip(pieces).collect(), threads, |(sum, piece)| *sum = sum_of_squares(piece));
+    share(sums.iter_mut().zip(pieces).collect(), threads, |(sum, piece)| {
+        *sum = if scale == 1.0 { sum_of_squares(piece) } else { scale_and_square(piece, scale) };
+    });
     sums.iter().sum::<f64>().sqrt()
 }
 
@@ -227,8 +228,8 @@ mod tests {
 
     #[test]
     fn clipping_scales_to_the_norm() {
-        let g = vec![vec![3.0, 4.0, 0.0], vec![0.0], vec![0.0]];
-        assert!((global_norm(&g, 2) - 5.0).abs() < 1e-12);
+        let mut g = vec![vec![3.0, 4.0, 0.0], vec![0.0], vec![0.0]];
+        assert!((scale_and_norm(&mut g, 1.0, 2) - 5.0).abs() < 1e-12);
         let adam = AdamW { beta1: 0.0, beta2: 0.0, eps: 1e9, weight_decay: 0.0 };
         let mut p = parameters();
         let mut m = Moments::zeros(&p);
@@ -242,12 +243,17 @@ mod tests {
             vec![crate::ops::gradient_check::noise(2 * PIECE + 77, seed), vec![0.5 * seed as f32; 3]]
         };
         let a = long(1);
-        for threads in [1, 3] {
-            let mut scaled = a.clone();
-            scale_gradients(&mut scaled, 0.3, threads);
-            assert!(scaled.iter().flatten().zip(a.iter().flatten()).all(|(x, a)| *x == a * 0.3));
+        for scale in [1.0, 0.3] {
+            let mut norms = Vec::new();
+            for threads in [1, 3] {
+                let mut scaled = a.clone();
+                norms.push(scale_and_norm(&mut scaled, scale, threads).to_bits());
+                assert!(scaled.iter().flatten().zip(a.iter().flatten()).all(|(x, a)| *x == a * scale));
+                let again = scale_and_norm(&mut scaled, 1.0, threads);
+                assert_eq!(again.to_bits(), norms[0], "the norm of what was scaled");
+            }
+            assert_eq!(norms[0], norms[1]);
         }
-        assert_eq!(global_norm(&a, 1).to_bits(), global_norm(&a, 3).to_bits());
     }
 
     #[test]

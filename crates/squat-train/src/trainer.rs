@@ -1,7 +1,7 @@
 //! One optimizer step after another, in memory.
 
 use crate::model::{Leaves, Model, pack_linears};
-use crate::optimizer::{AdamW, Moments, global_norm, scale_gradients, schedule};
+use crate::optimizer::{AdamW, Moments, scale_and_norm, schedule};
 use crate::parallel::facts::{self, Facts};
 use crate::parallel::tree::{Sums, add_gradients};
 use crate::parallel::{Group, ParallelError};
@@ -100,14 +100,11 @@ impl Trainer {
             merge_scores(&mut scores, more);
         }
         let mut gradients = self.group.sum(micros.len(), sums)?;
-        if micros.len() > 1 {
-            scale_gradients(&mut gradients, 1.0 / micros.len() as f32, self.threads);
-        }
         let loss = StepLoss::mean(&losses);
         if let Some((term, _)) = loss.terms().find(|(_, value)| !value.is_finite()) {
             return Err(StepFailure::NotFinite(term));
         }
-        let norm = global_norm(&gradients, self.threads);
+        let norm = scale_and_norm(&mut gradients, 1.0 / micros.len() as f32, self.threads);
         if !norm.is_finite() {
             return Err(StepFailure::NotFinite("gradient norm"));
         }
