@@ -397,6 +397,18 @@ impl PackedMatrix {
         &self.sums[panel * self.groups + group]
     }
 
+    /// Scales of `NP` panels of a matrix without groups.
+    #[inline(always)]
+    pub(crate) fn panels_scales<const NP: usize>(&self, panel: usize) -> &[[f32; PANEL]; NP] {
+        self.scales[panel..].first_chunk().expect("panels of the matrix")
+    }
+
+    /// Sums of codes of `NP` panels of a matrix without groups.
+    #[inline(always)]
+    pub(crate) fn panels_sums<const NP: usize>(&self, panel: usize) -> &[[i32; PANEL]; NP] {
+        self.sums[panel..].first_chunk().expect("panels of the matrix")
+    }
+
     #[inline(always)]
     pub(crate) fn panel_bias(&self, panel: usize) -> Option<&[f32; PANEL]> {
         self.bias.get(panel)

@@ -1,5 +1,6 @@
 //! A view of some columns of an output matrix, so that several threads can write disjoint columns of the same rows.
 
+use crate::matrix::PANEL;
 use core::marker::PhantomData;
 use core::ops::Range;
 
@@ -74,6 +75,22 @@ impl<'a> ColumnsMut<'a> {
                 self.end - self.start,
             )
         }
+    }
+
+    /// Rows `row..row + MR` of the `NP` panels of channels from `column` on (an index into the whole matrix); none if the
+    /// view has not all of them.
+    #[inline(always)]
+    pub(crate) fn tile<const MR: usize, const NP: usize>(
+        &mut self,
+        row: usize,
+        column: usize,
+    ) -> Option<[&mut [[f32; PANEL]; NP]; MR]> {
+        let held = row + MR <= self.rows && column >= self.start && column + NP * PANEL <= self.end;
+        // SAFETY: the rows and columns were just checked, see `row`; rows do not overlap, and the result borrows self
+        // mutably. An array of floats needs the alignment of one.
+        held.then(|| {
+            core::array::from_fn(|i| unsafe { &mut *self.base.add((row + i) * self.stride + column).cast() })
+        })
     }
 
     /// A shorter borrow of the same view.

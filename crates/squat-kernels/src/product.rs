@@ -353,22 +353,27 @@ impl Job<'_, '_> {
         p: usize,
     ) {
         let (matrix, rows) = (self.matrix, self.rows);
-        let (first, range) = (p * PANEL, self.out.range());
-        let whole = first >= range.start && first + NP * PANEL <= range.end && matrix.panel_bias(p).is_none();
+        let (scales, zeros, sums) =
+            (&rows.scales[m..m + MR], &rows.zero_points[m..m + MR], &rows.sums[m..m + MR]);
+        let mut of_rows = [RowScale { shift: 0, zero: 0, scale: 0.0 }; MR];
         for i in 0..MR {
-            let row = RowScale {
-                shift: const { offset::<S, U>() }.wrapping_mul(rows.sums[m + i]),
-                zero: rows.zero_points[m + i],
-                scale: rows.scales[m + i],
-            };
-            for j in 0..NP {
-                let y = s.scaled(acc[i][j], row, matrix.panel_sums(p + j, 0), matrix.panel_scales(p + j, 0));
-                if whole {
-                    // Checked once for all: panels that are asked for as a whole, and nothing to add.
-                    self.out.row(m + i)[first + j * PANEL - range.start..][..PANEL].copy_from_slice(&y);
-                } else {
-                    self.write(m + i, p + j, y);
+            let shift = const { offset::<S, U>() }.wrapping_mul(sums[i]);
+            of_rows[i] = RowScale { shift, zero: zeros[i], scale: scales[i] };
+        }
+        let (sums, scales) = (matrix.panels_sums::<NP>(p), matrix.panels_scales::<NP>(p));
+        if matrix.panel_bias(p).is_none()
+            && let Some(to) = self.out.tile::<MR, NP>(m, p * PANEL)
+        {
+            for i in 0..MR {
+                for j in 0..NP {
+                    to[i][j] = s.scaled(acc[i][j], of_rows[i], &sums[j], &scales[j]);
                 }
+            }
+            return;
+        }
+        for i in 0..MR {
+            for j in 0..NP {
+                self.write(m + i, p + j, s.scaled(acc[i][j], of_rows[i], &sums[j], &scales[j]));
             }
         }
     }
