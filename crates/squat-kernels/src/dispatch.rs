@@ -315,9 +315,8 @@ impl Kernels {
     ) {
         let k = rows.cols();
         assert_eq!(x.len(), rows.rows() * k, "values of {} rows of {k}", rows.rows());
-        self.fill(&mut rows, bits, quantizer, |i, grid, codes| {
-            (self.table.quantize)(&x[i * k..(i + 1) * k], grid, codes)
-        });
+        check_widths(bits, rows.rows());
+        (self.table.quantize_rows)(&mut rows, x, bits, quantizer);
     }
 
     /// [`Self::rms_norm`] of each row of x `[m, k]` and [`Self::quantize_into`] of the result in one call, with the same
@@ -337,9 +336,12 @@ impl Kernels {
         let k = rows.cols();
         assert_eq!(x.len(), rows.rows() * k, "values of {} rows of {k}", rows.rows());
         assert_eq!(gain.len(), k, "gains of rows of {k}");
-        self.fill(&mut rows, bits, quantizer, |i, grid, codes| {
-            (self.table.rms_norm_quantize)(&x[i * k..(i + 1) * k], gain, eps, grid, codes)
-        });
+        check_widths(bits, rows.rows());
+        for (i, x) in x.chunks_exact(k.max(1)).enumerate() {
+            rows.fill(i, bits, quantizer, |grid, codes| {
+                (self.table.rms_norm_quantize)(x, gain, eps, grid, codes)
+            });
+        }
     }
 
     /// [`Self::silu_mul`] of the halves of each row of `gate_up` `[m, 2 k]` (gate first) and [`Self::quantize_into`] of
@@ -358,33 +360,11 @@ impl Kernels {
         let k = rows.cols();
         assert_eq!(gate_up.len(), 2 * rows.rows() * k, "values of {} rows of twice {k}", rows.rows());
         assert_eq!(scratch.len(), k, "scratch for rows of {k}");
-        self.fill(&mut rows, bits, quantizer, |i, grid, codes| {
-            let (gate, up) = gate_up[2 * i * k..2 * (i + 1) * k].split_at(k);
-            (self.table.silu_mul_quantize)(gate, up, scratch, grid, codes)
-        });
-    }
-
-    /// Lets `write` make the codes of each row; it returns scale and sum.
-    fn fill(
-        &self,
-        rows: &mut RowsMut<'_>,
-        bits: &[ActBits],
-        quantizer: &RowQuantizer,
-        mut write: impl FnMut(usize, Grid, &mut [i8]) -> (f32, i32),
-    ) {
-        let m = rows.rows();
-        assert!(bits.len() == 1 || bits.len() == m, "{m} rows need one width each, got {}", bits.len());
-        for i in 0..m {
-            let bits = bits[if bits.len() == 1 { 0 } else { i }];
-            let (grid, zero) = match quantizer {
-                RowQuantizer::Dynamic => (Grid::Dynamic(bits.range()), 0),
-                RowQuantizer::Static(affines) => {
-                    (Grid::Fixed(affines.get(bits)), affines.get(bits).zero_point)
-                }
-            };
-            rows.write(i, bits, |codes| {
-                let (scale, sum) = write(i, grid, codes);
-                (scale, zero, sum)
+        check_widths(bits, rows.rows());
+        for (i, gate_up) in gate_up.chunks_exact((2 * k).max(1)).enumerate() {
+            let (gate, up) = gate_up.split_at(k);
+            rows.fill(i, bits, quantizer, |grid, codes| {
+                (self.table.silu_mul_quantize)(gate, up, scratch, grid, codes)
             });
         }
     }
@@ -473,6 +453,11 @@ impl Kernels {
     ) {
         attend_float(&self.table.float_attention, head, causal, queries, scratch, out, column_0);
     }
+}
+
+/// One width for each row, or one for all.
+fn check_widths(bits: &[ActBits], rows: usize) {
+    assert!(bits.len() == 1 || bits.len() == rows, "{rows} rows need one width each, got {}", bits.len());
 }
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ impl core::error::Error for MatrixError {}
 pub enum CacheError {
     /// A row of another length than the head: expected, got.
     Dim(usize, usize),
+    /// Another number of keys than of values: keys, values.
+    Count(usize, usize),
     /// Key and value of one position at two widths: bits of the key, bits of the value.
     Widths(u32, u32),
     /// The cache is full: the limit of exact 32-bit sums over positions.
@@ -83,6 +85,9 @@ impl core::fmt::Display for CacheError {
         match self {
             Self::Dim(expected, got) => {
                 write!(f, "expected a row of {expected} values (head_dim), got {got}")
+            }
+            Self::Count(keys, values) => {
+                write!(f, "expected a key and a value for each position, got {keys} and {values}")
             }
             Self::Widths(key, value) => write!(
                 f,

@@ -1,7 +1,7 @@
 //! Quantized activation rows: the left side of every integer product.
 
 use crate::error::CacheError;
-use crate::float::{max_abs, max_abs_of, rms_norm_factor, silu_mul};
+use crate::float::{FloatSimd, max_abs_of, rms_norm_factor, silu_mul};
 use alloc::vec::Vec;
 use core::ops::Range;
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
@@ -118,6 +118,7 @@ impl QuantizedRows {
     ///
     /// # Panics
     /// When `row` is not below [`Self::rows`].
+    #[inline(always)]
     pub fn row(&self, row: usize) -> CodeRow<'_> {
         self.view(row..row + 1).row(0)
     }
@@ -190,6 +191,7 @@ impl<'a> RowsView<'a> {
     ///
     /// # Panics
     /// When `row` is not below [`Self::rows`].
+    #[inline(always)]
     pub fn row(&self, row: usize) -> CodeRow<'a> {
         CodeRow {
             codes: &self.codes[row * self.stride..][..self.cols],
@@ -282,8 +284,29 @@ impl<'a> RowsMut<'a> {
         });
     }
 
+    /// Lets `write` make the codes of a row on the grid of its width; it returns scale and sum of codes. `bits` holds the
+    /// width of each row, or of all.
+    #[inline(always)]
+    pub(crate) fn fill(
+        &mut self,
+        row: usize,
+        bits: &[ActBits],
+        quantizer: &RowQuantizer,
+        write: impl FnOnce(Grid, &mut [i8]) -> (f32, i32),
+    ) {
+        let bits = bits[if bits.len() == 1 { 0 } else { row }];
+        let (grid, zero) = match quantizer {
+            RowQuantizer::Dynamic => (Grid::Dynamic(bits.range()), 0),
+            RowQuantizer::Static(affines) => (Grid::Fixed(affines.get(bits)), affines.get(bits).zero_point),
+        };
+        self.write(row, bits, |codes| {
+            let (scale, sum) = write(grid, codes);
+            (scale, zero, sum)
+        });
+    }
+
     /// Lets `fill` write the codes of a row and return (scale, zero point, sum of codes); clears the padding.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(
         &mut self,
         row: usize,
@@ -324,7 +347,7 @@ impl Grid {
 ///
 /// A flat loop: compilers turn one over chunks of lanes into gathers.
 #[inline(always)]
-fn write_codes(values: impl Iterator<Item = f32>, affine: Affine, codes: &mut [i8]) -> i32 {
+pub(crate) fn write_codes(values: impl Iterator<Item = f32>, affine: Affine, codes: &mut [i8]) -> i32 {
     for (code, value) in codes.iter_mut().zip(values) {
         *code = affine.quantize(value) as i8;
     }
@@ -334,9 +357,23 @@ fn write_codes(values: impl Iterator<Item = f32>, affine: Affine, codes: &mut [i
 /// The codes of [`squat_quant::affine::quantize_row`] or [`squat_quant::affine::quantize_row_dynamic`], in a form that
 /// vectorises; returns scale and sum of codes.
 #[inline(always)]
-pub(crate) fn quantize_row(row: &[f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) {
-    let affine = grid.affine(|| max_abs(row));
-    (affine.scale, write_codes(row.iter().copied(), affine, &mut codes[..row.len()]))
+pub(crate) fn quantize_row<S: FloatSimd>(s: S, row: &[f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) {
+    let affine = grid.affine(|| s.max_abs(row));
+    (affine.scale, s.quantize(row, affine, &mut codes[..row.len()]))
+}
+
+/// [`quantize_row`] of each row of x `[m, k]`, row `i` at `bits[i]`, or all at the only width given.
+#[inline(always)]
+pub(crate) fn quantize_rows<S: FloatSimd>(
+    s: S,
+    rows: &mut RowsMut<'_>,
+    x: &[f32],
+    bits: &[ActBits],
+    quantizer: &RowQuantizer,
+) {
+    for (i, row) in x.chunks_exact(rows.cols.max(1)).enumerate() {
+        rows.fill(i, bits, quantizer, |grid, codes| quantize_row(s, row, grid, codes));
+    }
 }
 
 /// [`crate::float::rms_norm`] and [`quantize_row`] of its result, which is computed twice and kept nowhere.
@@ -356,7 +393,8 @@ pub(crate) fn rms_norm_quantize(
 
 /// [`crate::float::silu_mul`] into `scratch`, and [`quantize_row`] of it.
 #[inline(always)]
-pub(crate) fn silu_mul_quantize(
+pub(crate) fn silu_mul_quantize<S: FloatSimd>(
+    s: S,
     gate: &[f32],
     up: &[f32],
     scratch: &mut [f32],
@@ -364,5 +402,5 @@ pub(crate) fn silu_mul_quantize(
     codes: &mut [i8],
 ) -> (f32, i32) {
     silu_mul(gate, up, scratch);
-    quantize_row(scratch, grid, codes)
+    quantize_row(s, scratch, grid, codes)
 }

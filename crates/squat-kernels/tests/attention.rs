@@ -168,6 +168,53 @@ proptest! {
     }
 
     #[test]
+    fn several_positions_at_once_are_the_same_as_one_by_one(
+        dim in 1usize..70,
+        parts in prop::collection::vec(0usize..40, 1..6),
+        mix in 0u8..3,
+        seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let (mut together, mut single) =
+            (KvHead::new(dim, AttentionScheme::Dynamic), KvHead::new(dim, AttentionScheme::Dynamic));
+        for count in parts {
+            let mut rows = [QuantizedRows::new(), QuantizedRows::new()];
+            rows.iter_mut().for_each(|rows| rows.reset(count, dim));
+            for row in 0..count {
+                let bits = width(&mut random, mix);
+                for rows in &mut rows {
+                    let codes = random.codes(dim, bits.range().min, bits.range().max, 0);
+                    rows.as_mut().set(row, &codes, random.float(0.1).abs(), 0, bits);
+                }
+                single.push(rows[0].row(row), rows[1].row(row)).unwrap();
+            }
+            together.extend(rows[0].as_view(), rows[1].as_view()).unwrap();
+            // Rows that come after a cut stand where cut rows stood.
+            let kept = together.len() - together.len() / 7;
+            together.truncate(kept);
+            single.truncate(kept);
+        }
+        prop_assert_eq!(together.len(), single.len());
+        let read = |head: &KvHead, position: usize| {
+            let (mut key, mut value) = (vec![0; dim], vec![0; dim]);
+            let scales = head.read(position, &mut key, &mut value);
+            (head.bits(position), key, value, scales)
+        };
+        for position in 0..single.len() {
+            prop_assert_eq!(read(&together, position), read(&single, position));
+        }
+        if !single.is_empty() {
+            let mut queries = QuantizedRows::new();
+            queries.reset(1, dim);
+            let codes = random.codes(dim, -127, 127, 0);
+            queries.as_mut().set(0, &codes, 0.1, 0, ActBits::A8);
+            let len = single.len();
+            let (a, b) = (reference::attend(&together, len, queries.row(0)), reference::attend(&single, len, queries.row(0)));
+            prop_assert_eq!(a, b);
+        }
+    }
+
+    #[test]
     fn quantized_attention_is_close_to_real_attention(dim in 16usize..100, len in 1usize..60, seed: u64) {
         // Not a test of bits but of sense: at 8 bits the output follows the unquantized one.
         let mut random = Random(seed);
@@ -242,6 +289,8 @@ fn bad_rows_are_refused_and_leave_the_cache_alone() {
     let mut longer = QuantizedRows::new();
     longer.reset(1, 5);
     assert_eq!(head.push(longer.row(0), longer.row(0)), Err(CacheError::Dim(4, 5)));
+    assert_eq!(head.extend(rows.as_view(), longer.as_view()), Err(CacheError::Count(2, 1)));
+    assert!(head.is_empty() && head.bytes_used() == 0);
     assert_eq!(FloatKvHead::new(4).push(&[0.0; 4], &[0.0; 3]), Err(CacheError::Dim(4, 3)));
 }
 

@@ -9,6 +9,9 @@ use squat_kernels::{
 use squat_model::ModelSpec;
 use squat_quant::ActBits;
 
+/// Tokens whose keys and values are quantized and appended together.
+const TOGETHER: usize = 16;
+
 /// Positions for which a cache makes room at once; beyond it grows as it is filled.
 const RESERVE: usize = 4096;
 
@@ -126,13 +129,15 @@ pub(crate) struct HeadScratch {
     pub column_0: Vec<f32>,
     /// Queries of the group after RoPE, `[tokens, group * head_dim]`.
     query: Vec<f32>,
-    /// Key and value of one token after RoPE.
-    pair: Vec<f32>,
-    /// Bits of each row of queries.
+    /// Keys and values of up to [`TOGETHER`] tokens, `[tokens, head_dim]` each, keys after RoPE.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    /// Bits of these tokens, and of each row of queries.
+    bits: Vec<ActBits>,
     query_bits: Vec<ActBits>,
     queries: QuantizedRows,
-    key: QuantizedRows,
-    value: QuantizedRows,
+    key_codes: QuantizedRows,
+    value_codes: QuantizedRows,
     attention: AttentionScratch,
     general: GeneralScratch,
 }
@@ -145,10 +150,12 @@ impl HeadScratch {
         self.column_0.resize(tokens * group, 0.0);
         self.query.resize(tokens * group * d, 0.0);
         self.query_bits.resize(tokens * group, ActBits::A8);
-        self.pair.resize(2 * d, 0.0);
+        self.keys.resize(TOGETHER * d, 0.0);
+        self.values.resize(TOGETHER * d, 0.0);
+        self.bits.resize(TOGETHER, ActBits::A8);
         self.queries.reset(tokens * group, d);
-        self.key.reset(1, d);
-        self.value.reset(1, d);
+        self.key_codes.reset(TOGETHER, d);
+        self.value_codes.reset(TOGETHER, d);
         self.attention.reserve(tokens * group, positions.min(RESERVE), d);
     }
 
@@ -157,8 +164,10 @@ impl HeadScratch {
         let floats = self.attended.capacity()
             + self.column_0.capacity()
             + self.query.capacity()
-            + self.pair.capacity();
-        let rows = self.queries.bytes() + self.key.bytes() + self.value.bytes() + self.query_bits.len();
+            + self.keys.capacity()
+            + self.values.capacity();
+        let codes = self.queries.bytes() + self.key_codes.bytes() + self.value_codes.bytes();
+        let rows = codes + self.bits.len() + self.query_bits.len();
         4 * floats + rows + self.attention.bytes() + self.general.bytes()
     }
 }
@@ -190,44 +199,70 @@ pub(crate) fn attend_block<'a>(
 ) -> Result<(), CacheError> {
     let (d, group) = (plan.head_dim, plan.group);
     let (half, width) = (d / 2, group * d);
-    let HeadScratch { attended, column_0, query, pair, query_bits, queries, key, value, attention, general } =
-        scratch;
+    let HeadScratch {
+        attended,
+        column_0,
+        query,
+        keys,
+        values,
+        bits,
+        query_bits,
+        queries,
+        key_codes,
+        value_codes,
+        attention,
+        general,
+    } = scratch;
     let (attended, column_0) = (&mut attended[first * width..], &mut column_0[first * group..]);
     let causal = Causal { len: cache.len() + 1, group };
-    let keys_at = kv_heads * width;
+    let (start, keys_at) = (cache.len(), kv_heads * width);
     let mut count = 0;
-    for HeadToken { qkv, bits } in tokens {
-        let at = cache.len() * half;
-        let (cos, sin) = (&rope.cos[at..][..half], &rope.sin[at..][..half]);
-        let q_rows = &mut query[count * width..][..width];
-        q_rows.copy_from_slice(&qkv[kv * width..][..width]);
-        pair[..d].copy_from_slice(&qkv[keys_at + kv * d..][..d]);
-        pair[d..].copy_from_slice(&qkv[keys_at + (kv_heads + kv) * d..][..d]);
-        let (k_row, v_row) = pair.split_at_mut(d);
-        for row in q_rows.chunks_exact_mut(d).chain([&mut *k_row]) {
-            kernels.rope(row, cos, sin);
+    let mut tokens = tokens.peekable();
+    while tokens.peek().is_some() {
+        let mut held = 0;
+        for HeadToken { qkv, bits: of_token } in tokens.by_ref().take(TOGETHER) {
+            let at = (start + count) * half;
+            let (cos, sin) = (&rope.cos[at..][..half], &rope.sin[at..][..half]);
+            let q_rows = &mut query[count * width..][..width];
+            let k_row = &mut keys[held * d..][..d];
+            q_rows.copy_from_slice(&qkv[kv * width..][..width]);
+            k_row.copy_from_slice(&qkv[keys_at + kv * d..][..d]);
+            values[held * d..][..d].copy_from_slice(&qkv[keys_at + (kv_heads + kv) * d..][..d]);
+            for row in q_rows.chunks_exact_mut(d).chain([k_row]) {
+                kernels.rope(row, cos, sin);
+            }
+            bits[held] = of_token;
+            query_bits[count * group..][..group].fill(of_token);
+            (held, count) = (held + 1, count + 1);
         }
+        let (keys, values, bits) = (&keys[..held * d], &values[..held * d], &bits[..held]);
         match cache {
             HeadCache::Integer(head) => {
                 let (Some(k), Some(v)) = (&plan.points.key, &plan.points.value) else {
                     unreachable!("the integer form has all its quantizers");
                 };
-                kernels.quantize_rows(key, k_row, d, &[bits], k);
-                kernels.quantize_rows(value, v_row, d, &[bits], v);
-                head.push(key.row(0), value.row(0))?;
-                query_bits[count * group..][..group].fill(bits);
+                kernels.quantize_rows(key_codes, keys, d, bits, k);
+                kernels.quantize_rows(value_codes, values, d, bits, v);
+                head.extend(key_codes.as_view(), value_codes.as_view())?;
             }
-            HeadCache::Float(head) => head.push(k_row, v_row)?,
+            HeadCache::Float(head) => {
+                for (key, value) in keys.chunks_exact(d).zip(values.chunks_exact(d)) {
+                    head.push(key, value)?;
+                }
+            }
             HeadCache::General(head) => {
-                head.push(k_row, v_row, bits);
-                let attended = attended[count * width..][..width].chunks_exact_mut(d);
-                let column_0 = &mut column_0[count * group..][..group];
-                for ((query, out), column_0) in q_rows.chunks_exact(d).zip(attended).zip(column_0) {
-                    *column_0 = head.attend(query, bits, general, out);
+                let rows = keys.chunks_exact(d).zip(values.chunks_exact(d)).zip(bits);
+                for (index, ((key, value), &bits)) in (count - held..).zip(rows) {
+                    head.push(key, value, bits);
+                    let attended = attended[index * width..][..width].chunks_exact_mut(d);
+                    let column_0 = &mut column_0[index * group..][..group];
+                    let queries = query[index * width..][..width].chunks_exact(d);
+                    for ((query, out), column_0) in queries.zip(attended).zip(column_0) {
+                        *column_0 = head.attend(query, bits, general, out);
+                    }
                 }
             }
         }
-        count += 1;
     }
     let (query, attended) = (&query[..count * width], &mut attended[..count * width]);
     let column_0 = &mut column_0[..count * group];

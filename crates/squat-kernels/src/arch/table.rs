@@ -5,8 +5,9 @@ use crate::matrix::{Block, PANEL, PackedMatrix};
 use crate::output::ColumnsMut;
 use crate::paired::PairedMatrix;
 use crate::panels::PanelSource;
-use crate::rows::{Grid, RowsView};
+use crate::rows::{Grid, RowQuantizer, RowsMut, RowsView};
 use core::mem::MaybeUninit;
+use squat_quant::ActBits;
 
 /// Plain function pointers. A table is only handed out once the CPU is known to have its instructions.
 pub(crate) struct Table {
@@ -24,6 +25,7 @@ pub(crate) struct Table {
     pub matmul_f32: fn(&[f32], &[f32], Option<&[f32]>, usize, &mut ColumnsMut<'_>),
     pub matmul_f16: fn(&[f32], &[u16], Option<&[f32]>, usize, &mut ColumnsMut<'_>),
     pub quantize: fn(&[f32], Grid, &mut [i8]) -> (f32, i32),
+    pub quantize_rows: fn(&mut RowsMut<'_>, &[f32], &[ActBits], &RowQuantizer),
     pub rms_norm_quantize: fn(&[f32], &[f32], f32, Grid, &mut [i8]) -> (f32, i32),
     pub silu_mul_quantize: fn(&[f32], &[f32], &mut [f32], Grid, &mut [i8]) -> (f32, i32),
     /// By storage: bytes, nibbles, crumbs.
@@ -61,8 +63,9 @@ macro_rules! kernel_table {
             use crate::panels::{self, PanelSource};
             use crate::paired::{self, PairedMatrix};
             use crate::product;
-            use crate::rows::{self, Grid, RowsView};
+            use crate::rows::{self, Grid, RowQuantizer, RowsMut, RowsView};
             use core::mem::MaybeUninit;
+            use squat_quant::ActBits;
 
             $(#[target_feature(enable = $features)])?
             pub fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -118,7 +121,11 @@ macro_rules! kernel_table {
             }
             $(#[target_feature(enable = $features)])?
             pub fn quantize(row: &[f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) {
-                rows::quantize_row(row, grid, codes)
+                rows::quantize_row($token, row, grid, codes)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn quantize_rows(rows: &mut RowsMut<'_>, x: &[f32], bits: &[ActBits], quantizer: &RowQuantizer) {
+                rows::quantize_rows($token, rows, x, bits, quantizer)
             }
             $(#[target_feature(enable = $features)])?
             pub fn rms_norm_quantize(x: &[f32], gain: &[f32], eps: f32, grid: Grid, codes: &mut [i8]) -> (f32, i32) {
@@ -126,7 +133,7 @@ macro_rules! kernel_table {
             }
             $(#[target_feature(enable = $features)])?
             pub fn silu_mul_quantize(gate: &[f32], up: &[f32], scratch: &mut [f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) {
-                rows::silu_mul_quantize(gate, up, scratch, grid, codes)
+                rows::silu_mul_quantize($token, gate, up, scratch, grid, codes)
             }
             $(#[target_feature(enable = $features)])?
             pub fn linear_bytes(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
@@ -210,6 +217,7 @@ macro_rules! kernel_table {
             matmul_f32: |x, w, bias, k, out| unsafe { instances::matmul_f32(x, w, bias, k, out) },
             matmul_f16: |x, w, bias, k, out| unsafe { instances::matmul_f16(x, w, bias, k, out) },
             quantize: |row, grid, codes| unsafe { instances::quantize(row, grid, codes) },
+            quantize_rows: |rows, x, bits, quantizer| unsafe { instances::quantize_rows(rows, x, bits, quantizer) },
             rms_norm_quantize: |x, gain, eps, grid, codes| unsafe {
                 instances::rms_norm_quantize(x, gain, eps, grid, codes)
             },

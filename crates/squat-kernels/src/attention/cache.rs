@@ -12,8 +12,9 @@
 
 use crate::error::CacheError;
 use crate::matrix::Block;
-use crate::rows::{CodeRow, StaticAffines};
+use crate::rows::{CodeRow, RowsView, StaticAffines};
 use alloc::vec::Vec;
+use core::ops::Range;
 use squat_quant::ActBits;
 
 /// Positions a head can hold: sums of 255 * 255 over them stay below 2^31.
@@ -79,30 +80,83 @@ fn put_half(byte: &mut u8, high: bool, code: i8) {
     *byte = if high { (*byte & 0x0f) | (code << 4) } else { (*byte & 0xf0) | code };
 }
 
+/// Four codes with 128 added, as they stand in a block of keys.
+#[inline(always)]
+fn bytes_of(codes: &[i8; 4]) -> [u8; 4] {
+    codes.map(|code| (code as u8) ^ 0x80)
+}
+
+/// Eight codes of 4 bits with 8 added, as they stand in a block of keys.
+#[inline(always)]
+fn halves_of(codes: &[i8; 8]) -> [u8; 4] {
+    core::array::from_fn(|i| ((codes[i] + 8) as u8 & 15) | ((codes[i + 4] + 8) as u8) << 4)
+}
+
 impl Run {
-    fn push(&mut self, bits: ActBits, dim: usize, dynamic: bool, key: &CodeRow<'_>, value: &CodeRow<'_>) {
-        self.make_room(bits, dim, dynamic);
-        let depth = depth(bits);
-        let (row, lane) = (self.count, self.count % TILE);
-        let keys = &mut self.keys[row / TILE * dim.div_ceil(depth)..];
-        for (block, codes) in keys.iter_mut().zip(key.codes.chunks(depth)) {
-            let bytes = &mut block.0[4 * lane..4 * lane + 4];
+    /// Appends rows `range`, which have the width of the run.
+    fn push<'a>(
+        &mut self,
+        bits: ActBits,
+        dim: usize,
+        dynamic: bool,
+        key: &impl Fn(usize) -> CodeRow<'a>,
+        value: &impl Fn(usize) -> CodeRow<'a>,
+        range: Range<usize>,
+    ) {
+        self.make_room(bits, range.len(), dim, dynamic);
+        let mut row = range.start;
+        while row < range.end {
+            // Values of a whole group are written at once.
+            let whole = self.count.is_multiple_of(depth(bits)) && range.end - row >= depth(bits);
+            let count = if whole { depth(bits) } else { 1 };
             match bits {
-                ActBits::A8 => {
-                    for (byte, &code) in bytes.iter_mut().zip(codes) {
-                        *byte = (code as u8) ^ 0x80;
-                    }
+                ActBits::A8 if whole => self.put_group_wide(core::array::from_fn(|i| value(row + i).codes)),
+                ActBits::A4 if whole => self.put_group_narrow(core::array::from_fn(|i| value(row + i).codes)),
+                _ => self.put_value(bits, value(row).codes),
+            }
+            for (key, value) in (row..row + count).map(|row| (key(row), value(row))) {
+                self.put_key(bits, key.codes);
+                if dynamic {
+                    self.key_scales[self.count] = key.scale;
+                    self.value_scales[self.count] = value.scale;
+                } else {
+                    self.key_sums[self.count] = key.sum;
                 }
-                ActBits::A4 => {
-                    for (i, &code) in codes.iter().enumerate() {
-                        put_half(&mut bytes[i % 4], i >= 4, code);
-                    }
-                }
+                self.count += 1;
+            }
+            row += count;
+        }
+    }
+
+    /// The key of row `count`.
+    fn put_key(&mut self, bits: ActBits, key: &[i8]) {
+        let (depth, lane) = (depth(bits), self.count % TILE);
+        let blocks = &mut self.keys[self.count / TILE * key.len().div_ceil(depth)..];
+        let quads = blocks.iter_mut().map(|block| &mut block.0.as_chunks_mut::<4>().0[lane]);
+        match bits {
+            ActBits::A8 => {
+                let (whole, rest) = key.as_chunks();
+                let mut last = [0; 4];
+                last[..rest.len()].copy_from_slice(rest);
+                let last = Some(&last).filter(|_| !rest.is_empty());
+                quads.zip(whole.iter().chain(last)).for_each(|(quad, codes)| *quad = bytes_of(codes));
+            }
+            ActBits::A4 => {
+                let (whole, rest) = key.as_chunks();
+                let mut last = [0; 8];
+                last[..rest.len()].copy_from_slice(rest);
+                let last = Some(&last).filter(|_| !rest.is_empty());
+                quads.zip(whole.iter().chain(last)).for_each(|(quad, codes)| *quad = halves_of(codes));
             }
         }
+    }
+
+    /// The value of row `count`.
+    fn put_value(&mut self, bits: ActBits, value: &[i8]) {
+        let row = self.count;
         let (at, high) = (row % 4, row % 8 >= 4);
-        let values = &mut self.values[row / depth * dim.div_ceil(TILE)..];
-        for (block, codes) in values.iter_mut().zip(value.codes.chunks(TILE)) {
+        let blocks = &mut self.values[row / depth(bits) * value.len().div_ceil(TILE)..];
+        for (block, codes) in blocks.iter_mut().zip(value.chunks(TILE)) {
             for (quad, &code) in block.0.as_chunks_mut::<4>().0.iter_mut().zip(codes) {
                 match bits {
                     ActBits::A8 => quad[at] = code as u8,
@@ -110,18 +164,35 @@ impl Run {
                 }
             }
         }
-        if dynamic {
-            self.key_scales[row] = key.scale;
-            self.value_scales[row] = value.scale;
-        } else {
-            self.key_sums[row] = key.sum;
-        }
-        self.count += 1;
     }
 
-    /// Room for one more row.
-    fn make_room(&mut self, bits: ActBits, dim: usize, dynamic: bool) {
-        let tiles = self.count / TILE + 1;
+    /// The values of rows `count..count + 4`, which begin a group of 8 bits.
+    fn put_group_wide(&mut self, values: [&[i8]; 4]) {
+        let dim = values[0].len();
+        let blocks = &mut self.values[self.count / 4 * dim.div_ceil(TILE)..];
+        let values = values.map(|value| &value[..dim]);
+        for (block, first) in blocks.iter_mut().zip((0..dim).step_by(TILE)) {
+            for (quad, c) in block.0.as_chunks_mut().0.iter_mut().zip(first..dim) {
+                *quad = [values[0][c] as u8, values[1][c] as u8, values[2][c] as u8, values[3][c] as u8];
+            }
+        }
+    }
+
+    /// The values of rows `count..count + 8`, which begin a group of 4 bits.
+    fn put_group_narrow(&mut self, values: [&[i8]; 8]) {
+        let dim = values[0].len();
+        let blocks = &mut self.values[self.count / 8 * dim.div_ceil(TILE)..];
+        let values = values.map(|value| &value[..dim]);
+        for (block, first) in blocks.iter_mut().zip((0..dim).step_by(TILE)) {
+            for (quad, c) in block.0.as_chunks_mut().0.iter_mut().zip(first..dim) {
+                *quad = halves_of(&values.map(|value| value[c]));
+            }
+        }
+    }
+
+    /// Room for some more rows.
+    fn make_room(&mut self, bits: ActBits, rows: usize, dim: usize, dynamic: bool) {
+        let tiles = (self.count + rows).div_ceil(TILE);
         let (keys, values) = blocks_of_tile(bits, dim);
         if self.keys.len() < tiles * keys {
             self.keys.resize(tiles * keys, Block([0; 64]));
@@ -217,27 +288,62 @@ impl KvHead {
     /// Rows of another length than the head or of two widths, codes outside 4 bits in a 4-bit row, more than
     /// [`MAX_CONTEXT`] positions; nothing is appended then.
     pub fn push(&mut self, key: CodeRow<'_>, value: CodeRow<'_>) -> Result<(), CacheError> {
-        self.check(&key)?;
-        self.check(&value)?;
-        if key.bits != value.bits {
-            return Err(CacheError::Widths(key.bits.bits(), value.bits.bits()));
+        self.append(1, |_| key, |_| value)
+    }
+
+    /// [`Self::push`] of keys and values of several positions, with the same result in less time.
+    ///
+    /// # Errors
+    /// What `push` refuses, and another number of keys than of values; nothing is appended then.
+    pub fn extend(&mut self, keys: RowsView<'_>, values: RowsView<'_>) -> Result<(), CacheError> {
+        if keys.rows() != values.rows() {
+            return Err(CacheError::Count(keys.rows(), values.rows()));
         }
-        if self.len == MAX_CONTEXT {
+        self.append(keys.rows(), |row| keys.row(row), |row| values.row(row))
+    }
+
+    fn append<'a>(
+        &mut self,
+        count: usize,
+        key: impl Fn(usize) -> CodeRow<'a>,
+        value: impl Fn(usize) -> CodeRow<'a>,
+    ) -> Result<(), CacheError> {
+        for (key, value) in (0..count).map(|row| (key(row), value(row))) {
+            self.check(&key)?;
+            self.check(&value)?;
+            if key.bits != value.bits {
+                return Err(CacheError::Widths(key.bits.bits(), value.bits.bits()));
+            }
+        }
+        if self.len + count > MAX_CONTEXT {
             return Err(CacheError::Full(MAX_CONTEXT));
         }
-        let (dim, dynamic) = (self.head_dim, self.dynamic());
+        let (dim, dynamic, mut row) = (self.head_dim, self.dynamic(), 0);
+        while row < count {
+            let bits = key(row).bits;
+            let end = (row..count).find(|&row| key(row).bits != bits).unwrap_or(count);
+            let narrow = self.runs[ActBits::A4.index()].count;
+            for index in 0..end - row {
+                self.note_width(bits, narrow + if bits == ActBits::A4 { index } else { 0 });
+            }
+            self.runs[bits.index()].push(bits, dim, dynamic, &key, &value, row..end);
+            row = end;
+        }
+        Ok(())
+    }
+
+    /// Counts one position more, of that width, with `narrow` rows of 4 bits before it.
+    fn note_width(&mut self, bits: ActBits, narrow: usize) {
         if self.len.is_multiple_of(TILE) {
             self.narrow.push(0);
-            self.narrow_before.push(self.runs[ActBits::A4.index()].count as u32);
+            self.narrow_before.push(narrow as u32);
         }
-        if key.bits == ActBits::A4
+        if bits == ActBits::A4
             && let Some(word) = self.narrow.last_mut()
         {
             *word |= 1 << (self.len % TILE);
         }
-        self.runs[key.bits.index()].push(key.bits, dim, dynamic, &key, &value);
         self.len += 1;
-        Ok(())
     }
 
     /// Forgets all positions from `len` on.

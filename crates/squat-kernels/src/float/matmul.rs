@@ -3,6 +3,7 @@
 use super::convert::f16_to_f32;
 use super::reduce::{LANES, fold, padded};
 use crate::output::ColumnsMut;
+use squat_quant::Affine;
 
 /// 16 float lanes in registers. A value of an implementing type proves that the CPU has its instructions.
 pub(crate) trait FloatSimd: Copy {
@@ -45,6 +46,16 @@ pub(crate) trait FloatSimd: Copy {
             (i, j) = (i + 1 - is_b, j + is_b);
         }
         self.load(&out)
+    }
+    /// [`super::max_abs`].
+    #[inline(always)]
+    fn max_abs(self, x: &[f32]) -> f32 {
+        super::max_abs(x)
+    }
+    /// Writes [`Affine::quantize`] of values and returns the sum of the codes.
+    #[inline(always)]
+    fn quantize(self, x: &[f32], affine: Affine, codes: &mut [i8]) -> i32 {
+        crate::rows::write_codes(x.iter().copied(), affine, codes)
     }
     /// [`fold`] of four vectors.
     #[inline(always)]

@@ -3,10 +3,11 @@
 use super::word;
 use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
-use crate::float::FloatSimd;
+use crate::float::{FloatSimd, padded};
 use crate::matrix::{Block, PANEL};
 use crate::product::{IntSimd, RowScale};
 use core::arch::x86_64::*;
+use squat_quant::Affine;
 
 /// Token: the CPU has AVX-512 F, BW, VL, DQ and VNNI.
 #[derive(Clone, Copy)]
@@ -202,6 +203,57 @@ impl FloatSimd for Avx512 {
         unsafe {
             let a = _mm512_maskz_expand_ps(!from_b, _mm512_loadu_ps(a.as_ptr()));
             _mm512_mask_expand_ps(a, from_b, _mm512_loadu_ps(b.as_ptr()))
+        }
+    }
+
+    #[inline(always)]
+    fn max_abs(self, x: &[f32]) -> f32 {
+        let (chunks, tail) = x.as_chunks();
+        let (pairs, rest) = chunks.as_chunks::<2>();
+        // SAFETY: the token proves AVX-512. The instruction gives its second operand where the first is no number.
+        unsafe {
+            let mut largest = [_mm512_setzero_ps(); 2];
+            for pair in pairs {
+                for i in 0..2 {
+                    largest[i] = _mm512_max_ps(_mm512_abs_ps(FloatSimd::load(self, &pair[i])), largest[i]);
+                }
+            }
+            for chunk in rest {
+                largest[0] = _mm512_max_ps(_mm512_abs_ps(FloatSimd::load(self, chunk)), largest[0]);
+            }
+            if !tail.is_empty() {
+                largest[1] = _mm512_max_ps(_mm512_abs_ps(FloatSimd::load(self, &padded(tail))), largest[1]);
+            }
+            _mm512_reduce_max_ps(_mm512_max_ps(largest[0], largest[1]))
+        }
+    }
+
+    #[inline(always)]
+    fn quantize(self, x: &[f32], affine: Affine, codes: &mut [i8]) -> i32 {
+        let (whole, tail) = x.as_chunks();
+        let (to, to_tail) = codes[..x.len()].as_chunks_mut::<16>();
+        // SAFETY: the token proves AVX-512; loads and stores are as long as their arrays and need no alignment. As in
+        // `Affine::quantize`, what is no number becomes the smallest code, and halves are rounded to even.
+        unsafe {
+            let inv = _mm512_set1_ps(1.0 / affine.scale);
+            let low = _mm512_set1_ps((affine.range.min - affine.zero_point) as f32);
+            let high = _mm512_set1_ps((affine.range.max - affine.zero_point) as f32);
+            let zero = _mm512_set1_epi32(affine.zero_point);
+            let mut sums = _mm512_setzero_si512();
+            let mut last = [0i8; 16];
+            let padded = [padded(tail)];
+            let ends = padded.iter().zip([&mut last]).take(usize::from(!tail.is_empty()));
+            for (x, to) in whole.iter().zip(to).chain(ends) {
+                let v = _mm512_mul_ps(FloatSimd::load(self, x), inv);
+                let v = _mm512_min_ps(_mm512_max_ps(v, low), high);
+                let code = _mm512_add_epi32(_mm512_cvtps_epi32(v), zero);
+                sums = _mm512_add_epi32(sums, code);
+                _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(code));
+            }
+            to_tail.copy_from_slice(&last[..tail.len()]);
+            // Zeros after the end have a code too.
+            let beyond = if tail.is_empty() { 0 } else { 16 - tail.len() as i32 };
+            _mm512_reduce_add_epi32(sums) - beyond * affine.quantize(0.0)
         }
     }
 
