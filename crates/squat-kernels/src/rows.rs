@@ -343,15 +343,47 @@ impl Grid {
     }
 }
 
+/// A byte that holds codes: signed ones of activations, unsigned ones of probabilities.
+pub(crate) trait Code: Copy {
+    fn new(code: i32) -> Self;
+    fn get(self) -> i32;
+}
+
+impl Code for i8 {
+    #[inline(always)]
+    fn new(code: i32) -> Self {
+        code as Self
+    }
+    #[inline(always)]
+    fn get(self) -> i32 {
+        self.into()
+    }
+}
+
+impl Code for u8 {
+    #[inline(always)]
+    fn new(code: i32) -> Self {
+        code as Self
+    }
+    #[inline(always)]
+    fn get(self) -> i32 {
+        self.into()
+    }
+}
+
 /// Writes the codes of values and returns their sum.
 ///
-/// A flat loop: compilers turn one over chunks of lanes into gathers.
+/// A flat loop, and the sum in a pass of its own: compilers turn one over chunks of lanes into gathers.
 #[inline(always)]
-pub(crate) fn write_codes(values: impl Iterator<Item = f32>, affine: Affine, codes: &mut [i8]) -> i32 {
+pub(crate) fn write_codes<C: Code>(
+    values: impl Iterator<Item = f32>,
+    affine: Affine,
+    codes: &mut [C],
+) -> i32 {
     for (code, value) in codes.iter_mut().zip(values) {
-        *code = affine.quantize(value) as i8;
+        *code = C::new(affine.quantize(value));
     }
-    codes.iter().map(|&code| i32::from(code)).sum()
+    codes.iter().map(|code| code.get()).sum()
 }
 
 /// The codes of [`squat_quant::affine::quantize_row`] or [`squat_quant::affine::quantize_row_dynamic`], in a form that

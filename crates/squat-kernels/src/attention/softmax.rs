@@ -7,8 +7,8 @@ use super::cache::{KvHead, TILE, depth};
 use super::products::CodeSimd;
 use crate::float::{FloatSimd, fold};
 use crate::matrix::Block;
+use squat_quant::ActBits;
 use squat_quant::math::exp_nonpositive;
-use squat_quant::{ActBits, Affine};
 
 /// Blocks of values to ask for while exponentials are computed: with few rows of queries attention waits for memory, and
 /// here nothing else is read.
@@ -51,21 +51,12 @@ pub(super) fn exponentials<S: CodeSimd>(
     ahead: &mut Ahead<'_>,
 ) -> f32 {
     let mut lanes = [0f32; TILE];
-    let (tiles, _) = scores.as_chunks_mut::<TILE>();
-    let whole = count / TILE;
-    for tile in &mut tiles[..whole] {
+    for (index, tile) in scores.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
         ahead.step(s);
+        let left = count.saturating_sub(index * TILE);
         for l in 0..TILE {
-            tile[l] = exp_nonpositive(tile[l] - largest);
-            lanes[l] += tile[l];
-        }
-    }
-    for tile in &mut tiles[whole..] {
-        for l in 0..TILE {
-            tile[l] = exp_nonpositive(tile[l] - largest);
-        }
-        tile[count % TILE..].fill(0.0);
-        for l in 0..TILE {
+            let e = exp_nonpositive(tile[l] - largest);
+            tile[l] = if l < left { e } else { 0.0 };
             lanes[l] += tile[l];
         }
     }
@@ -120,7 +111,7 @@ pub(super) fn largest_of<S: FloatSimd>(s: S, scores: &[f32]) -> f32 {
         lanes[0] = s.greater(lanes[0], s.load(tile));
     }
     let lanes = s.greater(s.greater(lanes[0], lanes[1]), s.greater(lanes[2], lanes[3]));
-    s.store(lanes).iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    s.fold_greatest(lanes)
 }
 
 /// `u = (e * inv) * scale`; returns the largest, at least 0.
@@ -134,16 +125,5 @@ pub(super) fn fold_scales<S: FloatSimd>(s: S, scores: &mut [f32], inv: f32, scal
         *tile = s.store(u);
         lanes = s.greater(lanes, u);
     }
-    s.store(lanes).iter().fold(0.0, |a, &b| if b > a { b } else { a })
-}
-
-/// Codes of values that are not negative (NaN has code 0), and their sum: [`Affine::quantize`] with a zero point of 0.
-#[inline(always)]
-pub(super) fn codes_of(values: &[f32], quantizer: Affine, codes: &mut [u8]) -> i32 {
-    let codes = &mut codes[..values.len()];
-    for (code, &value) in codes.iter_mut().zip(values) {
-        *code = quantizer.quantize(value) as u8;
-    }
-    // A pass of its own, as when rows are quantized.
-    codes.iter().map(|&code| i32::from(code)).sum()
+    s.fold_greatest(lanes)
 }

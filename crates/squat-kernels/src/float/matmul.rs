@@ -3,6 +3,7 @@
 use super::convert::f16_to_f32;
 use super::reduce::{LANES, fold, padded};
 use crate::output::ColumnsMut;
+use crate::rows::{Code, write_codes};
 use squat_quant::Affine;
 
 /// 16 float lanes in registers. A value of an implementing type proves that the CPU has its instructions.
@@ -54,8 +55,21 @@ pub(crate) trait FloatSimd: Copy {
     }
     /// Writes [`Affine::quantize`] of values and returns the sum of the codes.
     #[inline(always)]
-    fn quantize(self, x: &[f32], affine: Affine, codes: &mut [i8]) -> i32 {
-        crate::rows::write_codes(x.iter().copied(), affine, codes)
+    fn quantize<C: Code>(self, x: &[f32], affine: Affine, codes: &mut [C]) -> i32 {
+        write_codes(x.iter().copied(), affine, codes)
+    }
+    /// The largest lane; NaNs are ignored as long as the first lanes are numbers.
+    #[inline(always)]
+    fn fold_greatest(self, v: Self::V) -> f32 {
+        let mut lanes = self.store(v);
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
+            }
+            half /= 2;
+        }
+        lanes[0]
     }
     /// [`fold`] of four vectors.
     #[inline(always)]

@@ -6,6 +6,7 @@ use crate::attention::CodeSimd;
 use crate::float::{FloatSimd, padded};
 use crate::matrix::{Block, PANEL};
 use crate::product::{IntSimd, RowScale};
+use crate::rows::Code;
 use core::arch::x86_64::*;
 use squat_quant::Affine;
 
@@ -229,10 +230,17 @@ impl FloatSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn quantize(self, x: &[f32], affine: Affine, codes: &mut [i8]) -> i32 {
+    fn fold_greatest(self, v: Self::V) -> f32 {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+
+    #[inline(always)]
+    fn quantize<C: Code>(self, x: &[f32], affine: Affine, codes: &mut [C]) -> i32 {
         let (whole, tail) = x.as_chunks();
         let (to, to_tail) = codes[..x.len()].as_chunks_mut::<16>();
-        // SAFETY: the token proves AVX-512; loads and stores are as long as their arrays and need no alignment. As in
+        // SAFETY: the token proves AVX-512; loads and stores are as long as their arrays and need no alignment; a code
+        // is any byte. As in
         // `Affine::quantize`, what is no number becomes the smallest code, and halves are rounded to even.
         unsafe {
             let inv = _mm512_set1_ps(1.0 / affine.scale);
@@ -240,7 +248,7 @@ impl FloatSimd for Avx512 {
             let high = _mm512_set1_ps((affine.range.max - affine.zero_point) as f32);
             let zero = _mm512_set1_epi32(affine.zero_point);
             let mut sums = _mm512_setzero_si512();
-            let mut last = [0i8; 16];
+            let mut last = [C::new(0); 16];
             let padded = [padded(tail)];
             let ends = padded.iter().zip([&mut last]).take(usize::from(!tail.is_empty()));
             for (x, to) in whole.iter().zip(to).chain(ends) {
