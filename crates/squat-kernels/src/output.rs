@@ -27,6 +27,23 @@ pub struct ColumnsMut<'a> {
     borrow: PhantomData<&'a mut [f32]>,
 }
 
+/// Whole panels of some rows of a [`ColumnsMut`], exclusively borrowed: checked once, written one by one.
+pub(crate) struct TileMut<'a, const MR: usize, const NP: usize> {
+    base: *mut f32,
+    stride: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+impl<const MR: usize, const NP: usize> TileMut<'_, MR, NP> {
+    /// Writes panel `j` of row `i`.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, i: usize, j: usize, y: &[f32; PANEL]) {
+        assert!(i < MR && j < NP, "row {i}, panel {j} of a tile of {MR} x {NP}");
+        // SAFETY: construction checked that all rows and panels lie inside the borrowed view.
+        unsafe { self.base.add(i * self.stride + j * PANEL).cast::<[f32; PANEL]>().write(*y) }
+    }
+}
+
 // SAFETY: a view is an exclusive borrow of its columns; no two views share an element, and f32 is Send.
 unsafe impl Send for ColumnsMut<'_> {}
 
@@ -84,13 +101,13 @@ impl<'a> ColumnsMut<'a> {
         &mut self,
         row: usize,
         column: usize,
-    ) -> Option<[&mut [[f32; PANEL]; NP]; MR]> {
-        let held = row + MR <= self.rows && column >= self.start && column + NP * PANEL <= self.end;
-        // SAFETY: the rows and columns were just checked, see `row`; rows do not overlap, and the result borrows self
-        // mutably. An array of floats needs the alignment of one.
-        held.then(|| {
-            core::array::from_fn(|i| unsafe { &mut *self.base.add((row + i) * self.stride + column).cast() })
-        })
+    ) -> Option<TileMut<'_, MR, NP>> {
+        if row + MR > self.rows || column < self.start || column + NP * PANEL > self.end {
+            return None;
+        }
+        // SAFETY: row and column were just checked.
+        let base = unsafe { self.base.add(row * self.stride + column) };
+        Some(TileMut { base, stride: self.stride, borrow: PhantomData })
     }
 
     /// A shorter borrow of the same view.

@@ -136,9 +136,15 @@ const fn offset<S: IntSimd, U: Unpack>() -> i32 {
     }
 }
 
-/// Blocks after which the small sums of `S` must be flushed; none for full bytes, which need no small sums.
+/// Whether products of `U` are added to small sums.
+const fn has_small<U: Unpack>() -> bool {
+    !matches!(U::STORAGE, Storage::Byte)
+}
+
+/// Blocks after which the small sums of `S` must be flushed, if they are not accumulators themselves.
 const fn run<S: IntSimd, U: Unpack>() -> Option<usize> {
     match U::STORAGE {
+        _ if S::SMALL_ROOM == usize::MAX => None,
         Storage::Byte => None,
         Storage::Nibble => Some(S::SMALL_ROOM / (15 * 2)),
         Storage::Crumb => Some(S::SMALL_ROOM / (3 * 4)),
@@ -245,31 +251,39 @@ fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
     ahead: Option<usize>,
 ) -> [[S::V; NP]; MR] {
     let mut acc = [[s.zero(); NP]; MR];
-    let (mut i, end) = (0, w[0].len());
+    // Slices of one length: no index below needs a check.
+    let end = w[0].len();
+    let (mut a_blocks, mut w_blocks) = (*a, *w);
+    for m in 0..MR {
+        a_blocks[m] = &a[m][..end];
+    }
+    for p in 0..NP {
+        w_blocks[p] = &w[p][..end];
+    }
+    let run = const { run::<S, U>() }.unwrap_or(usize::MAX);
+    let mut i = 0;
     while i < end {
         let mut small = [[s.zero_small(); NP]; MR];
-        let run = const { run::<S, U>() };
-        let stop = end.min(i.saturating_add(run.unwrap_or(usize::MAX)));
-        while i < stop {
+        for i in i..end.min(i.saturating_add(run)) {
             let mut blocks = [s.zero(); NP];
             for p in 0..NP {
                 if let Some(ahead) = ahead {
-                    s.prefetch_beyond(&w[p][i], ahead);
+                    s.prefetch_beyond(&w_blocks[p][i], ahead);
                 }
-                blocks[p] = s.load(&w[p][i].0);
+                blocks[p] = s.load(&w_blocks[p][i].0);
             }
-            let mut at = [&a[0][i]; MR];
+            let mut at = [&a_blocks[0][i]; MR];
             for m in 1..MR {
-                at[m] = &a[m][i];
+                at[m] = &a_blocks[m][i];
             }
             U::step(s, &mut acc, &mut small, &blocks, &at);
-            i += 1;
         }
-        if run.is_some() {
+        if const { has_small::<U>() } {
             for m in 0..MR {
                 s.flush(&mut acc[m], &small[m]);
             }
         }
+        i = i.saturating_add(run);
     }
     acc
 }
@@ -297,7 +311,7 @@ fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w:
                 U::step(s, &mut acc[u], &mut small[u], &[s.load(&w[u].0)], &[&a[u]]);
             }
         }
-        if run.is_some() {
+        if const { has_small::<U>() } {
             for u in 0..UNROLL {
                 s.flush(&mut acc[u][0], &small[u][0]);
             }
@@ -355,25 +369,24 @@ impl Job<'_, '_> {
         let (matrix, rows) = (self.matrix, self.rows);
         let (scales, zeros, sums) =
             (&rows.scales[m..m + MR], &rows.zero_points[m..m + MR], &rows.sums[m..m + MR]);
-        let mut of_rows = [RowScale { shift: 0, zero: 0, scale: 0.0 }; MR];
-        for i in 0..MR {
+        let (w_sums, w_scales) = (matrix.panels_sums::<NP>(p), matrix.panels_scales::<NP>(p));
+        let of_row = |i: usize| {
             let shift = const { offset::<S, U>() }.wrapping_mul(sums[i]);
-            of_rows[i] = RowScale { shift, zero: zeros[i], scale: scales[i] };
-        }
-        let (sums, scales) = (matrix.panels_sums::<NP>(p), matrix.panels_scales::<NP>(p));
+            RowScale { shift, zero: zeros[i], scale: scales[i] }
+        };
         if matrix.panel_bias(p).is_none()
-            && let Some(to) = self.out.tile::<MR, NP>(m, p * PANEL)
+            && let Some(mut tile) = self.out.tile::<MR, NP>(m, p * PANEL)
         {
             for i in 0..MR {
                 for j in 0..NP {
-                    to[i][j] = s.scaled(acc[i][j], of_rows[i], &sums[j], &scales[j]);
+                    tile.set(i, j, &s.scaled(acc[i][j], of_row(i), &w_sums[j], &w_scales[j]));
                 }
             }
             return;
         }
         for i in 0..MR {
             for j in 0..NP {
-                self.write(m + i, p + j, s.scaled(acc[i][j], of_rows[i], &sums[j], &scales[j]));
+                self.write(m + i, p + j, s.scaled(acc[i][j], of_row(i), &w_sums[j], &w_scales[j]));
             }
         }
     }
