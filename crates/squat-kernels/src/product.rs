@@ -378,15 +378,17 @@ impl Job<'_, '_> {
             && let Some(mut tile) = self.out.tile::<MR, NP>(m, p * PANEL)
         {
             for i in 0..MR {
+                let row = of_row(i);
                 for j in 0..NP {
-                    tile.set(i, j, &s.scaled(acc[i][j], of_row(i), &w_sums[j], &w_scales[j]));
+                    tile.set(i, j, &s.scaled(acc[i][j], row, &w_sums[j], &w_scales[j]));
                 }
             }
             return;
         }
         for i in 0..MR {
+            let row = of_row(i);
             for j in 0..NP {
-                self.write(m + i, p + j, s.scaled(acc[i][j], of_row(i), &w_sums[j], &w_scales[j]));
+                self.write(m + i, p + j, s.scaled(acc[i][j], row, &w_sums[j], &w_scales[j]));
             }
         }
     }
