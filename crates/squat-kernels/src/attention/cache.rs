@@ -92,6 +92,27 @@ fn halves_of(codes: &[i8; 8]) -> [u8; 4] {
     core::array::from_fn(|i| ((codes[i] + 8) as u8 & 15) | ((codes[i + 4] + 8) as u8) << 4)
 }
 
+/// The columns of a value from `first` on that a block has, and zeros.
+#[inline(always)]
+fn from_column(value: &[i8], first: usize) -> [i8; TILE] {
+    let rest = &value[first..];
+    rest.first_chunk().copied().unwrap_or_else(|| {
+        let mut columns = [0; TILE];
+        columns[..rest.len()].copy_from_slice(rest);
+        columns
+    })
+}
+
+/// The block of these lanes.
+#[inline(always)]
+fn block_of(lanes: [u32; TILE]) -> Block {
+    let mut block = Block([0; 64]);
+    for (quad, lane) in block.0.as_chunks_mut().0.iter_mut().zip(lanes) {
+        *quad = lane.to_le_bytes();
+    }
+    block
+}
+
 impl Run {
     /// Appends rows `range`, which have the width of the run.
     fn push<'a>(
@@ -129,6 +150,7 @@ impl Run {
     }
 
     /// The key of row `count`.
+    #[inline(always)]
     fn put_key(&mut self, bits: ActBits, key: &[i8]) {
         let (depth, lane) = (depth(bits), self.count % TILE);
         let blocks = &mut self.keys[self.count / TILE * key.len().div_ceil(depth)..];
@@ -170,11 +192,11 @@ impl Run {
     fn put_group_wide(&mut self, values: [&[i8]; 4]) {
         let dim = values[0].len();
         let blocks = &mut self.values[self.count / 4 * dim.div_ceil(TILE)..];
-        let values = values.map(|value| &value[..dim]);
         for (block, first) in blocks.iter_mut().zip((0..dim).step_by(TILE)) {
-            for (quad, c) in block.0.as_chunks_mut().0.iter_mut().zip(first..dim) {
-                *quad = [values[0][c] as u8, values[1][c] as u8, values[2][c] as u8, values[3][c] as u8];
-            }
+            let rows = values.map(|value| from_column(value, first));
+            let word = |c: usize, row: usize| u32::from(rows[row][c] as u8) << (8 * row);
+            let words = core::array::from_fn(|c| word(c, 0) | word(c, 1) | word(c, 2) | word(c, 3));
+            *block = block_of(words);
         }
     }
 
@@ -182,11 +204,12 @@ impl Run {
     fn put_group_narrow(&mut self, values: [&[i8]; 8]) {
         let dim = values[0].len();
         let blocks = &mut self.values[self.count / 8 * dim.div_ceil(TILE)..];
-        let values = values.map(|value| &value[..dim]);
         for (block, first) in blocks.iter_mut().zip((0..dim).step_by(TILE)) {
-            for (quad, c) in block.0.as_chunks_mut().0.iter_mut().zip(first..dim) {
-                *quad = halves_of(&values.map(|value| value[c]));
-            }
+            let rows = values.map(|value| from_column(value, first));
+            let half = |c: usize, row: usize| u32::from((rows[row][c] as u8).wrapping_add(8) & 15);
+            let byte = |c: usize, row: usize| (half(c, row) | half(c, row + 4) << 4) << (8 * row);
+            let words = core::array::from_fn(|c| byte(c, 0) | byte(c, 1) | byte(c, 2) | byte(c, 3));
+            *block = block_of(words);
         }
     }
 

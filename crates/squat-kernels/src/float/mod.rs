@@ -17,4 +17,6 @@ pub use reduce::{argmax, dot, ln, log_softmax_at, max_abs, sum_squares};
 
 pub(crate) use elementwise::rms_norm_factor;
 pub(crate) use matmul::{FloatSimd, matmul};
-pub(crate) use reduce::{LANES, fold, max_abs_of, padded};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use reduce::padded;
+pub(crate) use reduce::{LANES, fold, max_abs_of};
