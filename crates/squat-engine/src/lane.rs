@@ -7,10 +7,42 @@ use crate::pool::{Pool, lock};
 use crate::workspace::Row;
 use squat_quant::token_policy::{TokenEvidence, TokenPolicy, mean_over_heads};
 use squat_quant::{ActBits, math};
+use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
+/// Floats that begin with a cache line: a vector of 64 bytes that lies across two lines takes twice as long to load.
+#[derive(Debug)]
+struct AlignedFloats {
+    values: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl AlignedFloats {
+    fn zeros(len: usize) -> Self {
+        const SPARE: usize = 15;
+        let values = vec![0.0; len + SPARE];
+        let start = values.as_ptr().align_offset(64).min(SPARE);
+        Self { values, start, len }
+    }
+}
+
+impl Deref for AlignedFloats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for AlignedFloats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..self.start + self.len]
+    }
+}
+
 /// Buffers for some consecutive tokens of a block, reused by every layer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lane {
     /// Index of the first token in the block.
     pub first: usize,
@@ -23,7 +55,7 @@ pub(crate) struct Lane {
     /// Output of the latest product: between the projections and attention `[tokens, q + k + v]`.
     pub output: Vec<f32>,
     /// Input of the next product.
-    input: Vec<f32>,
+    input: AlignedFloats,
     operand: Operand,
     /// Probabilities of position 0, by head, of one token.
     column_0: Vec<f32>,
@@ -46,7 +78,7 @@ impl Lane {
             bits: vec![ActBits::A8; tokens],
             x: vec![0.0; tokens * spec.hidden_size],
             output: vec![0.0; tokens * output],
-            input: vec![0.0; tokens * input],
+            input: AlignedFloats::zeros(tokens * input),
             operand: Operand::default(),
             column_0: vec![0.0; spec.num_attention_heads],
         }

@@ -118,11 +118,16 @@ impl Fake<'_> {
         let probs = self.plan.point(ActPoint::AttnProbs).map(|_| self.plan.attn_probs_bits);
         let value = self.plan.point(ActPoint::Value);
         let d = values[0].0.len();
+        // A cache of floats is read by fused multiply-add; other sums are exact, or those of the general form.
+        let points = [ActPoint::Query, ActPoint::Key, ActPoint::Value, ActPoint::AttnProbs];
+        let fused = points.iter().all(|&point| self.plan.point(point).is_none());
         let sum = |weights: &[f32], dequantize: bool| -> Vec<f32> {
             let mut out = vec![0f32; d];
             for (w, (v, s)) in weights.iter().zip(values) {
                 let s = if dequantize { s.unwrap_or(1.0) } else { 1.0 };
-                out.iter_mut().zip(v).for_each(|(out, v)| *out += w * (v * s));
+                for (out, v) in out.iter_mut().zip(v) {
+                    *out = if fused { w.mul_add(v * s, *out) } else { *out + w * (v * s) };
+                }
             }
             out
         };

@@ -262,9 +262,8 @@ fn attention(kernels: &Kernels, random: &mut Random) {
 fn limits(kernels: &Kernels, _: &mut Random) {
     let time = std::time::Duration::from_millis(200);
     let giga = |rate: f64| format!("{:.0}", rate / 1e9);
-    let fma = probe::fma_peak(kernels, time).map_or("none".to_owned(), giga);
     print!("  limits of a core: integer dots {} GOP/s", giga(probe::integer_peak(kernels, time)));
-    print!(", f32 {} GFLOP/s, fused {fma}; reading, GB/s:", giga(probe::float_peak(kernels, time)));
+    print!(", f32 {} GFLOP/s; reading, GB/s:", giga(probe::float_peak(kernels, time)));
     for (name, bytes) in
         [("32 KB", 32 << 10), ("512 KB", 512 << 10), ("8 MB", 8 << 20), ("256 MB", 256 << 20)]
     {

@@ -71,8 +71,8 @@
 //!   blocks with sums of their own, and asks for what lies 4096 bytes ahead: the CPU looks ahead by itself, but not beyond
 //!   its page. Several panels at once were twice as slow from memory.
 //! * **Float products** have one accumulator for each output (the order of sums is fixed), so a single row takes four
-//!   outputs at once, from places a quarter of the matrix apart. Multiplication and addition are separate, which is
-//!   what makes all CPUs agree, and costs a quarter of what fused multiply-add would reach on the CPU measured.
+//!   outputs at once, from places a quarter of the matrix apart. Multiplication and addition are fused; the few
+//!   CPUs without such an instruction compute the same bits by way of f64, slowly.
 //!
 //! # When it is slow
 //!

@@ -147,20 +147,11 @@ pub fn integer_peak(kernels: &Kernels, time: Duration) -> f64 {
     best_rate(time, || (kernels.table().integer_peak)(black_box(&a)))
 }
 
-/// Float operations per second of one thread with separately rounded multiplications and additions, as
-/// [`Kernels::matmul_f32`] does them (see [`crate::float`] for why): its limit for many rows. Takes about `time`.
+/// Float operations per second of one thread with fused multiply-add on register operands, as [`Kernels::matmul_f32`]
+/// does it: its limit for many rows. Takes about `time`.
 pub fn float_peak(kernels: &Kernels, time: Duration) -> f64 {
     let a = core::array::from_fn(|i| [1.0 + i as f32 / 64.0; 16]);
     best_rate(time, || (kernels.table().float_peak)(black_box(&a)))
-}
-
-/// Float operations per second of one thread with fused multiply-add of the widest vectors that `kernels` uses: the
-/// limit of the hardware, for comparison. `None` where the build or the CPU has no such instruction. Takes about
-/// `time`.
-pub fn fma_peak(kernels: &Kernels, time: Duration) -> Option<f64> {
-    let work = crate::arch::fma_work(kernels.name())?;
-    let a = core::array::from_fn(|i| [1.0 + i as f32 / 64.0; 16]);
-    Some(best_rate(time, || work(black_box(&a))))
 }
 
 /// 64 bytes.
@@ -224,7 +215,6 @@ mod tests {
             assert!(operations > 0 && first != second, "{}", kernels.name());
             let moment = Duration::from_millis(1);
             assert!(integer_peak(kernels, moment) > 0.0 && float_peak(kernels, moment) > 0.0);
-            assert!(fma_peak(kernels, moment).is_none_or(|rate| rate > 0.0));
             assert!(read_bandwidth(kernels, &Buffer::new(4096), moment) > 0.0);
         }
     }

@@ -155,7 +155,7 @@ proptest! {
             first.push(p[0]);
             for (p, v) in p.iter().zip(&values) {
                 for (out, v) in want.iter_mut().zip(v) {
-                    *out += p * v;
+                    *out = p.mul_add(*v, *out);
                 }
             }
         }

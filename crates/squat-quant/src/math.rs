@@ -21,6 +21,25 @@ pub fn to_integer(x: f32) -> i32 {
     (x + ROUND_MAGIC).to_bits() as i32 - ROUND_MAGIC.to_bits() as i32
 }
 
+/// `a * b + c`, rounded once, on CPUs that have no instruction for it: what those that have one give, but for the bits of
+/// a NaN.
+#[inline(always)]
+pub fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    // The product of two 24-bit numbers is exact in 53 bits; the sum is not.
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    // What rounding took away (the two-sum of Knuth).
+    let shifted = sum - product;
+    let lost = (product - (sum - shifted)) + (c - shifted);
+    // An inexact sum becomes its odd neighbour, the one on the side of the true sum: 29 bits below the last of an f32,
+    // an odd bit never looks like a tie, so the second rounding is right.
+    let bits = sum.to_bits();
+    let away = (lost > 0.0) == (sum > 0.0);
+    let odd = if away { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+    let inexact = lost != 0.0 && sum.is_finite() && bits & 1 == 0;
+    f64::from_bits(if inexact { odd } else { bits }) as f32
+}
+
 /// e^x to about 1 unit in the last place, the same bits everywhere.
 ///
 /// Inputs are clamped to [-87.3, 88.7]; NaN gives the value at the lower clamp, so callers check inputs themselves.
@@ -190,6 +209,31 @@ mod tests {
     #[ignore = "all two billion floats take a while"]
     fn the_short_exponential_has_the_same_bits_everywhere() {
         both_exponentials_agree(1);
+    }
+
+    /// Bit patterns near one another's exponents, so that sums cancel, tie and underflow.
+    fn any_float() -> impl Strategy<Value = f32> {
+        prop_oneof![
+            any::<u32>().prop_map(f32::from_bits),
+            (-40i32..40, 0u32..8, any::<bool>()).prop_map(|(exponent, low, negative)| {
+                let x = f32::from_bits((((127 + exponent) as u32) << 23) | (low << 20) | (low & 1));
+                if negative { -x } else { x }
+            }),
+            (0u32..4).prop_map(f32::from_bits),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn multiply_add_rounds_once(a in any_float(), b in any_float(), c in any_float(), near in -3i32..4) {
+            let close = f32::from_bits((-(a * b)).to_bits().wrapping_add(near as u32));
+            for c in [c, close] {
+                let (got, want) = (multiply_add(a, b, c), a.mul_add(b, c));
+                prop_assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{a:e} {b:e} {c:e}: {got:e} {want:e}");
+            }
+        }
     }
 
     proptest! {

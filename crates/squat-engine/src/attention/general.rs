@@ -4,7 +4,7 @@
 //! precision, or mix static and dynamic ones; the usual plans run on the integer cache.
 
 use crate::prefix::Reader;
-use squat_kernels::{RowQuantizer, float};
+use squat_kernels::{Kernels, RowQuantizer, float};
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 
 /// Quantizers of one layer's attention; `None` leaves a point in full precision.
@@ -157,6 +157,7 @@ impl GeneralHead {
     /// Attention of a query (after RoPE) over all positions held; returns the probability of position 0.
     pub(crate) fn attend(
         &self,
+        kernels: &Kernels,
         query: &[f32],
         bits: ActBits,
         scratch: &mut GeneralScratch,
@@ -173,9 +174,9 @@ impl GeneralHead {
             self.keys
                 .chunks_exact(d)
                 .zip(&self.key_scales)
-                .map(|(key, &scale)| (float::dot(&scratch.query, key) * q_factor) * scale),
+                .map(|(key, &scale)| (kernels.dot(&scratch.query, key) * q_factor) * scale),
         );
-        float::softmax(p);
+        kernels.softmax(p);
         let column_0 = p.first().copied().unwrap_or(0.0);
         // Probability codes and their factor, by width of the value rows.
         let mut factors = [0f32; 2];

@@ -258,7 +258,7 @@ pub(crate) fn attend_block<'a>(
                     let column_0 = &mut column_0[index * group..][..group];
                     let queries = query[index * width..][..width].chunks_exact(d);
                     for ((query, out), column_0) in queries.zip(attended).zip(column_0) {
-                        *column_0 = head.attend(query, bits, general, out);
+                        *column_0 = head.attend(kernels, query, bits, general, out);
                     }
                 }
             }

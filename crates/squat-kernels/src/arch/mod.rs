@@ -11,13 +11,4 @@ pub(crate) mod wasm32;
 pub(crate) mod x86_64;
 
 pub(crate) use portable::{Portable, SCALAR};
-
-#[cfg(all(feature = "std", target_arch = "x86_64"))]
-pub(crate) use x86_64::fma_work;
-
-/// No fused multiply-add is measured on this CPU.
-#[cfg(all(feature = "std", not(target_arch = "x86_64")))]
-pub(crate) fn fma_work(_isa: &str) -> Option<fn(&[[f32; 16]; crate::probe::OPERANDS]) -> crate::probe::Work> {
-    None
-}
 pub(crate) use table::Table;

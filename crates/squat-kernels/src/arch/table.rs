@@ -69,7 +69,7 @@ macro_rules! kernel_table {
 
             $(#[target_feature(enable = $features)])?
             pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-                float::dot(a, b)
+                float::dot_with($token, a, b)
             }
             $(#[target_feature(enable = $features)])?
             pub fn sum_squares(x: &[f32]) -> f32 {

@@ -151,7 +151,7 @@ fn weigh_all<S: FloatSimd, const MR: usize, const NB: usize>(
             let out = &mut out[m * dim + column..(m + 1) * dim];
             for j in range.clone() {
                 for (out, &v) in out.iter_mut().zip(&values[j * dim + column..]) {
-                    *out += p[m][j] * v;
+                    *out = math::multiply_add(p[m][j], v, *out);
                 }
             }
         }
@@ -187,7 +187,7 @@ pub(crate) struct FloatSteps {
 }
 
 /// The value product of rows of probabilities `[rows, stride]`, row `m` over its first `lens[m]` positions (in rising
-/// order), each in the order of positions: `out[m] = sum_j p[m][j] * v_j`. `LARGE` is for sets with many registers.
+/// order), each in the order of positions: `out[m] = sum_j p[m][j] * v_j` by fused multiply-add. `LARGE` is for sets with many registers.
 #[inline(always)]
 pub(crate) fn weigh_float<S: FloatSimd, const LARGE: bool>(
     s: S,

@@ -5,6 +5,7 @@ use super::reduce::{LANES, fold, padded};
 use crate::output::ColumnsMut;
 use crate::rows::{Code, write_codes};
 use squat_quant::Affine;
+use squat_quant::math::multiply_add;
 
 /// 16 float lanes in registers. A value of an implementing type proves that the CPU has its instructions.
 pub(crate) trait FloatSimd: Copy {
@@ -15,7 +16,7 @@ pub(crate) trait FloatSimd: Copy {
     fn load_f16(self, x: &[u16; LANES]) -> Self::V;
     /// The same value in every lane.
     fn splat(self, x: f32) -> Self::V;
-    /// `acc + a * b`, rounded twice.
+    /// `acc + a * b`, rounded once.
     fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
     fn store(self, v: Self::V) -> [f32; LANES];
     /// `a + b`.
@@ -127,7 +128,7 @@ impl FloatSimd for crate::arch::Portable {
     #[inline(always)]
     fn multiply_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         for l in 0..LANES {
-            acc[l] += a[l] * b[l];
+            acc[l] = multiply_add(a[l], b[l], acc[l]);
         }
         acc
     }
@@ -178,17 +179,13 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
             }
         }
     }
+    const { assert!(NR <= 4) };
     let mut y = [[0.0; NR]; MR];
-    // Four sums at a time, across rows where a row has fewer.
-    for first in (0..MR * NR).step_by(4) {
+    for m in 0..MR {
         let mut four = [s.zero(); 4];
-        for i in 0..(MR * NR - first).min(4) {
-            four[i] = acc[(first + i) / NR][(first + i) % NR];
-        }
-        let four = s.fold4(four);
-        for i in 0..(MR * NR - first).min(4) {
-            y[(first + i) / NR][(first + i) % NR] = four[i];
-        }
+        four[..NR].copy_from_slice(&acc[m]);
+        let four = if NR == 1 { [fold(s.store(four[0])); 4] } else { s.fold4(four) };
+        y[m].copy_from_slice(&four[..NR]);
     }
     y
 }
@@ -211,27 +208,36 @@ fn strip<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     column: usize,
     out: &mut ColumnsMut<'_>,
 ) {
-    let at = column - out.range().start;
-    let mut put = |row: usize, y: [f32; NR]| {
-        let to = &mut out.row(row)[at..at + NR];
-        for n in 0..NR {
-            to[n] = match bias {
-                Some(bias) => y[n] + bias[column + n],
-                None => y[n],
-            };
-        }
-    };
     let rows = x.len() / k;
     let mut row = 0;
     while row + MR <= rows {
-        for (m, y) in tile::<S, W, MR, NR>(s, &x[row * k..], w, k, 1).into_iter().enumerate() {
-            put(row + m, y);
+        let y = tile::<S, W, MR, NR>(s, &x[row * k..], w, k, 1);
+        for m in 0..MR {
+            put(&y[m], bias, column, row + m, out);
         }
         row += MR;
     }
     while row < rows {
-        put(row, tile::<S, W, 1, NR>(s, &x[row * k..], w, k, 1)[0]);
+        let y = tile::<S, W, 1, NR>(s, &x[row * k..], w, k, 1);
+        put(&y[0], bias, column, row, out);
         row += 1;
+    }
+}
+
+/// Writes the columns from `column` on of a row.
+#[inline(always)]
+fn put<const NR: usize>(
+    y: &[f32; NR],
+    bias: Option<&[f32]>,
+    column: usize,
+    row: usize,
+    out: &mut ColumnsMut<'_>,
+) {
+    let at = column - out.range().start;
+    let to = &mut out.row(row)[at..at + NR];
+    match bias {
+        Some(bias) => to.iter_mut().zip(y.iter().zip(&bias[column..])).for_each(|(to, (y, b))| *to = y + b),
+        None => to.copy_from_slice(y),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sums, products and maxima over slices, in the 16-lane order.
 
+use super::FloatSimd;
 use squat_quant::math;
 
 /// Lanes of every sum.
@@ -18,7 +19,7 @@ pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// `sum_k f(a[k], b[k])` in the 16-lane order.
+/// `sum_k f(a[k], b[k])` in the 16-lane order, every term rounded before it is added.
 #[inline(always)]
 fn lane_sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
@@ -35,14 +36,29 @@ fn lane_sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     fold(lanes)
 }
 
-/// `sum_k a[k] * b[k]`.
+/// `sum_k a[k] * b[k]`, every product added by a fused multiply-add. Slow where the CPU's instruction for it may not be
+/// used, as here: [`crate::Kernels::dot`] is the fast one.
 ///
 /// # Panics
 /// When the lengths differ.
-#[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    dot_with(crate::arch::Portable, a, b)
+}
+
+/// [`dot`] by the instructions of `s`.
+#[inline(always)]
+pub(crate) fn dot_with<S: FloatSimd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "lengths of a dot product");
-    lane_sum(a, b, |a, b| a * b)
+    let mut sums = s.zero();
+    let (a, a_tail) = a.as_chunks::<LANES>();
+    let (b, b_tail) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
+        sums = s.multiply_add(sums, s.load(a), s.load(b));
+    }
+    if !a_tail.is_empty() {
+        sums = s.multiply_add(sums, s.load(&padded(a_tail)), s.load(&padded(b_tail)));
+    }
+    fold(s.store(sums))
 }
 
 /// `sum_k x[k]^2`.
@@ -202,7 +218,7 @@ mod tests {
             // The definition, written down naively.
             let mut lanes = [0f32; 16];
             for (k, (x, y)) in a.iter().zip(&b).enumerate() {
-                lanes[k % 16] += x * y;
+                lanes[k % 16] = x.mul_add(*y, lanes[k % 16]);
             }
             let eight: Vec<f32> = (0..8).map(|i| lanes[i] + lanes[i + 8]).collect();
             let four: Vec<f32> = (0..4).map(|i| eight[i] + eight[i + 4]).collect();

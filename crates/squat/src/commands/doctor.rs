@@ -107,12 +107,8 @@ fn measure(kernels: &Kernels, threads: &[usize]) -> Vec<Figure> {
     };
     let mut figures = vec![
         peak("integer", "integer products (4 x 8 bits), GOP/s", &|| probe::integer_peak(kernels, MOMENT)),
-        peak("float", "float products, rounded apart, GFLOP/s", &|| probe::float_peak(kernels, MOMENT)),
+        peak("float", "float products, GFLOP/s", &|| probe::float_peak(kernels, MOMENT)),
     ];
-    if probe::fma_peak(kernels, Duration::ZERO).is_some() {
-        let rate = || probe::fma_peak(kernels, MOMENT).unwrap_or(0.0);
-        figures.push(peak("fma", "float products, fused, GFLOP/s", &rate));
-    }
     let caches: Vec<_> = caches().into_iter().filter(|cache| cache.kind != "Instruction").collect();
     let mut read = |what: String, bytes: usize, shared: bool| {
         let total = |n: usize| if shared { bytes } else { n * bytes };

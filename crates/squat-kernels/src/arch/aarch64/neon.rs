@@ -247,7 +247,7 @@ impl<D: Dots> FloatSimd for Neon<D> {
     fn multiply_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             // SAFETY: the token proves NEON.
-            acc[i] = unsafe { vaddq_f32(acc[i], vmulq_f32(a[i], b[i])) };
+            acc[i] = unsafe { vfmaq_f32(acc[i], a[i], b[i]) };
         }
         acc
     }

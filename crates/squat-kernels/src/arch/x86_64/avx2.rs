@@ -21,7 +21,7 @@ pub(crate) struct Avx2<const VNNI: bool>(pub(super) ());
 impl Avx2<false> {
     /// For functions compiled with these target features, which only run where the CPU has them.
     #[inline]
-    #[target_feature(enable = "avx2,f16c")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn new() -> Self {
         Self(())
     }
@@ -323,12 +323,7 @@ impl<const VNNI: bool> FloatSimd for Avx2<VNNI> {
     #[inline(always)]
     fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX2.
-        unsafe {
-            [
-                _mm256_add_ps(acc[0], _mm256_mul_ps(a[0], b[0])),
-                _mm256_add_ps(acc[1], _mm256_mul_ps(a[1], b[1])),
-            ]
-        }
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], acc[0]), _mm256_fmadd_ps(a[1], b[1], acc[1])] }
     }
 
     #[inline(always)]
@@ -397,5 +392,5 @@ impl<const VNNI: bool> FloatSimd for Avx2<VNNI> {
 
 kernel_table! {
     /// Kernels for AVX2 and F16C.
-    pub(crate) static AVX2 = ["avx2,f16c"], token: Avx2::<false>::new(), float: (2, 2), int: (4, 1, 2), large: false
+    pub(crate) static AVX2 = ["avx2,fma,f16c"], token: Avx2::<false>::new(), float: (2, 2), int: (4, 1, 2), large: false
 }

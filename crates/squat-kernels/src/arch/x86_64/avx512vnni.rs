@@ -17,7 +17,7 @@ pub(crate) struct Avx512(());
 impl Avx512 {
     /// For functions compiled with these target features, which only run where the CPU has them.
     #[inline]
-    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     fn new() -> Self {
         Self(())
     }
@@ -169,7 +169,7 @@ impl FloatSimd for Avx512 {
     #[inline(always)]
     fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_add_ps(acc, _mm512_mul_ps(a, b)) }
+        unsafe { _mm512_fmadd_ps(a, b, acc) }
     }
 
     #[inline(always)]
@@ -295,6 +295,6 @@ impl FloatSimd for Avx512 {
 
 kernel_table! {
     /// Kernels for AVX-512 with VNNI.
-    pub(crate) static AVX512VNNI = ["avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"], token: Avx512::new(),
+    pub(crate) static AVX512VNNI = ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"], token: Avx512::new(),
     float: (4, 4), int: (8, 3, 4), large: true
 }

@@ -6,7 +6,7 @@ use crate::arch::table::kernel_table;
 impl Avx2<true> {
     /// For functions compiled with these target features, which only run where the CPU has them.
     #[inline]
-    #[target_feature(enable = "avx2,f16c,avxvnni")]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     fn new() -> Self {
         Self(())
     }
@@ -14,5 +14,5 @@ impl Avx2<true> {
 
 kernel_table! {
     /// Kernels for AVX2, F16C and AVX-VNNI.
-    pub(crate) static AVXVNNI = ["avx2,f16c,avxvnni"], token: Avx2::<true>::new(), float: (2, 2), int: (4, 1, 4), large: false
+    pub(crate) static AVXVNNI = ["avx2,fma,f16c,avxvnni"], token: Avx2::<true>::new(), float: (2, 2), int: (4, 1, 4), large: false
 }

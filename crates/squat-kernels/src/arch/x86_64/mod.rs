@@ -3,14 +3,10 @@
 mod avx2;
 mod avx512vnni;
 mod avxvnni;
-#[cfg(feature = "std")]
-mod fma;
 
 pub(crate) use avx2::AVX2;
 pub(crate) use avx512vnni::AVX512VNNI;
 pub(crate) use avxvnni::AVXVNNI;
-#[cfg(feature = "std")]
-pub(crate) use fma::fma_work;
 
 /// Run-time detection with `std`, what the compiler was told without.
 macro_rules! detected {
@@ -22,9 +18,9 @@ macro_rules! detected {
     }};
 }
 
-/// Whether the CPU has what [`AVX2`] uses: AVX2 and F16C.
+/// Whether the CPU has what [`AVX2`] uses: AVX2, FMA and F16C, together since Haswell and Zen.
 pub(crate) fn has_avx2() -> bool {
-    detected!("avx2", "f16c")
+    detected!("avx2", "fma", "f16c")
 }
 
 /// Whether the CPU has what [`AVXVNNI`] uses: Alder Lake and later, Zen 5 and later.
