@@ -20,7 +20,7 @@
 
 use super::cache::{AttentionScheme, Causal, KvHead, TILE, depth, offset};
 use super::products::{CodeSimd, Width, score_tiles, weigh_values};
-use super::softmax::{Ahead, exponentials, exponentials_merged, fold_scales, largest_of};
+use super::softmax::{Ahead, codes_of, exponentials, exponentials_merged, fold_scales, largest_of};
 use crate::float::FloatSimd;
 use crate::rows::{CodeRow, RowsView};
 use alloc::vec::Vec;
@@ -301,7 +301,7 @@ pub(crate) fn weights<S: CodeSimd + FloatSimd>(
         let scores = &mut scores[start..start + used];
         let quantizer = match head.scheme() {
             AttentionScheme::Dynamic => {
-                let largest = fold_scales(s, scores, inv, &head.run(bits).value_scales);
+                let largest = fold_scales(s, scores, inv, &head.run(bits).value_scales, ahead);
                 let range = CodeRange::unsigned(8);
                 let quantizer = Affine::symmetric(dynamic_scale(largest, range), range);
                 row.scales[index] = quantizer.scale;
@@ -316,7 +316,7 @@ pub(crate) fn weights<S: CodeSimd + FloatSimd>(
                 quantizer
             }
         };
-        let code_sum = s.quantize(scores, quantizer, &mut codes[start..start + used]);
+        let code_sum = codes_of(s, scores, quantizer, &mut codes[start..start + used], ahead);
         let stored = if bits == ActBits::A4 { offset(bits) } else { S::VALUE_OFFSET };
         let zero_point = match head.scheme() {
             AttentionScheme::Dynamic => 0,

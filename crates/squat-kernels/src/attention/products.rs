@@ -3,7 +3,7 @@
 
 use super::cache::{TILE, depth};
 use crate::matrix::Block;
-use crate::product::IntSimd;
+use crate::product::{AHEAD, IntSimd};
 use squat_quant::ActBits;
 
 /// Products of unsigned codes of probabilities with values. See [`IntSimd`] for what a value proves.
@@ -161,6 +161,9 @@ pub(crate) fn score_tiles<S: IntSimd, W: Width, const MR: usize, const NP: usize
     for i in 0..blocks {
         let mut block = [s.zero(); NP];
         for p in 0..NP {
+            if const { MR < 8 } {
+                s.prefetch_beyond(&keys[p][i], AHEAD);
+            }
             block[p] = s.load(&keys[p][i].0);
         }
         for m in 0..MR {

@@ -7,16 +7,20 @@ use super::cache::{KvHead, TILE, depth};
 use super::products::CodeSimd;
 use crate::float::{FloatSimd, fold};
 use crate::matrix::Block;
-use squat_quant::ActBits;
 use squat_quant::math::exp_nonpositive;
+use squat_quant::{ActBits, Affine};
 
-/// Blocks of values to ask for while exponentials are computed: with few rows of queries attention waits for memory, and
-/// here nothing else is read.
+/// Blocks of values to ask for while probabilities are computed: with few rows of queries attention waits for memory, and
+/// here nothing else is read. What memory can deliver in the time is spread over all passes, because a CPU keeps only so
+/// many requests.
 pub(crate) struct Ahead<'a> {
     blocks: &'a [Block],
-    /// Blocks for each tile of scores.
-    pace: usize,
+    /// Blocks for each tile of scores in the pass of exponentials, and in each of the two others.
+    pace: [usize; 2],
 }
+
+/// Scores that become codes between two requests of [`Ahead`].
+const STRETCH: usize = 8 * TILE;
 
 impl<'a> Ahead<'a> {
     /// The values of the more frequent width, spread over `rows` softmax rows; nothing if `!wanted`.
@@ -25,15 +29,16 @@ impl<'a> Ahead<'a> {
         let per_group = head.head_dim().div_ceil(TILE);
         let blocks = counts[bits.index()].div_ceil(depth(bits)) * per_group;
         if !wanted {
-            return Self { blocks: &[], pace: 0 };
+            return Self { blocks: &[], pace: [0; 2] };
         }
-        let pace = (per_group * TILE / depth(bits)).div_ceil(rows);
+        let per_tile = (per_group * TILE / depth(bits)).div_ceil(rows);
+        let pace = [per_tile.div_ceil(2), per_tile.div_ceil(4)];
         Self { blocks: &head.run(bits).values[..blocks], pace }
     }
 
     #[inline(always)]
-    fn step<S: CodeSimd>(&mut self, s: S) {
-        let (now, later) = self.blocks.split_at(self.pace.min(self.blocks.len()));
+    fn ask<S: CodeSimd>(&mut self, s: S, count: usize) {
+        let (now, later) = self.blocks.split_at(count.min(self.blocks.len()));
         for block in now {
             s.prefetch(block);
         }
@@ -52,7 +57,7 @@ pub(super) fn exponentials<S: CodeSimd>(
 ) -> f32 {
     let mut lanes = [0f32; TILE];
     for (index, tile) in scores.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
-        ahead.step(s);
+        ahead.ask(s, ahead.pace[0]);
         let left = count.saturating_sub(index * TILE);
         for l in 0..TILE {
             let e = exp_nonpositive(tile[l] - largest);
@@ -116,14 +121,37 @@ pub(super) fn largest_of<S: FloatSimd>(s: S, scores: &[f32]) -> f32 {
 
 /// `u = (e * inv) * scale`; returns the largest, at least 0.
 #[inline(always)]
-pub(super) fn fold_scales<S: FloatSimd>(s: S, scores: &mut [f32], inv: f32, scales: &[f32]) -> f32 {
+pub(super) fn fold_scales<S: CodeSimd + FloatSimd>(
+    s: S,
+    scores: &mut [f32],
+    inv: f32,
+    scales: &[f32],
+    ahead: &mut Ahead<'_>,
+) -> f32 {
     let inv = s.splat(inv);
-    let mut lanes = s.zero();
+    let mut lanes = FloatSimd::zero(s);
     let scales = scales.as_chunks::<TILE>().0;
     for (tile, scales) in scores.as_chunks_mut::<TILE>().0.iter_mut().zip(scales) {
-        let u = s.multiply(s.multiply(s.load(tile), inv), s.load(scales));
-        *tile = s.store(u);
+        ahead.ask(s, ahead.pace[1]);
+        let u = s.multiply(s.multiply(FloatSimd::load(s, tile), inv), FloatSimd::load(s, scales));
+        *tile = FloatSimd::store(s, u);
         lanes = s.greater(lanes, u);
     }
     s.fold_greatest(lanes)
+}
+
+/// [`FloatSimd::quantize`] of probabilities.
+#[inline(always)]
+pub(super) fn codes_of<S: CodeSimd + FloatSimd>(
+    s: S,
+    values: &[f32],
+    quantizer: Affine,
+    codes: &mut [u8],
+    ahead: &mut Ahead<'_>,
+) -> i32 {
+    let stretches = values.chunks(STRETCH).zip(codes.chunks_mut(STRETCH));
+    stretches.fold(0, |sum, (values, codes)| {
+        ahead.ask(s, ahead.pace[1] * values.len() / TILE);
+        sum + s.quantize(values, quantizer, codes)
+    })
 }

@@ -246,7 +246,7 @@ impl<const VNNI: bool> CodeSimd for Avx2<VNNI> {
 
     #[inline(always)]
     fn prefetch(self, block: &Block) {
-        super::prefetch::<_MM_HINT_T1>(block);
+        super::prefetch::<_MM_HINT_T0>(block);
     }
 }
 

@@ -135,7 +135,7 @@ impl CodeSimd for Avx512 {
 
     #[inline(always)]
     fn prefetch(self, block: &Block) {
-        super::prefetch::<_MM_HINT_T1>(block);
+        super::prefetch::<_MM_HINT_T0>(block);
     }
 }
 
