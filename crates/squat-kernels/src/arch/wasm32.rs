@@ -135,6 +135,30 @@ impl CodeSimd for Simd128 {
     }
 }
 
+/// [`squat_quant::math::multiply_add`] of two lanes, given in the low halves.
+#[inline(always)]
+fn fused_low(a: v128, b: v128, c: v128) -> v128 {
+    let product = f64x2_mul(f64x2_promote_low_f32x4(a), f64x2_promote_low_f32x4(b));
+    let c = f64x2_promote_low_f32x4(c);
+    let sum = f64x2_add(product, c);
+    let shifted = f64x2_sub(sum, product);
+    let lost = f64x2_add(f64x2_sub(product, f64x2_sub(sum, shifted)), f64x2_sub(c, shifted));
+    let zero = f64x2_splat(0.0);
+    let even = i64x2_eq(v128_and(sum, i64x2_splat(1)), i64x2_splat(0));
+    let finite = f64x2_lt(f64x2_abs(sum), f64x2_splat(f64::INFINITY));
+    let inexact = v128_and(v128_and(f64x2_ne(lost, zero), finite), even);
+    let away = i64x2_eq(f64x2_gt(lost, zero), f64x2_gt(sum, zero));
+    let step = v128_bitselect(i64x2_splat(1), i64x2_splat(-1), away);
+    f32x4_demote_f64x2_zero(i64x2_add(sum, v128_and(step, inexact)))
+}
+
+/// `a * b + c`, rounded once.
+#[inline(always)]
+fn fused(a: v128, b: v128, c: v128) -> v128 {
+    let high = |v: v128| i64x2_shuffle::<1, 1>(v, v);
+    i64x2_shuffle::<0, 2>(fused_low(a, b, c), fused_low(high(a), high(b), high(c)))
+}
+
 impl FloatSimd for Simd128 {
     type V = [v128; 4];
 
@@ -167,7 +191,7 @@ impl FloatSimd for Simd128 {
     #[inline(always)]
     fn multiply_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
-            acc[i] = f32x4_add(acc[i], f32x4_mul(a[i], b[i]));
+            acc[i] = fused(a[i], b[i], acc[i]);
         }
         acc
     }
