@@ -245,6 +245,14 @@ pub struct Bench {
     /// Tokens in the cache before a test begins.
     #[arg(short, long, default_value_t = 0)]
     pub depth: usize,
+    /// Sequences of the generation test that are decoded together, one number or several: 1,4,16. In a build with
+    /// training, with --train: sequences of a step, 4 if absent.
+    #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "1")]
+    #[cfg_attr(
+        feature = "train",
+        arg(default_value_if("train", clap::builder::ArgPredicate::IsPresent, "4"))
+    )]
+    pub batch: Vec<usize>,
     /// Threads, one number or several: 1,2; 0 is one for each core.
     #[arg(short, long, default_value = "0", value_delimiter = ',')]
     pub threads: Vec<usize>,
@@ -269,9 +277,6 @@ pub struct BenchTrain {
     /// Measure a training step of a model of such a shape instead.
     #[arg(long, value_name = "SHAPE", conflicts_with_all = ["model", "random"])]
     pub train: Option<String>,
-    /// With --train: sequences of a step.
-    #[arg(long, default_value_t = 4, requires = "train")]
-    pub batch: usize,
     /// With --train: tokens of a sequence.
     #[arg(long, default_value_t = 128, requires = "train")]
     pub seq: usize,

@@ -87,6 +87,32 @@ fn schemes_of_one_model_are_compared() {
 }
 
 #[test]
+fn several_sequences_are_decoded_together() {
+    let dir = tempfile::tempdir().unwrap();
+    models(dir.path());
+    let words = ["bench", "packed", "-p", "8", "-n", "4", "-d", "5", "-b", "1,3,20", "-t", "2", "-r", "2"];
+    let found = rows(dir.path(), &[&words[..], &["--json"]].concat());
+    let tests: Vec<(&str, u64)> =
+        found.iter().map(|row| (row["test"].as_str().unwrap(), row["batch"].as_u64().unwrap())).collect();
+    assert_eq!(tests, [("pp8@d5", 1), ("tg4@d5", 1), ("tg4@d5", 3), ("tg4@d5", 20)]);
+    let number = |row: usize, key: &str| found[row][key].as_f64().unwrap();
+    for row in 1..4 {
+        let (all, each) = (number(row, "tokens_per_second"), number(row, "tokens_per_second_each"));
+        let batch = number(row, "batch");
+        assert!((all / batch - each).abs() < 1e-9 * all, "{}", found[row]);
+        // Operations are of all sequences: as many for each token, whatever the batch.
+        let operations = |row: usize| number(row, "gop_per_second") / number(row, "tokens_per_second");
+        assert!((operations(row) / operations(1) - 1.0).abs() < 1e-9, "{}", found[row]);
+        // Weights are read once for a step.
+        let bytes = number(row, "gb_per_second") / each;
+        assert!(bytes > 0.9 * number(1, "gb_per_second") / number(1, "tokens_per_second"), "{bytes}");
+    }
+    let table = stdout(dir.path(), &words);
+    assert!(table.contains("| batch |") && table.contains("| of each |"), "{table}");
+    assert_eq!(table.lines().filter(|line| line.contains("| tg4@d5 |")).count(), 3, "{table}");
+}
+
+#[test]
 fn tables_for_people_and_spreadsheets() {
     let dir = tempfile::tempdir().unwrap();
     models(dir.path());
@@ -96,8 +122,8 @@ fn tables_for_people_and_spreadsheets() {
     assert_eq!(table.lines().count(), 4);
     let text = stdout(dir.path(), &[&words[..], &["--csv"]].concat());
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
-    assert_eq!((lines.len(), lines[0][0], lines[0].len()), (3, "model", 14));
-    assert!(lines.iter().all(|line| line.len() == 14), "{text}");
+    assert_eq!((lines.len(), lines[0][0], lines[0].len()), (3, "model", 16));
+    assert!(lines.iter().all(|line| line.len() == 16), "{text}");
     let compared = stdout(dir.path(), &[&words[..], &["--compare", "fp"]].concat());
     assert!(compared.starts_with("| model ") && compared.contains("ratio"), "{compared}");
 }
@@ -118,6 +144,8 @@ fn what_cannot_be_measured_is_refused() {
         (&["bench", "fp", "-p", "0", "-n", "0"], &["-p or -n"]),
         (&["bench", "fp", "-p", "60", "-n", "0", "-d", "10"], &["64 tokens at most"]),
         (&["bench", "fp", "-t", "1,x"], &["x"]),
+        (&["bench", "fp", "-b", "0"], &["-b", "at least 1"]),
+        (&["bench", "fp", "-b", "1,5000"], &["4096"]),
         (&["bench", "fp", "--json", "--csv"], &["--csv"]),
     ] {
         let output = squat(dir.path(), words);

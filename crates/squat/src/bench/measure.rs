@@ -1,7 +1,7 @@
 //! Times tests as llama-bench does: prompt processing (`pp`) and text generation (`tg`) apart, after a warm-up.
 
 use anyhow::{Result, bail};
-use squat_engine::{Engine, Session, SessionOptions};
+use squat_engine::{Batch, Engine, Session, SessionOptions, Step};
 use std::time::Instant;
 
 /// What a test feeds.
@@ -9,7 +9,7 @@ use std::time::Instant;
 pub enum Kind {
     /// All tokens at once; logits of the last one.
     Prompt,
-    /// One token after the other; logits of each.
+    /// One token after the other, of each sequence; logits of each.
     Generation,
 }
 
@@ -17,18 +17,26 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Test {
     pub kind: Kind,
-    /// Tokens that are timed.
+    /// Tokens of a sequence that are timed.
     pub tokens: usize,
-    /// Tokens already in the cache.
+    /// Tokens of a sequence that are already in the cache.
     pub depth: usize,
+    /// Sequences that are fed together: one for a prompt.
+    pub batch: usize,
 }
 
 impl Test {
-    /// Both tests, those of 0 tokens left out.
-    pub fn list(prompt: usize, generate: usize, depth: usize) -> Vec<Self> {
-        let tests = [(Kind::Prompt, prompt), (Kind::Generation, generate)];
-        let tests = tests.into_iter().filter(|&(_, tokens)| tokens > 0);
-        tests.map(|(kind, tokens)| Self { kind, tokens, depth }).collect()
+    /// Both tests, generation once for each size of a batch; those of 0 tokens left out.
+    pub fn list(prompt: usize, generate: usize, depth: usize, batches: &[usize]) -> Vec<Self> {
+        let generation = batches.iter().map(|&batch| (Kind::Generation, generate, batch));
+        let tests = std::iter::once((Kind::Prompt, prompt, 1)).chain(generation);
+        let tests = tests.filter(|&(_, tokens, _)| tokens > 0);
+        tests.map(|(kind, tokens, batch)| Self { kind, tokens, depth, batch }).collect()
+    }
+
+    /// Tokens that are timed, of all sequences.
+    pub fn all_tokens(&self) -> usize {
+        self.batch * self.tokens
     }
 
     /// `pp128`, `tg128`, `tg128@d512`.
@@ -79,29 +87,38 @@ pub fn token_ids(count: usize, vocab_size: usize) -> Vec<u32> {
     (0..count as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab_size as u32).collect()
 }
 
+/// The sequences of one engine, and what feeds several of them together.
+struct Sequences {
+    sessions: Vec<Session>,
+    batch: Batch,
+    /// Ids of the first sequence; each of the others begins one further on.
+    ids: Vec<u32>,
+}
+
 /// Times every test on every engine, in turns (A B A B ...), each engine once before to warm up:
 /// `[engine][test]`.
 pub fn alternate(engines: &[Engine], tests: &[Test], repeats: usize) -> Result<Vec<Vec<Samples>>> {
     let longest = tests.iter().map(|test| test.depth + test.tokens).max().unwrap_or(1);
-    let mut sessions = Vec::with_capacity(engines.len());
+    let widest = tests.iter().map(|test| test.batch).max().unwrap_or(1);
+    let mut sequences = Vec::with_capacity(engines.len());
     for engine in engines {
         let room = engine.spec().max_position_embeddings;
         if longest > room {
             bail!("the model takes {room} tokens at most, got {longest}; ask for fewer with -p, -n and -d");
         }
         let options = SessionOptions { capacity: Some(longest), ..SessionOptions::default() };
-        sessions.push(engine.session_with(options)?);
+        // Refuses sizes out of range before there is a session for each sequence.
+        let batch = engine.batch(widest)?;
+        let sessions = (0..widest).map(|_| engine.session_with(options)).collect::<Result<_, _>>()?;
+        let ids = token_ids(longest + widest, engine.spec().vocab_size);
+        sequences.push(Sequences { sessions, batch, ids });
     }
     let mut found = vec![Vec::with_capacity(tests.len()); engines.len()];
     for test in tests {
-        let ids: Vec<Vec<u32>> = engines
-            .iter()
-            .map(|engine| token_ids(test.depth + test.tokens, engine.spec().vocab_size))
-            .collect();
         let mut samples = vec![Vec::with_capacity(repeats); engines.len()];
         for round in 0..=repeats.max(1) {
-            for ((session, ids), samples) in sessions.iter_mut().zip(&ids).zip(&mut samples) {
-                let rate = once(session, test, ids)?;
+            for (sequences, samples) in sequences.iter_mut().zip(&mut samples) {
+                let rate = once(sequences, test)?;
                 if round > 0 {
                     samples.push(rate);
                 }
@@ -112,27 +129,39 @@ pub fn alternate(engines: &[Engine], tests: &[Test], repeats: usize) -> Result<V
     Ok(found)
 }
 
-/// Tokens per second of one run of a test.
-fn once(session: &mut Session, test: &Test, ids: &[u32]) -> Result<f64> {
-    let (before, timed) = ids.split_at(test.depth);
-    if session.position() >= test.depth {
-        session.truncate(test.depth)?;
-    } else {
-        session.reset();
-        session.prefill(before)?;
+/// Tokens per second of one run of a test, of all sequences together.
+fn once(sequences: &mut Sequences, test: &Test) -> Result<f64> {
+    let Sequences { sessions, batch, ids } = sequences;
+    let sessions = &mut sessions[..test.batch];
+    for (index, session) in sessions.iter_mut().enumerate() {
+        if session.position() >= test.depth {
+            session.truncate(test.depth)?;
+        } else {
+            session.reset();
+            session.prefill(&ids[index..index + test.depth])?;
+        }
     }
     let started = Instant::now();
-    match test.kind {
-        Kind::Prompt => {
-            session.prefill(timed)?;
+    match (test.kind, &mut *sessions) {
+        (Kind::Prompt, sessions) => {
+            for (index, session) in sessions.iter_mut().enumerate() {
+                session.prefill(&ids[index + test.depth..][..test.tokens])?;
+            }
         }
-        Kind::Generation => {
-            for &id in timed {
+        (Kind::Generation, [session]) => {
+            for &id in &ids[test.depth..test.depth + test.tokens] {
                 session.decode(id)?;
             }
         }
+        (Kind::Generation, sessions) => {
+            for at in test.depth..test.depth + test.tokens {
+                let mut steps: Vec<Step<'_>> =
+                    sessions.iter_mut().zip(ids[at..].chunks(1)).map(|(s, id)| Step::new(s, id)).collect();
+                batch.run(&mut steps)?;
+            }
+        }
     }
-    Ok(test.tokens as f64 / started.elapsed().as_secs_f64())
+    Ok(test.all_tokens() as f64 / started.elapsed().as_secs_f64())
 }
 
 #[cfg(test)]
@@ -151,8 +180,9 @@ mod tests {
 
     #[test]
     fn tests_have_the_names_of_llama_bench() {
-        let names: Vec<String> =
-            Test::list(128, 0, 0).iter().chain(&Test::list(0, 16, 512)).map(Test::name).collect();
-        assert_eq!(names, ["pp128", "tg16@d512"]);
+        let (prompt, generation) = (Test::list(128, 0, 0, &[1]), Test::list(0, 16, 512, &[1, 4]));
+        let names: Vec<String> = prompt.iter().chain(&generation).map(Test::name).collect();
+        assert_eq!(names, ["pp128", "tg16@d512", "tg16@d512"]);
+        assert_eq!((generation[1].batch, generation[1].all_tokens()), (4, 64));
     }
 }

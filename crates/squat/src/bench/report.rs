@@ -45,7 +45,12 @@ impl Row {
 
     /// Median seconds of one run.
     fn seconds(&self) -> f64 {
-        self.test.tokens as f64 / self.samples.median()
+        self.test.all_tokens() as f64 / self.samples.median()
+    }
+
+    /// Median tokens per second of each sequence.
+    fn per_sequence(&self) -> f64 {
+        self.samples.median() / self.test.batch as f64
     }
 
     fn gb_per_second(&self) -> f64 {
@@ -65,8 +70,9 @@ impl Row {
     fn to_json(&self) -> Value {
         let (share, bound) = self.of_limit();
         json!({
-            "model": self.model, "test": self.test.name(), "depth": self.test.depth, "threads": self.threads,
-            "tokens_per_second": self.samples.median(), "min": self.samples.min(), "max": self.samples.max(),
+            "model": self.model, "test": self.test.name(), "depth": self.test.depth, "batch": self.test.batch,
+            "threads": self.threads, "tokens_per_second": self.samples.median(), "min": self.samples.min(),
+            "max": self.samples.max(), "tokens_per_second_each": self.per_sequence(),
             "samples": self.samples.values(), "kernel": self.kernel, "model_bytes": self.model_bytes,
             "gb_per_second": self.gb_per_second(), "gop_per_second": self.gop_per_second(),
             "share_of_limit": share, "bound_by": bound,
@@ -77,7 +83,7 @@ impl Row {
         })
     }
 
-    fn cells(&self, compared: bool) -> Vec<String> {
+    fn cells(&self, compared: bool, batched: bool) -> Vec<String> {
         let (share, bound) = self.of_limit();
         let mut cells = vec![
             self.test.name(),
@@ -91,6 +97,10 @@ impl Row {
             self.kernel.clone(),
             self.model_bytes.to_string(),
         ];
+        if batched {
+            cells.insert(3, format!("{:.1}", self.per_sequence()));
+            cells.insert(1, self.test.batch.to_string());
+        }
         if compared {
             cells.insert(0, self.model.clone());
             cells.push(self.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default());
@@ -104,9 +114,10 @@ pub fn json(rows: &[Row]) -> Value {
     Value::Array(rows.iter().map(Row::to_json).collect())
 }
 
-/// Markdown; names of models and ratios only where there are several.
+/// Markdown; names of models and ratios only where there are several, and so the size of a batch.
 pub fn markdown(rows: &[Row]) -> String {
     let compared = rows.iter().any(|row| row.ratio.is_some());
+    let batched = rows.iter().any(|row| row.test.batch > 1);
     let mut headers = vec![
         "test",
         "threads",
@@ -119,19 +130,23 @@ pub fn markdown(rows: &[Row]) -> String {
         "kernel",
         "model bytes",
     ];
+    if batched {
+        headers.insert(3, "of each");
+        headers.insert(1, "batch");
+    }
     if compared {
         headers.insert(0, "model");
         headers.push("ratio");
     }
     let mut table = Table::new(headers);
-    rows.iter().for_each(|row| table.push(row.cells(compared)));
+    rows.iter().for_each(|row| table.push(row.cells(compared, batched)));
     table.to_markdown()
 }
 
 /// Comma-separated values with a line of titles, the same columns always.
 pub fn csv(rows: &[Row]) -> String {
     let mut text = String::from(
-        "model,test,depth,threads,tokens_per_second,min,max,gb_per_second,gop_per_second,share_of_limit,bound_by,\
+        "model,test,depth,batch,threads,tokens_per_second,tokens_per_second_each,min,max,gb_per_second,gop_per_second,share_of_limit,bound_by,\
          kernel,model_bytes,ratio\n",
     );
     for row in rows {
@@ -140,8 +155,10 @@ pub fn csv(rows: &[Row]) -> String {
             quoted(&row.model),
             row.test.name(),
             row.test.depth.to_string(),
+            row.test.batch.to_string(),
             row.threads.to_string(),
             row.samples.median().to_string(),
+            row.per_sequence().to_string(),
             row.samples.min().to_string(),
             row.samples.max().to_string(),
             row.gb_per_second().to_string(),

@@ -2,7 +2,7 @@
 
 use crate::args::Bench;
 use crate::{forms, printer};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::json;
 use squat_eval::table::Table;
 use squat_train::bench::StepBench;
@@ -12,9 +12,12 @@ use std::process::ExitCode;
 pub fn run(args: &Bench, shape: &str) -> Result<ExitCode> {
     let training = &args.training;
     let scheme = args.scheme.as_deref().unwrap_or("fp");
+    let &[batch] = &args.batch[..] else {
+        bail!("a training step has one batch size, got {}; give -b one number", args.batch.len());
+    };
     let bench = StepBench {
         threads: forms::threads(args.threads.first().copied().unwrap_or(0)),
-        batch: training.batch,
+        batch,
         seq: training.seq,
         steps: args.repeat.max(1) as u64,
         activation_checkpointing: training.activation_checkpointing,

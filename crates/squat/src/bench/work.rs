@@ -32,17 +32,19 @@ impl Work {
         let (linears, head) = weights(spec);
         let working_set = weight_bytes(spec, plan, contestant.weights);
         let (tokens, depth) = (test.tokens as f64, test.depth as f64);
+        let batch = test.batch as f64;
         // Context of all timed tokens together: token i sees depth + i + 1.
-        let context = tokens * depth + tokens * (tokens + 1.0) / 2.0;
+        let context = batch * (tokens * depth + tokens * (tokens + 1.0) / 2.0);
         let attention =
             4.0 * context * (spec.num_hidden_layers * spec.num_attention_heads * spec.head_dim) as f64;
         let (passes, heads, cached) = match test.kind {
-            Kind::Prompt => (1.0, 1.0, depth),
-            Kind::Generation => (tokens, tokens, context),
+            Kind::Prompt => (1.0, batch, batch * depth),
+            // What a step reads of the weights serves all sequences.
+            Kind::Generation => (tokens, batch * tokens, context),
         };
         Self {
             bytes: passes * working_set + cached * cache_bytes,
-            operations: 2.0 * (linears * tokens + head * heads) + attention,
+            operations: 2.0 * (linears * batch * tokens + head * heads) + attention,
             working_set,
             integer: plan.weight.is_some() && plan.point(ActPoint::AttnIn).is_some(),
         }

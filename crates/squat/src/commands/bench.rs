@@ -20,9 +20,12 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
     }
     let contestants = contestants(args)?;
     let kernels = Kernels::from_environment()?.unwrap_or_else(Kernels::detect);
-    let tests = Test::list(args.prompt, args.generate, args.depth);
+    let tests = Test::list(args.prompt, args.generate, args.depth, &args.batch);
     if tests.is_empty() {
         bail!("both tests are left out; give -p or -n a number of tokens");
+    }
+    if args.batch.contains(&0) {
+        bail!("-b counts sequences that are decoded together: at least 1, got 0");
     }
     let mut rows = Vec::new();
     for &threads in &args.threads {
