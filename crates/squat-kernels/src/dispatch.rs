@@ -233,6 +233,11 @@ impl Kernels {
         (self.table.rms_norm)(x, gain, eps, out);
     }
 
+    /// See [`crate::float::layer_norm`].
+    pub fn layer_norm(&self, x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+        (self.table.layer_norm)(x, gain, bias, eps, out);
+    }
+
     /// See [`crate::float::softmax`].
     pub fn softmax(&self, row: &mut [f32]) {
         (self.table.softmax)(row);
@@ -246,6 +251,11 @@ impl Kernels {
     /// See [`crate::float::silu_mul`].
     pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         (self.table.silu_mul)(gate, up, out);
+    }
+
+    /// See [`crate::float::gelu`].
+    pub fn gelu(&self, x: &[f32], out: &mut [f32]) {
+        (self.table.gelu)(x, out);
     }
 
     /// See [`crate::float::rope`].

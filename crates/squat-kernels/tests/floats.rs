@@ -27,6 +27,12 @@ proptest! {
             kernels.silu_mul(&x, &y, &mut got);
             float::silu_mul(&x, &y, &mut want);
             prop_assert_eq!(bits(&got), bits(&want), "silu_mul {}", name);
+            kernels.layer_norm(&x, &y, &x, 1e-5, &mut got);
+            float::layer_norm(&x, &y, &x, 1e-5, &mut want);
+            prop_assert_eq!(bits(&got), bits(&want), "layer_norm {}", name);
+            kernels.gelu(&x, &mut got);
+            float::gelu(&x, &mut want);
+            prop_assert_eq!(bits(&got), bits(&want), "gelu {}", name);
             kernels.add(&mut got, &x);
             float::add(&mut want, &x);
             prop_assert_eq!(bits(&got), bits(&want), "add {}", name);

@@ -16,9 +16,11 @@ pub(crate) struct Table {
     pub max_abs: fn(&[f32]) -> f32,
     pub argmax: fn(&[f32]) -> Option<usize>,
     pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    pub layer_norm: fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
     pub softmax: fn(&mut [f32]),
     pub exp: fn(&mut [f32]),
     pub silu_mul: fn(&[f32], &[f32], &mut [f32]),
+    pub gelu: fn(&[f32], &mut [f32]),
     pub rope: fn(&mut [f32], &[f32], &[f32]),
     pub add: fn(&mut [f32], &[f32]),
     pub log_softmax_at: fn(&[f32], usize) -> f64,
@@ -88,6 +90,10 @@ macro_rules! kernel_table {
                 float::rms_norm(x, gain, eps, out)
             }
             $(#[target_feature(enable = $features)])?
+            pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+                float::layer_norm(x, gain, bias, eps, out)
+            }
+            $(#[target_feature(enable = $features)])?
             pub fn softmax(row: &mut [f32]) {
                 float::softmax(row)
             }
@@ -98,6 +104,10 @@ macro_rules! kernel_table {
             $(#[target_feature(enable = $features)])?
             pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
                 float::silu_mul(gate, up, out)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn gelu(x: &[f32], out: &mut [f32]) {
+                float::gelu(x, out)
             }
             $(#[target_feature(enable = $features)])?
             pub fn rope(row: &mut [f32], cos: &[f32], sin: &[f32]) {
@@ -208,9 +218,11 @@ macro_rules! kernel_table {
             max_abs: |x| unsafe { instances::max_abs(x) },
             argmax: |x| unsafe { instances::argmax(x) },
             rms_norm: |x, gain, eps, out| unsafe { instances::rms_norm(x, gain, eps, out) },
+            layer_norm: |x, gain, bias, eps, out| unsafe { instances::layer_norm(x, gain, bias, eps, out) },
             softmax: |row| unsafe { instances::softmax(row) },
             exp: |x| unsafe { instances::exp(x) },
             silu_mul: |gate, up, out| unsafe { instances::silu_mul(gate, up, out) },
+            gelu: |x, out| unsafe { instances::gelu(x, out) },
             rope: |row, cos, sin| unsafe { instances::rope(row, cos, sin) },
             add: |x, y| unsafe { instances::add(x, y) },
             log_softmax_at: |logits, index| unsafe { instances::log_softmax_at(logits, index) },

@@ -22,6 +22,21 @@ pub(crate) fn rms_norm_factor(x: &[f32], eps: f32) -> f32 {
     1.0 / math::sqrt(reduce::sum_squares(x) / x.len() as f32 + eps)
 }
 
+/// Layer norm: `out = ((x - mean) * r) * gain + bias` with `mean = sum(x) / n`, `r = 1 / sqrt(sum((x - mean)^2) / n + eps)`.
+///
+/// # Panics
+/// When the lengths differ.
+#[inline(always)]
+pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    let n = x.len();
+    assert!(gain.len() == n && bias.len() == n && out.len() == n, "lengths of a norm");
+    let mean = reduce::sum(x) / n as f32;
+    let r = 1.0 / math::sqrt(reduce::sum_squared_distances(x, mean) / n as f32 + eps);
+    for (((out, &x), &gain), &bias) in out.iter_mut().zip(x).zip(gain).zip(bias) {
+        *out = ((x - mean) * r) * gain + bias;
+    }
+}
+
 /// `x = e^x`, see [`squat_quant::math::exp`].
 #[inline(always)]
 pub fn exp(x: &mut [f32]) {
@@ -52,6 +67,22 @@ pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(up.len() == gate.len() && out.len() == gate.len(), "lengths of a gated product");
     for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         *out = (g * (1.0 / (1.0 + math::exp(-g)))) * u;
+    }
+}
+
+/// GELU in its form with tanh, `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, which is
+/// `x * (1 / (1 + e^(-2 u)))`.
+///
+/// # Panics
+/// When the lengths differ.
+#[inline(always)]
+pub fn gelu(x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "lengths of an activation function");
+    // -2 sqrt(2 / pi), and the same times 0.044715.
+    const LINEAR: f32 = -1.595_769_1;
+    const CUBIC: f32 = -0.071_354_82;
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = x * (1.0 / (1.0 + math::exp(x * (LINEAR + CUBIC * (x * x)))));
     }
 }
 
@@ -120,6 +151,30 @@ mod tests {
                 let g = f64::from(x[i]);
                 let want = g / (1.0 + (-g).exp()) * f64::from(gain[i]);
                 prop_assert!((f64::from(out[i]) - want).abs() < 1e-5);
+            }
+        }
+
+        #[test]
+        fn layer_norm_and_gelu_match_f64(x in prop::collection::vec(-9f32..9.0, 1..100)) {
+            let gain: Vec<f32> = (0..x.len()).map(|i| 0.5 + i as f32 * 0.01).collect();
+            let bias: Vec<f32> = (0..x.len()).map(|i| 0.3 - i as f32 * 0.02).collect();
+            let mut out = vec![0f32; x.len()];
+            layer_norm(&x, &gain, &bias, 1e-5, &mut out);
+            let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / x.len() as f64;
+            let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / x.len() as f64;
+            for i in 0..x.len() {
+                let centered = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt();
+                let want = centered * f64::from(gain[i]) + f64::from(bias[i]);
+                // What rounding the mean leaves weighs more the closer values are to each other.
+                let error = 1e-5 + 1e-5 / (variance + 1e-5).sqrt();
+                prop_assert!((f64::from(out[i]) - want).abs() < error, "{} {}", out[i], want);
+            }
+            gelu(&x, &mut out);
+            for i in 0..x.len() {
+                let v = f64::from(x[i]);
+                let u = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v.powi(3));
+                let want = 0.5 * v * (1.0 + u.tanh());
+                prop_assert!((f64::from(out[i]) - want).abs() < 2e-6, "{v}: {} {want}", out[i]);
             }
         }
 

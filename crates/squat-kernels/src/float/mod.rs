@@ -14,7 +14,7 @@ mod matmul;
 mod reduce;
 
 pub use convert::f16_to_f32;
-pub use elementwise::{add, exp, rms_norm, rope, silu_mul, softmax};
+pub use elementwise::{add, exp, gelu, layer_norm, rms_norm, rope, silu_mul, softmax};
 pub use reduce::{argmax, dot, ln, log_softmax_at, max_abs, sum_squares};
 
 pub(crate) use elementwise::rms_norm_factor;

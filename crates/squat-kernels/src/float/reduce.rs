@@ -73,6 +73,12 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
     lane_sum(x, x, |a, _| a)
 }
 
+/// `sum_k (x[k] - mean)^2`.
+#[inline(always)]
+pub(crate) fn sum_squared_distances(x: &[f32], mean: f32) -> f32 {
+    lane_sum(x, x, |a, _| (a - mean) * (a - mean))
+}
+
 /// Largest value; NaNs are ignored, an empty slice gives negative infinity.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
