@@ -2,9 +2,10 @@
 
 use crate::attention::HeadScratch;
 use crate::linear::{Linear, Operand};
-use crate::model::Model;
+use crate::model::{Model, Norm};
 use crate::pool::{Pool, lock};
 use crate::workspace::Row;
+use squat_model::Mlp;
 use squat_quant::token_policy::{TokenEvidence, TokenPolicy, mean_over_heads};
 use squat_quant::{ActBits, math};
 use std::ops::{Deref, DerefMut};
@@ -89,11 +90,15 @@ impl Lane {
         4 * (self.x.len() + self.output.len() + self.input.len()) + self.bits.len() + self.operand.bytes()
     }
 
-    /// Looks the tokens' rows up.
+    /// Looks the tokens' rows up, and adds those of their positions where these are learned.
     pub(crate) fn embed(&mut self, model: &Model, rows: &[Row]) {
+        let hidden = model.spec.hidden_size;
         let rows = &rows[self.first..self.first + self.count];
-        for (row, x) in rows.iter().zip(self.x.chunks_exact_mut(model.spec.hidden_size)) {
+        for (row, x) in rows.iter().zip(self.x.chunks_exact_mut(hidden)) {
             model.embedding.read_row(row.token as usize, x);
+            if let Some(positions) = &model.positions {
+                model.kernels.add(x, &positions[row.position * hidden..][..hidden]);
+            }
         }
     }
 
@@ -137,21 +142,30 @@ impl Lane {
         kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
         self.norm(model, &layer.mlp_norm, &layer.gate_up);
         self.product(model, &layer.gate_up, pool);
-        let inner = layer.down.cols;
+        self.activate(model, &layer.down);
+        self.product(model, &layer.down, pool);
+        kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
+    }
+
+    /// The prepared input of `down` from what the projections before it have left in `output`.
+    fn activate(&mut self, model: &Model, down: &Linear) {
+        let (kernels, count, inner) = (model.kernels, self.count, down.cols);
+        if model.mlp == Mlp::Gelu {
+            kernels.gelu(&self.output[..count * inner], &mut self.input[..count * inner]);
+            return self.prepare(model, down);
+        }
         let gate_up = &self.output[..count * 2 * inner];
-        if let Some(quantizer) = layer.down.integer_input() {
+        if let Some(quantizer) = down.integer_input() {
             let rows = self.operand.reset(count, inner);
             let (scratch, bits) = (&mut self.input[..inner], &self.bits[..count]);
             kernels.silu_mul_quantize_into(rows, gate_up, scratch, bits, quantizer);
-        } else {
-            let mids = self.input.chunks_exact_mut(inner);
-            for (row, mid) in gate_up.chunks_exact(2 * inner).zip(mids) {
-                kernels.silu_mul(&row[..inner], &row[inner..], mid);
-            }
-            self.prepare(model, &layer.down);
+            return;
         }
-        self.product(model, &layer.down, pool);
-        kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
+        let mids = self.input.chunks_exact_mut(inner);
+        for (row, mid) in gate_up.chunks_exact(2 * inner).zip(mids) {
+            kernels.silu_mul(&row[..inner], &row[inner..], mid);
+        }
+        self.prepare(model, down);
     }
 
     /// Quantizes the input of `linear`.
@@ -168,17 +182,23 @@ impl Lane {
     }
 
     /// `norm(x)` as the prepared input of `linear`.
-    fn norm(&mut self, model: &Model, gain: &[f32], linear: &Linear) {
-        let (kernels, eps) = (model.kernels, model.spec.rms_norm_eps as f32);
-        let hidden = model.spec.hidden_size;
+    fn norm(&mut self, model: &Model, norm: &Norm, linear: &Linear) {
+        let (kernels, hidden) = (model.kernels, model.spec.hidden_size);
         let x = &self.x[..self.count * hidden];
-        if let Some(quantizer) = linear.integer_input() {
+        if let (Some(quantizer), None) = (linear.integer_input(), &norm.bias) {
             let rows = self.operand.reset(self.count, hidden);
-            kernels.rms_norm_quantize_into(rows, x, gain, eps, &self.bits[..self.count], quantizer);
+            kernels.rms_norm_quantize_into(
+                rows,
+                x,
+                &norm.gain,
+                norm.eps,
+                &self.bits[..self.count],
+                quantizer,
+            );
             return;
         }
         for (row, out) in x.chunks_exact(hidden).zip(self.input.chunks_exact_mut(hidden)) {
-            kernels.rms_norm(row, gain, eps, out);
+            norm.apply(kernels, row, out);
         }
         self.prepare(model, linear);
     }

@@ -59,6 +59,8 @@ impl Weight {
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub weight: Arc<Weight>,
+    /// Beside a weight in full precision, one value for each output channel or none; a packed one has it inside.
+    pub bias: Vec<f32>,
     pub rows: usize,
     pub cols: usize,
     pub input: Option<RowQuantizer>,
@@ -86,6 +88,19 @@ impl Operand {
 }
 
 impl Linear {
+    /// Bias of a channel, where there is one.
+    pub(crate) fn bias(&self, channel: usize) -> Option<f32> {
+        match &*self.weight {
+            Weight::Packed(matrix) => matrix.bias(channel),
+            _ => self.bias.get(channel).copied(),
+        }
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.weight.bytes() + 4 * self.bias.len()
+    }
+
     /// The quantizer of the input, if codes are all that the product wants.
     pub(crate) fn integer_input(&self) -> Option<&RowQuantizer> {
         self.input.as_ref().filter(|_| matches!(*self.weight, Weight::Packed(_)))
@@ -107,23 +122,29 @@ impl Linear {
 
     /// The columns of `out` of the product with a prepared input; `x` is the input itself.
     fn columns(&self, kernels: &Kernels, x: &[f32], operand: &Operand, mut out: ColumnsMut<'_>) {
-        if out.range().is_empty() {
+        let range = out.range();
+        if range.is_empty() {
             return;
         }
         let values = if self.input.is_some() { &operand.values } else { x };
+        // Codes get their scale first.
+        let bias = Some(&self.bias[..]).filter(|bias| self.input.is_none() && !bias.is_empty());
         match (&*self.weight, &self.input) {
             (Weight::Packed(matrix), Some(_)) => {
                 kernels.linear(matrix, operand.rows.as_view(), out);
                 return;
             }
             (Weight::Packed(matrix), None) => return self.dequantized(kernels, matrix, x, out),
-            (Weight::F32(weight), _) => kernels.matmul_f32(values, weight, None, self.cols, out.reborrow()),
-            (Weight::F16(weight), _) => kernels.matmul_f16(values, weight, None, self.cols, out.reborrow()),
+            (Weight::F32(weight), _) => kernels.matmul_f32(values, weight, bias, self.cols, out.reborrow()),
+            (Weight::F16(weight), _) => kernels.matmul_f16(values, weight, bias, self.cols, out.reborrow()),
         }
         if self.input.is_some() {
             for index in 0..out.rows() {
                 let scale = operand.rows.row(index).scale;
                 out.row(index).iter_mut().for_each(|y| *y *= scale);
+                if !self.bias.is_empty() {
+                    kernels.add(out.row(index), &self.bias[range.clone()]);
+                }
             }
         }
     }
@@ -133,13 +154,16 @@ impl Linear {
         let (range, tokens) = (out.range(), out.rows());
         let mut tile = vec![0f32; TILE * self.cols];
         let mut part = vec![0f32; TILE * tokens];
+        let mut bias = [0f32; TILE];
+        let biased = matrix.bias(0).is_some();
         for from in range.clone().step_by(TILE) {
             let channels = TILE.min(range.end - from);
             for (channel, row) in tile.chunks_exact_mut(self.cols).take(channels).enumerate() {
                 matrix.dequantize_row(from + channel, row);
+                bias[channel] = matrix.bias(from + channel).unwrap_or(0.0);
             }
             let view = ColumnsMut::new(&mut part, tokens, channels);
-            kernels.matmul_f32(x, &tile, None, self.cols, view);
+            kernels.matmul_f32(x, &tile, biased.then_some(&bias[..]), self.cols, view);
             for token in 0..tokens {
                 let at = from - range.start;
                 out.row(token)[at..at + channels].copy_from_slice(&part[token * channels..][..channels]);

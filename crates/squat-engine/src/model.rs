@@ -7,7 +7,8 @@ use crate::pool::Pool;
 use crate::source::{CodeRows, Source};
 use squat_kernels::{Kernels, PackedMatrix, RowQuantizer, StaticAffines};
 use squat_model::rope::rope_tables;
-use squat_model::{LinearKind, ModelSpec, ParamInfo, ParamKind, QuantPlan};
+use squat_model::spec::bias_name;
+use squat_model::{LinearKind, Mlp, ModelSpec, ParamInfo, ParamKind, QuantPlan, arch};
 use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightScheme};
 use std::sync::{Arc, Mutex};
 
@@ -21,26 +22,50 @@ pub enum Weights {
     F16,
 }
 
+/// A norm before a linear layer.
+pub(crate) struct Norm {
+    pub gain: Vec<f32>,
+    /// Of a LayerNorm; none makes it an RMSNorm.
+    pub bias: Option<Vec<f32>>,
+    pub eps: f32,
+}
+
+impl Norm {
+    /// `out = norm(row)`.
+    pub(crate) fn apply(&self, kernels: &Kernels, row: &[f32], out: &mut [f32]) {
+        match &self.bias {
+            None => kernels.rms_norm(row, &self.gain, self.eps, out),
+            Some(bias) => kernels.layer_norm(row, &self.gain, bias, self.eps, out),
+        }
+    }
+
+    /// Gain and bias.
+    pub(crate) fn values(&self) -> impl Iterator<Item = f32> {
+        self.gain.iter().chain(self.bias.iter().flatten()).copied()
+    }
+}
+
 /// One transformer layer.
 pub(crate) struct Layer {
-    pub attn_norm: Vec<f32>,
+    pub attn_norm: Norm,
     /// Query, key and value projections: output channels `[q, k, v]`.
     pub qkv: Linear,
     pub attention: AttentionPlan,
     pub output: Linear,
-    pub mlp_norm: Vec<f32>,
-    /// Gate and up projections: output channels `[gate, up]`.
+    pub mlp_norm: Norm,
+    /// Gate and up projections: output channels `[gate, up]`; `[up]` of an MLP without gate.
     pub gate_up: Linear,
     pub down: Linear,
 }
 
 /// The projections of a layer that are one product each, in the order of [`Layer`].
-const LINEARS: [&[LinearKind]; 4] = [
-    &[LinearKind::Q, LinearKind::K, LinearKind::V],
-    &[LinearKind::O],
-    &[LinearKind::Gate, LinearKind::Up],
-    &[LinearKind::Down],
-];
+fn linears(mlp: Mlp) -> [&'static [LinearKind]; 4] {
+    use LinearKind::{Down, Gate, K, O, Q, Up, V};
+    match mlp {
+        Mlp::SwiGlu => [&[Q, K, V], &[O], &[Gate, Up], &[Down]],
+        Mlp::Gelu => [&[Q, K, V], &[O], &[Up], &[Down]],
+    }
+}
 
 /// Rotary tables, `[positions, head_dim / 2]`.
 pub(crate) struct Rope {
@@ -55,8 +80,11 @@ pub(crate) struct Model {
     pub plan: QuantPlan,
     pub kernels: &'static Kernels,
     pub embedding: Arc<Weight>,
+    /// Learned positions, `[positions, hidden]`; none where there is RoPE.
+    pub positions: Option<Vec<f32>>,
     pub layers: Vec<Layer>,
-    pub final_norm: Vec<f32>,
+    pub mlp: Mlp,
+    pub final_norm: Norm,
     pub head: Linear,
     rope: Mutex<Arc<Rope>>,
 }
@@ -64,14 +92,16 @@ pub(crate) struct Model {
 /// A weight to be laid out: tensors `[out_i, in]` of the same inputs whose output channels follow each other.
 struct WeightJob<'a> {
     parts: Vec<&'a ParamInfo>,
+    /// Bias of each part, or none at all.
+    biases: Vec<&'a ParamInfo>,
     scheme: Option<WeightScheme>,
-    /// The weight, once it is made.
-    done: Option<Result<Weight>>,
+    /// Weight and bias as [`Linear`] has them, once they are made.
+    done: Option<Result<(Weight, Vec<f32>)>>,
 }
 
 impl<'a> WeightJob<'a> {
     fn new(parts: Vec<&'a ParamInfo>, scheme: Option<WeightScheme>) -> Self {
-        Self { parts, scheme, done: None }
+        Self { parts, biases: Vec::new(), scheme, done: None }
     }
 
     fn rows(&self) -> usize {
@@ -108,11 +138,20 @@ impl Builder<'_> {
         });
     }
 
-    fn weight(&self, job: &WeightJob<'_>) -> Result<Weight> {
-        match job.scheme {
-            None => self.float_weight(job),
-            Some(scheme) => self.packed_weight(job, scheme).map(Weight::Packed),
+    fn weight(&self, job: &WeightJob<'_>) -> Result<(Weight, Vec<f32>)> {
+        let mut bias = Vec::new();
+        for part in &job.biases {
+            bias.extend(self.source.values(part)?);
         }
+        let Some(scheme) = job.scheme else { return Ok((self.float_weight(job)?, bias)) };
+        let mut matrix = self.packed_weight(job, scheme)?;
+        if !bias.is_empty() {
+            let name = &job.biases[0].name;
+            matrix = matrix
+                .with_bias(&bias)
+                .map_err(|source| EngineError::Matrix { name: name.clone(), source })?;
+        }
+        Ok((Weight::Packed(matrix), Vec::new()))
     }
 
     fn float_weight(&self, job: &WeightJob<'_>) -> Result<Weight> {
@@ -220,13 +259,28 @@ impl Model {
         };
         let by_name =
             |name: &str| params.iter().find(|param| param.name == name).expect("a spec lists its own norms");
+        let norm = |name: &str| -> Result<Norm> {
+            let gain = source.values(by_name(name))?;
+            let bias = match spec.architecture.norm() {
+                arch::Norm::RootMeanSquare => None,
+                arch::Norm::Layer => Some(source.values(by_name(&bias_name(name)))?),
+            };
+            Ok(Norm { gain, bias, eps: spec.norm_eps as f32 })
+        };
+        let mlp = spec.architecture.mlp();
+        let linears = linears(mlp);
         let builder = Builder { source, plan: &plan, weights, kernels };
         let table = find(ParamKind::Embedding, None);
         let mut jobs = vec![WeightJob::new(vec![table], plan.embedding)];
         for layer in 0..spec.num_hidden_layers {
-            for kinds in LINEARS {
-                let parts = kinds.iter().map(|&kind| find(ParamKind::Linear(kind), Some(layer))).collect();
-                jobs.push(WeightJob::new(parts, plan.weight));
+            for kinds in linears {
+                let parts: Vec<_> =
+                    kinds.iter().map(|&kind| find(ParamKind::Linear(kind), Some(layer))).collect();
+                let biases = match spec.architecture.biases() {
+                    true => parts.iter().map(|part| by_name(&bias_name(&part.name))).collect(),
+                    false => Vec::new(),
+                };
+                jobs.push(WeightJob { biases, ..WeightJob::new(parts, plan.weight) });
             }
         }
         if !spec.tie_word_embeddings {
@@ -238,17 +292,21 @@ impl Model {
         let mut next = |input: Option<RowQuantizer>| -> Result<Linear> {
             let job = jobs.next().expect("a job for each weight");
             let (rows, cols) = (job.rows(), job.cols());
-            let weight = job.done.expect("every job has been run")?;
-            Ok(Linear { weight: Arc::new(weight), rows, cols, input })
+            let (weight, bias) = job.done.expect("every job has been run")?;
+            Ok(Linear { weight: Arc::new(weight), bias, rows, cols, input })
         };
         let embedding = next(None)?.weight;
+        let positions = match spec.rope_theta {
+            Some(_) => None,
+            None => Some(source.values(find(ParamKind::Positions, None))?),
+        };
         let mut layers = Vec::with_capacity(spec.num_hidden_layers);
         for layer in 0..spec.num_hidden_layers {
             let at = Some(layer);
             let point = |point| builder.quantizer(point, at);
-            let mut linear = |index: usize| next(point(LINEARS[index][0].input_point())?);
-            let attn_norm = source.values(by_name(&spec.attn_norm_name(layer)))?;
-            let mlp_norm = source.values(by_name(&spec.mlp_norm_name(layer)))?;
+            let mut linear = |index: usize| next(point(linears[index][0].input_point())?);
+            let attn_norm = norm(&spec.attn_norm_name(layer))?;
+            let mlp_norm = norm(&spec.mlp_norm_name(layer))?;
             let (qkv, output, gate_up, down) = (linear(0)?, linear(1)?, linear(2)?, linear(3)?);
             let attention = AttentionPlan::new(
                 &spec,
@@ -259,25 +317,27 @@ impl Model {
             );
             layers.push(Layer { attn_norm, qkv, attention, output, mlp_norm, gate_up, down });
         }
-        let final_norm = source.values(by_name(ModelSpec::FINAL_NORM))?;
+        let final_norm = norm(ModelSpec::FINAL_NORM)?;
         let input = builder.quantizer(ActPoint::HeadIn, None)?;
         let head = if spec.tie_word_embeddings {
-            Linear { weight: embedding.clone(), rows: spec.vocab_size, cols: spec.hidden_size, input }
+            let (weight, bias) = (embedding.clone(), Vec::new());
+            Linear { weight, bias, rows: spec.vocab_size, cols: spec.hidden_size, input }
         } else {
             next(input)?
         };
         let rope = Mutex::new(Arc::new(Rope { positions: 0, cos: Vec::new(), sin: Vec::new() }));
-        Ok(Self { spec, plan, kernels, embedding, layers, final_norm, head, rope })
+        Ok(Self { spec, plan, kernels, embedding, positions, layers, mlp, final_norm, head, rope })
     }
 
-    /// Rotary tables for at least `positions` positions; the largest made so far are kept.
-    pub(crate) fn rope(&self, positions: usize) -> Arc<Rope> {
+    /// Rotary tables for at least `positions` positions; the largest made so far are kept. None for learned positions.
+    pub(crate) fn rope(&self, positions: usize) -> Option<Arc<Rope>> {
+        let theta = self.spec.rope_theta?;
         let mut held = crate::pool::lock(&self.rope);
         if held.positions < positions {
-            let (cos, sin) = rope_tables(positions, self.spec.head_dim, self.spec.rope_theta);
+            let (cos, sin) = rope_tables(positions, self.spec.head_dim, theta);
             *held = Arc::new(Rope { positions, cos, sin });
         }
-        held.clone()
+        Some(held.clone())
     }
 
     /// Bytes of all weights in memory, a tied table counted once.
@@ -287,11 +347,12 @@ impl Model {
             .iter()
             .map(|layer| {
                 let linears = [&layer.qkv, &layer.output, &layer.gate_up, &layer.down];
-                let norms = layer.attn_norm.len() + layer.mlp_norm.len();
-                linears.iter().map(|linear| linear.weight.bytes()).sum::<usize>() + 4 * norms
+                let norms = layer.attn_norm.values().count() + layer.mlp_norm.values().count();
+                linears.iter().map(|linear| linear.bytes()).sum::<usize>() + 4 * norms
             })
             .sum();
         let head = if self.spec.tie_word_embeddings { 0 } else { self.head.weight.bytes() };
-        layers + self.embedding.bytes() + head + 4 * self.final_norm.len()
+        let positions = self.positions.as_ref().map_or(0, Vec::len);
+        layers + self.embedding.bytes() + head + 4 * (positions + self.final_norm.values().count())
     }
 }

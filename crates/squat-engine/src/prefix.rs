@@ -88,12 +88,15 @@ impl<'a> Reader<'a> {
 }
 
 impl Model {
-    /// A number that tells models apart: architecture, plan, norms, quantizers, and of the weights the values, or of
+    /// A number that tells models apart: architecture, plan, norms, biases, quantizers, and of the weights the values, or of
     /// integers each row's scales and sums of codes. It depends on no layout.
     fn fingerprint(&self) -> u64 {
         let mut hash = Hash::new();
         hash.text(&self.spec);
         hash.text(&self.plan);
+        let floats = |hash: &mut Hash, values: &mut dyn Iterator<Item = f32>| {
+            values.for_each(|x| hash.word(u64::from(x.to_bits())));
+        };
         let weight = |hash: &mut Hash, weight: &Weight| match weight {
             Weight::Packed(matrix) => matrix.row_marks().for_each(|(scale, sum)| {
                 hash.word(u64::from(scale.to_bits()) << 32 | u64::from(sum as u32));
@@ -103,19 +106,19 @@ impl Model {
         };
         let linear = |hash: &mut Hash, linear: &Linear| {
             weight(hash, &linear.weight);
+            floats(hash, &mut (0..linear.rows).map_while(|channel| linear.bias(channel)));
             hash.text(&linear.input);
         };
         weight(&mut hash, &self.embedding);
+        floats(&mut hash, &mut self.positions.iter().flatten().copied());
         for layer in &self.layers {
-            for gain in layer.attn_norm.iter().chain(&layer.mlp_norm) {
-                hash.word(u64::from(gain.to_bits()));
-            }
+            floats(&mut hash, &mut layer.attn_norm.values().chain(layer.mlp_norm.values()));
             for part in [&layer.qkv, &layer.output, &layer.gate_up, &layer.down] {
                 linear(&mut hash, part);
             }
             hash.text(&layer.attention);
         }
-        self.final_norm.iter().for_each(|gain| hash.word(u64::from(gain.to_bits())));
+        floats(&mut hash, &mut self.final_norm.values());
         linear(&mut hash, &self.head);
         hash.0
     }

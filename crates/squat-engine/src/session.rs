@@ -29,7 +29,8 @@ impl Default for SessionOptions {
 pub struct Session {
     model: Arc<Model>,
     pool: Arc<Pool>,
-    rope: Arc<Rope>,
+    /// Rotary tables, where the model has them.
+    rope: Option<Arc<Rope>>,
     capacity: usize,
     block: usize,
     /// Tokens held.
@@ -123,8 +124,8 @@ impl Session {
     }
 
     /// Keys and values of a layer, and the rotary tables.
-    pub(crate) fn layer_cache(&mut self, layer: usize) -> (&mut [HeadCache], &Rope) {
-        (&mut self.cache[layer], &self.rope)
+    pub(crate) fn layer_cache(&mut self, layer: usize) -> (&mut [HeadCache], Option<&Rope>) {
+        (&mut self.cache[layer], self.rope.as_deref())
     }
 
     /// Notes the activation bits of the next tokens in a layer, if that was asked for.

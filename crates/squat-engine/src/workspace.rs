@@ -294,7 +294,7 @@ impl Workspace {
         if let Some(lane) = self.lanes.iter().find(holds) {
             let x = &lane.x[(row - lane.first) * hidden..][..hidden];
             let out = &mut self.head.input[slot * hidden..][..hidden];
-            model.kernels.rms_norm(x, &model.final_norm, model.spec.rms_norm_eps as f32, out);
+            model.final_norm.apply(model.kernels, x, out);
         }
     }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{engine, mixed, tokens};
+use common::{engine, gpt2, mixed, spec, tokens};
 use squat_engine::{EngineOptions, SessionOptions, Step};
 use squat_model::QuantPlan;
 use squat_quant::token_policy::TokenPolicy;
@@ -44,8 +44,8 @@ fn decoding_allocates_nothing() {
         common::make_static(mixed(TokenPolicy::SinkAttention)),
         QuantPlan::full_precision(),
     ] {
-        for threads in [1, 2] {
-            let engine = engine(&plan, false, EngineOptions::threads(threads));
+        for (spec, threads) in [(spec(false), 1), (spec(false), 2), (gpt2(), 1), (gpt2(), 2)] {
+            let engine = engine(&spec, &plan, EngineOptions::threads(threads));
             let ids = tokens(engine.spec(), 60, 1);
             let mut session = engine.session_with(SessionOptions { capacity: Some(64), block: 16 }).unwrap();
             // The first tokens may size what depends on the plan.
@@ -55,7 +55,7 @@ fn decoding_allocates_nothing() {
                 session.decode(id).unwrap();
             }
             let count = ALLOCATIONS.get() - before;
-            assert_eq!(count, 0, "{plan:?}, {threads} threads");
+            assert_eq!(count, 0, "{plan:?}, {:?}, {threads} threads", spec.architecture);
 
             // Several sequences together, at different positions.
             let mut others: [_; 3] = std::array::from_fn(|_| engine.session().unwrap());
@@ -75,7 +75,12 @@ fn decoding_allocates_nothing() {
             together(5);
             let before = ALLOCATIONS.get();
             (6..40).for_each(together);
-            assert_eq!(ALLOCATIONS.get() - before, 0, "batch, {plan:?}, {threads} threads");
+            assert_eq!(
+                ALLOCATIONS.get() - before,
+                0,
+                "batch, {plan:?}, {:?}, {threads} threads",
+                spec.architecture
+            );
             // The counter counts.
             drop(std::hint::black_box(vec![1u8; 100]));
             assert!(ALLOCATIONS.get() > before);

@@ -3,15 +3,15 @@
 
 mod common;
 
-use common::{bits, engine, plans, tokens};
+use common::{bits, cases, engine, tokens};
 use squat_engine::{EngineError, EngineOptions, Session, SessionOptions, Step};
 use squat_model::QuantPlan;
 
 #[test]
 fn company_changes_no_bit() {
-    for (name, plan) in plans() {
+    for (name, spec, plan) in cases() {
         for threads in [1, 2] {
-            let engine = engine(&plan, false, EngineOptions::threads(threads));
+            let engine = engine(&spec, &plan, EngineOptions::threads(threads));
             let sequences: Vec<Vec<u32>> = (0..5).map(|i| tokens(engine.spec(), 30, 40 + i)).collect();
             // Logits after each token, each sequence alone.
             let alone: Vec<Vec<u32>> = sequences
@@ -63,7 +63,7 @@ fn company_changes_no_bit() {
 #[test]
 fn many_sequences_decode_together() {
     // More than a tile of logits and than the fewest rows of a lane.
-    let engine = engine(&QuantPlan::w4a8(), true, EngineOptions::threads(2));
+    let engine = engine(&common::spec(true), &QuantPlan::w4a8(), EngineOptions::threads(2));
     let sequences: Vec<Vec<u32>> = (0..37).map(|i| tokens(engine.spec(), 6, i)).collect();
     let mut sessions: Vec<Session> = sequences.iter().map(|_| engine.session().unwrap()).collect();
     let mut batch = engine.batch(64).unwrap();
@@ -80,8 +80,8 @@ fn many_sequences_decode_together() {
 
 #[test]
 fn nothing_is_fed_when_a_step_is_wrong() {
-    let engine = engine(&QuantPlan::w4a8(), false, EngineOptions::threads(1));
-    let other = common::engine(&QuantPlan::w4a8(), false, EngineOptions::threads(1));
+    let engine = engine(&common::spec(false), &QuantPlan::w4a8(), EngineOptions::threads(1));
+    let other = common::engine(&common::spec(false), &QuantPlan::w4a8(), EngineOptions::threads(1));
     let options = SessionOptions { capacity: Some(4), ..SessionOptions::default() };
     let (mut a, mut b) = (engine.session().unwrap(), engine.session_with(options).unwrap());
     let mut stranger = other.session().unwrap();

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{bits, engine, mixed, plans, tokens};
+use common::{bits, cases, engine, mixed, spec, tokens};
 use squat_engine::{Engine, EngineOptions, SessionOptions};
 use squat_kernels::Kernels;
 use squat_quant::ActBits;
@@ -17,8 +17,8 @@ fn all_logits(engine: &Engine, ids: &[u32], block: usize) -> Vec<u32> {
 
 #[test]
 fn prefill_equals_token_by_token_decoding() {
-    for (name, plan) in plans() {
-        let engine = engine(&plan, false, EngineOptions::threads(1));
+    for (name, spec, plan) in cases() {
+        let engine = engine(&spec, &plan, EngineOptions::threads(1));
         let ids = tokens(engine.spec(), 45, 5);
         let mut session = engine.session().unwrap();
         let one_by_one: Vec<u32> = ids.iter().flat_map(|&id| bits(session.decode(id).unwrap())).collect();
@@ -31,15 +31,15 @@ fn prefill_equals_token_by_token_decoding() {
 
 #[test]
 fn block_sizes_and_threads_do_not_matter() {
-    for (name, plan) in plans() {
-        let solo = engine(&plan, true, EngineOptions::threads(1));
+    for (name, spec, plan) in cases() {
+        let solo = engine(&spec, &plan, EngineOptions::threads(1));
         let ids = tokens(solo.spec(), 80, 6);
         let want = all_logits(&solo, &ids, 64);
         for block in [1, 3, 32] {
             assert_eq!(all_logits(&solo, &ids, block), want, "{name}, blocks of {block}");
         }
         for threads in [2, 3] {
-            let shared = engine(&plan, true, EngineOptions::threads(threads));
+            let shared = engine(&spec, &plan, EngineOptions::threads(threads));
             assert_eq!(all_logits(&shared, &ids, 20), want, "{name}, {threads} threads");
             let mut session = shared.session().unwrap();
             session.prefill(&ids[..50]).unwrap();
@@ -56,11 +56,11 @@ fn block_sizes_and_threads_do_not_matter() {
 
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
-    for (name, plan) in plans() {
+    for (name, spec, plan) in cases() {
         let with = |kernels| {
             let engine = engine(
+                &spec,
                 &plan,
-                false,
                 EngineOptions { threads: 1, kernels: Some(kernels), ..Default::default() },
             );
             all_logits(&engine, &tokens(engine.spec(), 40, 7), 16)
@@ -74,8 +74,8 @@ fn every_instruction_set_gives_the_same_bits() {
 
 #[test]
 fn a_truncated_session_is_as_if_the_rest_had_never_been() {
-    for (name, plan) in plans() {
-        let engine = engine(&plan, false, EngineOptions::threads(1));
+    for (name, spec, plan) in cases() {
+        let engine = engine(&spec, &plan, EngineOptions::threads(1));
         let (ids, other) = (tokens(engine.spec(), 30, 8), tokens(engine.spec(), 30, 9));
         let mut session = engine.session().unwrap();
         let want = bits(session.prefill(&ids).unwrap());
@@ -91,15 +91,15 @@ fn a_truncated_session_is_as_if_the_rest_had_never_been() {
 
 #[test]
 fn log_likelihoods_do_not_depend_on_threads_or_company() {
-    for (name, plan) in plans() {
-        let solo = engine(&plan, false, EngineOptions::threads(1));
+    for (name, spec, plan) in cases() {
+        let solo = engine(&spec, &plan, EngineOptions::threads(1));
         let sequences: Vec<Vec<u32>> =
             (0..9).map(|i| tokens(solo.spec(), 2 + 7 * i % 40, i as u64)).collect();
         let views: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         let alone: Vec<Vec<f32>> =
             views.iter().map(|view| solo.log_likelihoods(&[view]).unwrap().remove(0)).collect();
         assert_eq!(solo.log_likelihoods(&views).unwrap(), alone, "{name}");
-        let shared = engine(&plan, false, EngineOptions::threads(3));
+        let shared = engine(&spec, &plan, EngineOptions::threads(3));
         assert_eq!(shared.log_likelihoods(&views).unwrap(), alone, "{name}, 3 threads");
         // And they are what the logits say.
         let logits = solo.session().unwrap().prefill_all(&sequences[8]).unwrap();
@@ -115,7 +115,7 @@ fn log_likelihoods_do_not_depend_on_threads_or_company() {
 #[test]
 fn policies_mix_widths_and_the_cache_shrinks_with_them() {
     let bytes = |plan| {
-        let engine = engine(&plan, false, EngineOptions::threads(1));
+        let engine = engine(&spec(false), &plan, EngineOptions::threads(1));
         let mut session = engine.session().unwrap();
         session.prefill(&tokens(engine.spec(), 60, 10)).unwrap();
         session.cache_bytes()
@@ -128,7 +128,7 @@ fn policies_mix_widths_and_the_cache_shrinks_with_them() {
         TokenPolicy::First { count: 7 },
         TokenPolicy::ActivationNorm,
     ] {
-        let engine = engine(&mixed(policy), false, EngineOptions::threads(1));
+        let engine = engine(&common::spec(false), &mixed(policy), EngineOptions::threads(1));
         let ids = tokens(engine.spec(), 60, 10);
         let trace = engine.token_bits(&ids).unwrap();
         assert_eq!(trace.len(), engine.spec().num_hidden_layers);

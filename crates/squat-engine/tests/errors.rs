@@ -11,7 +11,7 @@ use squat_model::{ModelSpec, QuantPlan};
 use squat_quant::token_policy::TokenPolicy;
 
 fn small() -> Engine {
-    engine(&QuantPlan::w4a8(), false, EngineOptions::threads(2))
+    engine(&common::spec(false), &QuantPlan::w4a8(), EngineOptions::threads(2))
 }
 
 #[test]
@@ -135,7 +135,8 @@ fn generation_ends_for_the_right_reason() {
 #[test]
 fn sampling_is_the_same_for_the_same_seed_and_any_threads() {
     let run = |seed, threads| {
-        let engine = engine(&mixed(TokenPolicy::SinkAttention), false, EngineOptions::threads(threads));
+        let engine =
+            engine(&common::spec(false), &mixed(TokenPolicy::SinkAttention), EngineOptions::threads(threads));
         let sampling = Sampling { temperature: 0.9, top_k: 20, top_p: 0.95, seed };
         let options = GenerateOptions { max_tokens: 40, sampling, stop_ids: Vec::new() };
         engine.generate(&[1], &options, |_| true).unwrap().tokens

@@ -5,13 +5,14 @@
 
 mod common;
 
-use common::{bits, plans, spec, tensors, tokens};
+use common::{bits, gpt2, plans, spec, specs, tensors, tokens};
 use squat_engine::{Engine, EngineOptions};
 use squat_kernels::float;
 use squat_model::plan::log_scale_name;
+use squat_model::spec::bias_name;
 use squat_model::tensors::read_static_affine;
 use squat_model::{
-    LinearKind, ModelSpec, PackSource, QuantPlan, TensorSource, Tensors, TokenizerFiles, pack, rope,
+    LinearKind, Mlp, ModelSpec, PackSource, QuantPlan, TensorSource, Tensors, TokenizerFiles, pack, rope,
 };
 use squat_quant::token_policy::{TokenEvidence, TokenPolicy, mean_over_heads};
 use squat_quant::{
@@ -79,7 +80,7 @@ impl Fake<'_> {
         let weight = self.weight(name, cols, scheme);
         let (a, scale) = self.row(x, point, layer, bits);
         let rows = weight.codes.chunks_exact(cols).enumerate();
-        rows.map(|(row, w)| match (weight.scheme, scale) {
+        let products = rows.map(|(row, w)| match (weight.scheme, scale) {
             (None, None) => float::dot(&a, w),
             (None, Some(scale)) => float::dot(&a, w) * scale,
             (Some(s), None) => {
@@ -103,8 +104,11 @@ impl Fake<'_> {
                     _ => (sums[0] * scale) * w_scale(0),
                 }
             }
-        })
-        .collect()
+        });
+        match self.tensors.get(&bias_name(name)) {
+            Some(bias) => products.zip(bias).map(|(y, bias)| y + bias).collect(),
+            None => products.collect(),
+        }
     }
 
     /// The value product of one query, from its softmax row; values are codes with scales, by position.
@@ -169,9 +173,9 @@ impl Fake<'_> {
 
     fn forward(&self, ids: &[u32]) -> Vec<f32> {
         let (spec, plan) = (self.spec, self.plan);
-        let (d, hidden, eps) = (spec.head_dim, spec.hidden_size, spec.rms_norm_eps as f32);
+        let (d, hidden, eps) = (spec.head_dim, spec.hidden_size, spec.norm_eps as f32);
         let group = spec.num_attention_heads / spec.num_key_value_heads;
-        let (cos, sin) = rope::rope_tables(ids.len(), d, spec.rope_theta);
+        let rope = spec.rope_theta.map(|theta| rope::rope_tables(ids.len(), d, theta));
         let table = self.weight(ModelSpec::EMBEDDING, hidden, plan.embedding);
         let lookup = |id: u32| -> Vec<f32> {
             let row = id as usize;
@@ -185,9 +189,15 @@ impl Fake<'_> {
                 .collect()
         };
         let mut x: Vec<Vec<f32>> = ids.iter().map(|&id| lookup(id)).collect();
+        if let Some(positions) = self.tensors.get(ModelSpec::POSITIONS) {
+            x.iter_mut().zip(positions.chunks_exact(hidden)).for_each(|(x, row)| float::add(x, row));
+        }
         let norm = |x: &[f32], name: &str| {
-            let mut out = vec![0.0; hidden];
-            float::rms_norm(x, self.tensors.get(name).unwrap(), eps, &mut out);
+            let (mut out, gain) = (vec![0.0; hidden], self.tensors.get(name).unwrap());
+            match self.tensors.get(&bias_name(name)) {
+                None => float::rms_norm(x, gain, eps, &mut out),
+                Some(bias) => float::layer_norm(x, gain, bias, eps, &mut out),
+            }
             out
         };
         let mut sink = vec![0f32; ids.len()];
@@ -210,8 +220,10 @@ impl Fake<'_> {
                 let h = norm(&x[i], &spec.attn_norm_name(layer));
                 let [mut q, mut k, v] = [LinearKind::Q, LinearKind::K, LinearKind::V]
                     .map(|kind| self.linear(&h, &name(kind), ActPoint::AttnIn, at, bits));
-                for head in q.chunks_exact_mut(d).chain(k.chunks_exact_mut(d)) {
-                    float::rope(head, &cos[i * d / 2..][..d / 2], &sin[i * d / 2..][..d / 2]);
+                if let Some((cos, sin)) = &rope {
+                    for head in q.chunks_exact_mut(d).chain(k.chunks_exact_mut(d)) {
+                        float::rope(head, &cos[i * d / 2..][..d / 2], &sin[i * d / 2..][..d / 2]);
+                    }
                 }
                 let rows = |x: &[f32], point| -> Vec<_> {
                     x.chunks_exact(d).map(|row| self.row(row, point, at, bits)).collect()
@@ -238,10 +250,14 @@ impl Fake<'_> {
                 let y = self.linear(&attended, &name(LinearKind::O), ActPoint::AttnOut, at, bits);
                 float::add(&mut x[i], &y);
                 let h = norm(&x[i], &spec.mlp_norm_name(layer));
-                let [gate, up] = [LinearKind::Gate, LinearKind::Up]
-                    .map(|kind| self.linear(&h, &name(kind), ActPoint::MlpIn, at, bits));
-                let mut mid = vec![0.0; gate.len()];
-                float::silu_mul(&gate, &up, &mut mid);
+                let project = |kind| self.linear(&h, &name(kind), ActPoint::MlpIn, at, bits);
+                let mut mid = vec![0.0; spec.intermediate_size];
+                match spec.architecture.mlp() {
+                    Mlp::SwiGlu => {
+                        float::silu_mul(&project(LinearKind::Gate), &project(LinearKind::Up), &mut mid);
+                    }
+                    Mlp::Gelu => float::gelu(&project(LinearKind::Up), &mut mid),
+                }
                 let y = self.linear(&mid, &name(LinearKind::Down), ActPoint::MlpMid, at, bits);
                 float::add(&mut x[i], &y);
             }
@@ -257,15 +273,14 @@ impl Fake<'_> {
 
 #[test]
 fn every_plan_gives_the_bits_of_the_fake_quantized_forward() {
-    for tied in [false, true] {
-        let spec = spec(tied);
+    for (model, spec) in specs() {
         let tensors = tensors(&spec, 11);
         let ids = tokens(&spec, 24, 12);
         for (name, plan) in plans() {
             let want = Fake { spec: &spec, plan: &plan, tensors: &tensors }.forward(&ids);
             let engine = Engine::from_parts(&spec, &plan, &tensors, EngineOptions::threads(2)).unwrap();
             let got = engine.session().unwrap().prefill_all(&ids).unwrap();
-            assert_eq!(bits(&got), bits(&want), "{name}, tied {tied}");
+            assert_eq!(bits(&got), bits(&want), "{name}, {model}");
         }
     }
 }
@@ -273,9 +288,17 @@ fn every_plan_gives_the_bits_of_the_fake_quantized_forward() {
 /// The way through files: learned scales in a checkpoint, packed to a folder, mapped and run.
 #[test]
 fn a_packed_folder_gives_the_same_bits() {
-    let spec = spec(true);
-    let mut tensors = tensors(&spec, 11);
-    let ids = tokens(&spec, 24, 12);
+    packed_folders(&spec(true));
+}
+
+#[test]
+fn a_packed_folder_of_gpt2_gives_the_same_bits() {
+    packed_folders(&gpt2());
+}
+
+fn packed_folders(spec: &ModelSpec) {
+    let mut tensors = tensors(spec, 11);
+    let ids = tokens(spec, 24, 12);
     for (name, plan) in plans().into_iter().filter(|(_, plan)| !plan.is_full_precision()) {
         for param in spec.parameters() {
             if let Some(scheme) = plan.scheme_of(&param) {
@@ -295,18 +318,13 @@ fn a_packed_folder_gives_the_same_bits() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("packed");
         let tokenizer = TokenizerFiles::none();
-        let source = PackSource {
-            spec: &spec,
-            plan: &plan,
-            tensors: &tensors,
-            tokenizer: &tokenizer,
-            generation: None,
-        };
+        let source =
+            PackSource { spec, plan: &plan, tensors: &tensors, tokenizer: &tokenizer, generation: None };
         pack(&source, &out).unwrap();
         let engine = Engine::load(&out, 2).unwrap();
-        assert_eq!((engine.spec(), engine.plan()), (&spec, &plan), "{name}");
+        assert_eq!((engine.spec(), engine.plan()), (spec, &plan), "{name}");
         let got = engine.session().unwrap().prefill_all(&ids).unwrap();
-        let want = Fake { spec: &spec, plan: &plan, tensors: &tensors }.forward(&ids);
+        let want = Fake { spec, plan: &plan, tensors: &tensors }.forward(&ids);
         assert_eq!(bits(&got), bits(&want), "{name}");
     }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{bits, engine, mixed, plans, spec, tensors, tokens};
+use common::{bits, cases, engine, mixed, spec, tensors, tokens};
 use squat_engine::{Engine, EngineError, EngineOptions, SessionOptions};
 use squat_kernels::Kernels;
 use squat_model::QuantPlan;
@@ -14,8 +14,8 @@ use std::fs;
 fn loaded_and_forked_prefixes_continue_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("prefix.kv");
-    for (name, plan) in plans() {
-        let engine = engine(&plan, false, EngineOptions::threads(1));
+    for (name, spec, plan) in cases() {
+        let engine = engine(&spec, &plan, EngineOptions::threads(1));
         let ids = tokens(engine.spec(), 50, 21);
         let mut session = engine.session().unwrap();
         let first = bits(session.prefill(&ids[..33]).unwrap());
@@ -25,7 +25,7 @@ fn loaded_and_forked_prefixes_continue_with_the_same_bits() {
 
         // Another process would have another engine, perhaps another instruction set and other sizes.
         let options = EngineOptions { threads: 2, kernels: Some(Kernels::scalar()), ..Default::default() };
-        let elsewhere = common::engine(&plan, false, options);
+        let elsewhere = common::engine(&spec, &plan, options);
         let sizes = SessionOptions { capacity: Some(60), block: 5 };
         let mut loaded = elsewhere.session_with(sizes).unwrap();
         loaded.prefill(&tokens(engine.spec(), 9, 3)).unwrap();
@@ -46,7 +46,7 @@ fn loaded_and_forked_prefixes_continue_with_the_same_bits() {
 
 #[test]
 fn forks_are_independent() {
-    let engine = engine(&mixed(TokenPolicy::SinkAttention), true, EngineOptions::threads(2));
+    let engine = engine(&common::spec(true), &mixed(TokenPolicy::SinkAttention), EngineOptions::threads(2));
     let ids = tokens(engine.spec(), 60, 22);
     let mut session = engine.session().unwrap();
     session.record_token_bits(true);
@@ -79,13 +79,13 @@ fn refused(engine: &Engine, path: &std::path::Path, options: SessionOptions) -> 
 fn what_does_not_fit_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("prefix.kv");
-    let own = engine(&QuantPlan::w4a8(), false, EngineOptions::threads(1));
+    let own = engine(&common::spec(false), &QuantPlan::w4a8(), EngineOptions::threads(1));
     let mut session = own.session().unwrap();
     session.prefill(&tokens(own.spec(), 12, 2)).unwrap();
     session.save_prefix(&path).unwrap();
     let all = SessionOptions::default();
 
-    let plan = engine(&QuantPlan::w4a4(), false, EngineOptions::threads(1));
+    let plan = engine(&common::spec(false), &QuantPlan::w4a4(), EngineOptions::threads(1));
     assert!(refused(&plan, &path, all).contains("expected plan"));
     // The same shapes and plan, other weights.
     let weights = Engine::from_parts(

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{engine, spec, tensors, tokens};
+use common::{engine, spec, specs, tensors, tokens};
 use squat_engine::{Engine, EngineOptions, GenerateOptions, Weights};
 use squat_model::{QuantPlan, TensorSource, Tensors, reference};
 use squat_quant::Affine;
@@ -16,20 +16,19 @@ fn worst(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn full_precision_agrees_with_the_reference_forward() {
-    for tied in [false, true] {
-        let spec = spec(tied);
+    for (name, spec) in specs() {
         let tensors = tensors(&spec, 11);
         let ids = tokens(&spec, 40, 3);
         let want = reference::forward(&spec, &tensors, &ids).unwrap();
         let run = |weights| {
             let options = EngineOptions { threads: 1, weights, ..Default::default() };
-            let engine = engine(&QuantPlan::full_precision(), tied, options);
+            let engine = engine(&spec, &QuantPlan::full_precision(), options);
             engine.session().unwrap().prefill_all(&ids).unwrap()
         };
         let range = want.iter().fold(0f32, |a, x| a.max(x.abs()));
-        assert!(worst(&run(Weights::F32), &want) < 2e-5 * range);
+        assert!(worst(&run(Weights::F32), &want) < 2e-5 * range, "{name}");
         let half = worst(&run(Weights::F16), &want);
-        assert!(half > 0.0 && half < 2e-2 * range, "{half}");
+        assert!(half > 0.0 && half < 2e-2 * range, "{name}: {half}");
     }
 }
 
@@ -56,7 +55,7 @@ fn weight_only_agrees_with_the_reference_over_dequantized_weights() {
         }
         let ids = tokens(&spec, 30, 4);
         let want = reference::forward(&spec, &dequantized, &ids).unwrap();
-        let engine = engine(&plan, false, EngineOptions::threads(2));
+        let engine = engine(&spec, &plan, EngineOptions::threads(2));
         let got = engine.session().unwrap().prefill_all(&ids).unwrap();
         let range = want.iter().fold(0f32, |a, x| a.max(x.abs()));
         assert!(worst(&got, &want) < 2e-5 * range, "{name}");
@@ -72,7 +71,7 @@ fn quantization_costs_accuracy_in_the_expected_order() {
     let want = reference::forward(&spec, &tensors, &ids).unwrap();
     let error = |plan: &str| {
         let plan = QuantPlan::named(plan).unwrap();
-        let engine = engine(&plan, false, EngineOptions::threads(1));
+        let engine = engine(&spec, &plan, EngineOptions::threads(1));
         let got = engine.session().unwrap().prefill_all(&ids).unwrap();
         (got.iter().zip(&want).map(|(a, b)| (a - b) * (a - b)).sum::<f32>() / want.len() as f32).sqrt()
     };

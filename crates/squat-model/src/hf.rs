@@ -3,7 +3,11 @@
 //! A checkpoint is a plain folder with the plan in `config.json` (key `squat`) and extra tensors: the learned scales
 //! of weights ([`crate::plan::log_scale_name`]) and the static activation quantizers
 //! ([`crate::plan::static_scale_name`], [`crate::plan::static_zero_point_name`]).
+//!
+//! Folders are written with the names of a [`ModelSpec`]. Those of an architecture that Hugging Face names or lays out in
+//! another way (GPT-2) are read in both.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,9 +21,9 @@ use crate::json::read_object;
 use crate::plan::{QuantPlan, log_scale_name, static_scale_name, static_zero_point_name};
 use crate::section;
 use crate::spec::{ModelSpec, ParamInfo};
-use crate::tensors::{Dtype, TensorSource, check_shape, read_finite, read_shaped, wrong};
+use crate::tensors::{Dtype, TensorSource, check_shape, missing, read_finite, read_shaped, wrong};
 pub use crate::tokenizer_files::TokenizerFiles;
-use crate::weights::{WEIGHTS, Weights};
+use crate::weights::{Stored, WEIGHTS, Weights};
 
 /// Name of the configuration.
 pub(crate) const CONFIG: &str = "config.json";
@@ -35,6 +39,8 @@ pub struct ModelFolder {
     plan: Option<QuantPlan>,
     generation: GenerationConfig,
     weights: Weights,
+    /// Where each parameter stands, if not under its own name.
+    stored: BTreeMap<String, Stored>,
 }
 
 /// Path and `config.json` of a model folder, whatever its kind.
@@ -93,7 +99,8 @@ impl ModelFolder {
         let plan = section::plan_of(&config, &spec)?;
         let generation = open_generation(path, &spec)?;
         let weights = Weights::open(path)?;
-        let folder = Self { path: path.to_path_buf(), config, spec, plan, generation, weights };
+        let stored = stored(&spec, &weights)?;
+        let folder = Self { path: path.to_path_buf(), config, spec, plan, generation, weights, stored };
         for param in folder.spec.parameters() {
             check_shape(&folder, &param.name, &param.shape)?;
         }
@@ -171,16 +178,23 @@ impl TensorSource for ModelFolder {
         self.weights.place()
     }
 
+    /// Of the parameters alone, where the file has other names for them.
     fn names(&self) -> Vec<String> {
-        self.weights.names()
+        if self.stored.is_empty() { self.weights.names() } else { self.stored.keys().cloned().collect() }
     }
 
     fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
-        self.weights.info(name)
+        match self.stored.get(name) {
+            Some(stored) => stored.info(&self.weights),
+            None => self.weights.info(name),
+        }
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        self.weights.read_f32(name)
+        match self.stored.get(name) {
+            Some(stored) => stored.read_f32(&self.weights),
+            None => self.weights.read_f32(name),
+        }
     }
 
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
@@ -188,8 +202,29 @@ impl TensorSource for ModelFolder {
     }
 
     fn release(&self, name: &str) {
-        self.weights.release(name);
+        self.weights.release(self.stored.get(name).map_or(name, |stored| &stored.name));
     }
+}
+
+/// Where each parameter stands in files that have other names than the spec; empty where they have the same.
+fn stored(spec: &ModelSpec, weights: &Weights) -> Result<BTreeMap<String, Stored>, ModelError> {
+    let mut map = BTreeMap::new();
+    let Some(place) = spec.architecture.stored().filter(|_| weights.info(ModelSpec::EMBEDDING).is_none())
+    else {
+        return Ok(map);
+    };
+    for param in spec.parameters() {
+        let mut stored = place(&param);
+        if weights.info(&stored.name).is_none() {
+            // Models that were saved without their head have no name for the rest as a whole.
+            if let Some(bare) = stored.name.strip_prefix("transformer.") {
+                stored.name = bare.to_owned();
+            }
+            weights.info(&stored.name).ok_or_else(|| missing(weights, &stored.name))?;
+        }
+        map.insert(param.name, stored);
+    }
+    Ok(map)
 }
 
 /// Type of the weights on disk.

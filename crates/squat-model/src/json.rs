@@ -77,6 +77,15 @@ pub(crate) fn token_ids(map: &Map<String, Value>, key: &str) -> Result<Vec<u32>,
     }
 }
 
+/// What [`token_ids`] reads back.
+pub(crate) fn token_ids_value(ids: &[u32]) -> Value {
+    match ids {
+        [] => Value::Null,
+        [id] => Value::from(*id),
+        ids => Value::from(ids),
+    }
+}
+
 /// Refuses keys that are not `known`; `place` is the path of the object, such as `squat.plan`.
 pub(crate) fn refuse_unknown(
     map: &Map<String, Value>,

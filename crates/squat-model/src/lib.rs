@@ -41,7 +41,7 @@ pub mod tokenizer;
 pub mod tokenizer_files;
 mod weights;
 
-pub use arch::Architecture;
+pub use arch::{Architecture, Mlp, Norm};
 pub use atomic::write_folder_atomically;
 pub use error::ModelError;
 pub use generation::GenerationConfig;

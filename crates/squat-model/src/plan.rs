@@ -175,13 +175,13 @@ impl QuantPlan {
         self.thresholds.get(layer).copied().unwrap_or(0.0)
     }
 
-    /// Scheme of a parameter; none for norms and for what the plan leaves in full precision.
+    /// Scheme of a parameter; none for norms, biases, learned positions and for what the plan leaves in full precision.
     pub fn scheme_of(&self, param: &ParamInfo) -> Option<WeightScheme> {
         match param.kind {
             ParamKind::Embedding => self.embedding,
             ParamKind::Head => self.head,
             ParamKind::Linear(_) => self.weight,
-            ParamKind::Norm => None,
+            ParamKind::Norm | ParamKind::Bias | ParamKind::Positions => None,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::spec::{ModelSpec, ParamKind};
 use crate::tensors::Tensors;
 
 /// Names that [`shape`] knows.
-pub const SHAPES: [&str; 4] = ["llama-58m", "smollm2-135m", "llama-6m", "tiny"];
+pub const SHAPES: [&str; 5] = ["llama-58m", "smollm2-135m", "gpt2-97m", "llama-6m", "tiny"];
 
 /// Standard deviation of the weights.
 const STD: f32 = 0.05;
@@ -18,11 +18,11 @@ const CLIP: f32 = 2.5;
 /// Sizes of a known model.
 ///
 /// `llama-58m` is the student of the BabyLlama experiments (58.3M parameters, untied head), `smollm2-135m` is
-/// SmolLM2-135M (tied head), `llama-6m` the model of `recipes/babylm-6m.toml`, `tiny` one for tests.
+/// SmolLM2-135M (tied head), `gpt2-97m` the GPT-2 of the BabyLlama experiments (97.5M parameters with 256 positions, twice
+/// the length of their sequences), `llama-6m` the model of `recipes/babylm-6m.toml`, `tiny` one for tests.
 ///
 /// # Errors
-/// A name that is none of [`SHAPES`]. `gpt2-97m` gets a message of its own: it is no LLaMA, and a LLaMA-like model of
-/// its size would be another model.
+/// A name that is none of [`SHAPES`].
 pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
     let llama = ModelSpec {
         architecture: Architecture::Llama,
@@ -34,8 +34,8 @@ pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
         num_key_value_heads: 8,
         head_dim: 64,
         max_position_embeddings: 2048,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
+        norm_eps: 1e-5,
+        rope_theta: Some(10_000.0),
         tie_word_embeddings: false,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
@@ -51,7 +51,7 @@ pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
             num_attention_heads: 9,
             num_key_value_heads: 3,
             max_position_embeddings: 8192,
-            rope_theta: 100_000.0,
+            rope_theta: Some(100_000.0),
             tie_word_embeddings: true,
             ..llama
         }),
@@ -76,13 +76,17 @@ pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
             tie_word_embeddings: true,
             ..llama
         }),
-        "gpt2-97m" => Err(ModelError::UnknownName {
-            kind: "shape",
-            got: name.to_owned(),
-            hint: ": GPT-2 (LayerNorm, biases, learned positions) is no architecture that this version runs, and a \
-                   LLaMA of that size would be another model"
-                .to_owned(),
-            known: SHAPES.join(", "),
+        "gpt2-97m" => Ok(ModelSpec {
+            architecture: Architecture::Gpt2,
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_key_value_heads: 12,
+            max_position_embeddings: 256,
+            rope_theta: None,
+            tie_word_embeddings: true,
+            ..llama
         }),
         _ => Err(ModelError::unknown_name("shape", name, &SHAPES)),
     }
@@ -125,12 +129,10 @@ mod tests {
     #[test]
     fn shapes_are_the_known_models() {
         let sizes: Vec<usize> = SHAPES.iter().map(|name| shape(name).unwrap().num_parameters()).collect();
-        assert_eq!(sizes, [58_343_936, 134_515_008, 6_098_176, 115_008]);
+        assert_eq!(sizes, [58_343_936, 134_515_008, 97_540_608, 6_098_176, 115_008]);
         for name in SHAPES {
             shape(name).unwrap().validate().unwrap();
         }
-        let error = shape("gpt2-97m").unwrap_err().to_string();
-        assert!(error.contains("GPT-2") && error.contains("llama-58m"), "{error}");
         assert!(shape("lama-58m").unwrap_err().to_string().contains("did you mean \"llama-58m\""));
     }
 

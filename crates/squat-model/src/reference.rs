@@ -1,8 +1,9 @@
 //! The forward pass in full precision, slow and readable: the definition that trainer and engine are tested against.
 
+use crate::arch::{Mlp, Norm};
 use crate::error::ModelError;
 use crate::rope::rope_tables;
-use crate::spec::{LinearKind, ModelSpec};
+use crate::spec::{LinearKind, ModelSpec, bias_name};
 use crate::tensors::{TensorSource, read_shaped};
 
 /// Logits of one sequence, `[tokens, vocab]` row-major.
@@ -33,14 +34,24 @@ pub fn forward(
             "; use the tokenizer that belongs to the model",
         ));
     }
+    let biases = spec.architecture.biases();
     let linear = |layer: usize, kind: LinearKind, x: &[f32]| -> Result<Vec<f32>, ModelError> {
         let [out, cols] = spec.linear_shape(kind);
-        let weight = read_shaped(tensors, &spec.linear_name(layer, kind), &[out, cols])?;
-        Ok(matmul(x, &weight, cols))
+        let name = spec.linear_name(layer, kind);
+        let mut y = matmul(x, &read_shaped(tensors, &name, &[out, cols])?, cols);
+        if biases {
+            let bias = read_shaped(tensors, &bias_name(&name), &[out])?;
+            y.chunks_exact_mut(out).for_each(|row| add(row, &bias));
+        }
+        Ok(y)
     };
     let norm = |name: &str, x: &[f32]| -> Result<Vec<f32>, ModelError> {
-        let scale = read_shaped(tensors, name, &[hidden])?;
-        Ok(rms_norm(x, &scale, spec.rms_norm_eps as f32))
+        let gain = read_shaped(tensors, name, &[hidden])?;
+        let eps = spec.norm_eps as f32;
+        match spec.architecture.norm() {
+            Norm::RootMeanSquare => Ok(rms_norm(x, &gain, eps)),
+            Norm::Layer => Ok(layer_norm(x, &gain, &read_shaped(tensors, &bias_name(name), &[hidden])?, eps)),
+        }
     };
     let table_shape = [spec.vocab_size, hidden];
     let table = read_shaped(tensors, ModelSpec::EMBEDDING, &table_shape)?;
@@ -48,20 +59,31 @@ pub fn forward(
         .iter()
         .flat_map(|&id| table[id as usize * hidden..(id as usize + 1) * hidden].iter().copied())
         .collect();
-    let (cos, sin) = rope_tables(tokens.len(), spec.head_dim, spec.rope_theta);
+    if spec.rope_theta.is_none() {
+        let shape = [spec.max_position_embeddings, hidden];
+        add(&mut x, &read_shaped(tensors, ModelSpec::POSITIONS, &shape)?);
+    }
+    let rope = spec.rope_theta.map(|theta| rope_tables(tokens.len(), spec.head_dim, theta));
     for layer in 0..spec.num_hidden_layers {
         let h = norm(&spec.attn_norm_name(layer), &x)?;
         let mut q = linear(layer, LinearKind::Q, &h)?;
         let mut k = linear(layer, LinearKind::K, &h)?;
         let v = linear(layer, LinearKind::V, &h)?;
-        rotate(&mut q, spec.num_attention_heads, spec.head_dim, &cos, &sin);
-        rotate(&mut k, spec.num_key_value_heads, spec.head_dim, &cos, &sin);
+        if let Some((cos, sin)) = &rope {
+            rotate(&mut q, spec.num_attention_heads, spec.head_dim, cos, sin);
+            rotate(&mut k, spec.num_key_value_heads, spec.head_dim, cos, sin);
+        }
         let attended = attention(spec, &q, &k, &v, tokens.len());
         add(&mut x, &linear(layer, LinearKind::O, &attended)?);
         let h = norm(&spec.mlp_norm_name(layer), &x)?;
-        let gate = linear(layer, LinearKind::Gate, &h)?;
         let up = linear(layer, LinearKind::Up, &h)?;
-        let mid: Vec<f32> = gate.iter().zip(&up).map(|(&g, &u)| g / (1.0 + (-g).exp()) * u).collect();
+        let mid: Vec<f32> = match spec.architecture.mlp() {
+            Mlp::SwiGlu => {
+                let gate = linear(layer, LinearKind::Gate, &h)?;
+                gate.iter().zip(&up).map(|(&g, &u)| g / (1.0 + (-g).exp()) * u).collect()
+            }
+            Mlp::Gelu => up.into_iter().map(gelu).collect(),
+        };
         add(&mut x, &linear(layer, LinearKind::Down, &mid)?);
     }
     let h = norm(ModelSpec::FINAL_NORM, &x)?;
@@ -122,6 +144,23 @@ fn rms_norm(x: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
         out.extend(row.iter().zip(scale).map(|(x, s)| x * factor * s));
     }
     out
+}
+
+fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(gain.len()) {
+        let mean = row.iter().sum::<f32>() / gain.len() as f32;
+        let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / gain.len() as f32;
+        let factor = 1.0 / (variance + eps).sqrt();
+        out.extend(row.iter().zip(gain).zip(bias).map(|((x, g), b)| (x - mean) * factor * g + b));
+    }
+    out
+}
+
+/// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`
+fn gelu(x: f32) -> f32 {
+    let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+    0.5 * x * (1.0 + inner.tanh())
 }
 
 /// Rotary embedding of `[tokens, heads, head_dim]` in place; pairs lie half a head apart.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use squat_quant::ActPoint;
 
-use crate::arch::{self, Architecture};
+use crate::arch::{self, Architecture, Mlp, Norm};
 use crate::error::ModelError;
 use crate::format::gguf::{GgufModel, is_gguf};
 use crate::hf::open_config;
@@ -27,14 +27,14 @@ pub struct ModelSpec {
     pub num_attention_heads: usize,
     /// Key and value heads; divides `num_attention_heads`.
     pub num_key_value_heads: usize,
-    /// Width of a head; even, because RoPE turns pairs.
+    /// Width of a head; even where RoPE turns pairs.
     pub head_dim: usize,
     /// Longest sequence, in tokens.
     pub max_position_embeddings: usize,
-    /// Added to the mean square in RMSNorm.
-    pub rms_norm_eps: f64,
-    /// Base of the RoPE frequencies.
-    pub rope_theta: f64,
+    /// Added to the mean square, or to the variance, in norms.
+    pub norm_eps: f64,
+    /// Base of the RoPE frequencies; none where positions are learned and added to the tokens' rows.
+    pub rope_theta: Option<f64>,
     /// Whether the output projection is the embedding itself.
     pub tie_word_embeddings: bool,
     /// Token that begins every sequence.
@@ -58,14 +58,14 @@ pub enum LinearKind {
     O,
     /// Gate of the MLP, `[intermediate, hidden]`.
     Gate,
-    /// Up projection of the MLP, `[intermediate, hidden]`.
+    /// Up projection of the MLP, `[intermediate, hidden]`; its first matrix where it has no gate.
     Up,
     /// Down projection of the MLP, `[hidden, intermediate]`.
     Down,
 }
 
 impl LinearKind {
-    /// Every linear of a layer, in the order of the forward pass.
+    /// Every kind, in the order of the forward pass; see [`ModelSpec::linears`].
     pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
     /// Name of the Hugging Face module: `q_proj`, ..., `down_proj`.
@@ -97,10 +97,14 @@ impl LinearKind {
 pub enum ParamKind {
     /// Token table, `[vocab, hidden]`.
     Embedding,
-    /// Scale of an RMSNorm, `[hidden]`.
+    /// Learned positions, `[max_position_embeddings, hidden]`.
+    Positions,
+    /// Gain of a norm, `[hidden]`.
     Norm,
     /// Weight of a linear layer, `[out, in]`.
     Linear(LinearKind),
+    /// Bias of a norm, `[hidden]`, or of a linear layer, `[out]`.
+    Bias,
     /// Output projection of an untied model, `[vocab, hidden]`.
     Head,
 }
@@ -108,9 +112,9 @@ pub enum ParamKind {
 /// A parameter of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParamInfo {
-    /// Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`.
+    /// Its name, e.g. `model.layers.0.self_attn.q_proj.weight`: that of Hugging Face's LLaMA, whatever the architecture.
     pub name: String,
-    /// `[out, in]` for matrices, `[hidden]` for norms.
+    /// `[out, in]` for matrices, one number for gains and biases.
     pub shape: Vec<usize>,
     /// What it does.
     pub kind: ParamKind,
@@ -131,14 +135,25 @@ impl ParamInfo {
 
     /// Name without the trailing `.weight`: the stem of packed and learned-scale tensors.
     pub fn module(&self) -> &str {
-        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+        module(&self.name)
     }
+}
+
+/// Name of the bias beside a weight of that name.
+pub fn bias_name(weight: &str) -> String {
+    format!("{}.bias", module(weight))
+}
+
+fn module(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
 }
 
 impl ModelSpec {
     /// Name of the token table.
     pub const EMBEDDING: &'static str = "model.embed_tokens.weight";
-    /// Name of the scale of the last RMSNorm.
+    /// Name of learned positions.
+    pub const POSITIONS: &'static str = "model.embed_positions.weight";
+    /// Name of the gain of the last norm.
     pub const FINAL_NORM: &'static str = "model.norm.weight";
     /// Name of the output projection of an untied model.
     pub const HEAD: &'static str = "lm_head.weight";
@@ -211,11 +226,16 @@ impl ModelSpec {
                 "",
             ));
         }
-        if !self.head_dim.is_multiple_of(2) {
+        if self.rope_theta.is_some() && !self.head_dim.is_multiple_of(2) {
             let got = self.head_dim.to_string();
             return Err(ModelError::config("head_dim", "an even number, for rotary pairs", got, ""));
         }
-        for (key, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)] {
+        let eps = match self.architecture.norm() {
+            Norm::RootMeanSquare => "rms_norm_eps",
+            Norm::Layer => "layer_norm_epsilon",
+        };
+        for (key, value) in [(eps, Some(self.norm_eps)), ("rope_theta", self.rope_theta)] {
+            let Some(value) = value else { continue };
             if !(value.is_finite() && value > 0.0) {
                 return Err(ModelError::config(key, "a positive finite number", value.to_string(), ""));
             }
@@ -247,15 +267,70 @@ impl ModelSpec {
         let kv = mul(self.num_key_value_heads, self.head_dim)?;
         let hidden = self.hidden_size as u64;
         let attention = q.checked_add(kv)?.checked_mul(2)?.checked_mul(hidden)?;
-        let mlp = mul(self.intermediate_size, 3)?.checked_mul(hidden)?;
-        let layer = attention.checked_add(mlp)?.checked_add(hidden.checked_mul(2)?)?;
+        let (inner, matrices) = (self.intermediate_size as u64, self.linears().len() as u64 - 4);
+        let mlp = inner.checked_mul(matrices)?.checked_mul(hidden)?;
+        let biases = match self.architecture.biases() {
+            true => (q + 2 * kv).checked_add((matrices - 1) * inner)?.checked_add(2 * hidden)?,
+            false => 0,
+        };
+        let norm = match self.architecture.norm() {
+            Norm::RootMeanSquare => hidden,
+            Norm::Layer => 2 * hidden,
+        };
+        let layer = attention.checked_add(mlp)?.checked_add(biases)?.checked_add(2 * norm)?;
         let tables = table.checked_mul(if self.tie_word_embeddings { 1 } else { 2 })?;
-        layer.checked_mul(self.num_hidden_layers as u64)?.checked_add(tables)?.checked_add(hidden)
+        let positions = match self.rope_theta {
+            Some(_) => 0,
+            None => mul(self.max_position_embeddings, self.hidden_size)?,
+        };
+        layer
+            .checked_mul(self.num_hidden_layers as u64)?
+            .checked_add(tables)?
+            .checked_add(positions)?
+            .checked_add(norm)
+    }
+
+    /// The linears of a layer, in the order of the forward pass.
+    pub fn linears(&self) -> &'static [LinearKind] {
+        use LinearKind::{Down, K, O, Q, Up, V};
+        match self.architecture.mlp() {
+            Mlp::SwiGlu => &LinearKind::ALL,
+            Mlp::Gelu => &[Q, K, V, O, Up, Down],
+        }
     }
 
     /// Every parameter, in the order of the forward pass; a tied head is not listed.
     pub fn parameters(&self) -> Vec<ParamInfo> {
-        self.architecture.parameters(self)
+        let (vocab, hidden) = (self.vocab_size, self.hidden_size);
+        let mut params = Vec::new();
+        let mut push = |name: &str, shape: &[usize], kind, layer, biased: bool| {
+            params.push(ParamInfo { name: name.to_owned(), shape: shape.to_vec(), kind, layer });
+            if biased {
+                let (name, shape) = (bias_name(name), vec![shape[0]]);
+                params.push(ParamInfo { name, shape, kind: ParamKind::Bias, layer });
+            }
+        };
+        let layer_norm = self.architecture.norm() == Norm::Layer;
+        push(Self::EMBEDDING, &[vocab, hidden], ParamKind::Embedding, None, false);
+        if self.rope_theta.is_none() {
+            push(Self::POSITIONS, &[self.max_position_embeddings, hidden], ParamKind::Positions, None, false);
+        }
+        for layer in 0..self.num_hidden_layers {
+            let at = Some(layer);
+            push(&self.attn_norm_name(layer), &[hidden], ParamKind::Norm, at, layer_norm);
+            for &kind in self.linears() {
+                let (name, shape) = (self.linear_name(layer, kind), self.linear_shape(kind));
+                push(&name, &shape, ParamKind::Linear(kind), at, self.architecture.biases());
+                if kind == LinearKind::O {
+                    push(&self.mlp_norm_name(layer), &[hidden], ParamKind::Norm, at, layer_norm);
+                }
+            }
+        }
+        push(Self::FINAL_NORM, &[hidden], ParamKind::Norm, None, layer_norm);
+        if !self.tie_word_embeddings {
+            push(Self::HEAD, &[vocab, hidden], ParamKind::Head, None, false);
+        }
+        params
     }
 
     /// Number of parameters; a tied table counts once.
@@ -284,12 +359,12 @@ impl ModelSpec {
         format!("model.layers.{layer}.{block}.{}.weight", kind.module())
     }
 
-    /// Name of the scale of the RMSNorm before attention.
+    /// Name of the gain of the norm before attention.
     pub fn attn_norm_name(&self, layer: usize) -> String {
         format!("model.layers.{layer}.input_layernorm.weight")
     }
 
-    /// Name of the scale of the RMSNorm before the MLP.
+    /// Name of the gain of the norm before the MLP.
     pub fn mlp_norm_name(&self, layer: usize) -> String {
         format!("model.layers.{layer}.post_attention_layernorm.weight")
     }

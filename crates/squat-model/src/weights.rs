@@ -16,6 +16,53 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// Name of the list of shards.
 const INDEX: &str = "model.safetensors.index.json";
 
+/// Where a parameter stands in a file whose names and shapes are not those of a [`crate::ModelSpec`].
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    /// Name of the tensor.
+    pub name: String,
+    /// Whether the file has `[in, out]` for our `[out, in]`.
+    pub transposed: bool,
+    /// Which of `parts` equal parts of its outputs: several parameters can be one tensor.
+    pub part: usize,
+    pub parts: usize,
+}
+
+impl Stored {
+    /// A tensor that is the parameter.
+    pub(crate) fn plain(name: &str) -> Self {
+        Self { name: name.to_owned(), transposed: false, part: 0, parts: 1 }
+    }
+
+    /// Type and shape of the parameter; of the whole tensor, where it cannot be taken apart in this way.
+    pub(crate) fn info(&self, weights: &Weights) -> Option<(Dtype, Vec<usize>)> {
+        let (dtype, mut shape) = weights.info(&self.name)?;
+        if self.transposed {
+            shape.reverse();
+        }
+        if let Some(out) = shape.first_mut().filter(|out| out.is_multiple_of(self.parts)) {
+            *out /= self.parts;
+        }
+        Some((dtype, shape))
+    }
+
+    /// Elements of the parameter, `[out, in]`.
+    pub(crate) fn read_f32(&self, weights: &Weights) -> Result<Vec<f32>, ModelError> {
+        let mut values = weights.read_f32(&self.name)?;
+        let len = values.len() / self.parts;
+        if !self.transposed {
+            values.drain(..self.part * len);
+            values.truncate(len);
+            return Ok(values);
+        }
+        let inputs =
+            weights.info(&self.name).and_then(|(_, shape)| shape.first().copied()).unwrap_or(1).max(1);
+        let (outputs, width) = (len / inputs, values.len() / inputs);
+        let column = |out| values.iter().skip(self.part * outputs + out).step_by(width).copied();
+        Ok((0..outputs).flat_map(column).collect())
+    }
+}
+
 /// Mapped weight files, and which holds which tensor.
 #[derive(Debug)]
 pub(crate) struct Weights {

@@ -24,7 +24,7 @@ fn published_shape_has_the_published_number_of_parameters() {
     }))
     .unwrap();
     assert_eq!(spec.num_parameters(), 58_343_936);
-    assert_eq!((spec.num_key_value_heads, spec.head_dim, spec.rope_theta), (8, 64, 10_000.0));
+    assert_eq!((spec.num_key_value_heads, spec.head_dim, spec.rope_theta), (8, 64, Some(10_000.0)));
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn parameters_in_forward_order() {
 fn config_reads_back() {
     for tied in [true, false] {
         let mut spec = spec(tied);
-        spec.rms_norm_eps = 1e-6;
+        spec.norm_eps = 1e-6;
         assert_eq!(ModelSpec::from_config(&spec.to_config()).unwrap(), spec);
         spec.eos_token_ids = vec![2, 3];
         spec.pad_token_id = None;
@@ -112,7 +112,7 @@ fn wrong_configurations_are_named() {
     let mut config = spec(false).to_config();
     config.insert("rope_parameters".to_owned(), default_rope);
     config.remove("rope_theta");
-    assert_eq!(read(&Value::Object(config)).unwrap().rope_theta, 500_000.0);
+    assert_eq!(read(&Value::Object(config)).unwrap().rope_theta, Some(500_000.0));
 }
 
 fn schemes() -> impl Strategy<Value = Option<WeightScheme>> {

@@ -3,7 +3,7 @@
 use crate::checkpoint::Loaded;
 use crate::device::device;
 use crate::error::TrainError;
-use crate::model::{Model, initial_parameters};
+use crate::model::{Model, check_trainable, initial_parameters};
 use crate::optimizer::Moments;
 use crate::parallel::Group;
 use crate::process;
@@ -63,10 +63,12 @@ impl StepBench {
     /// A model of one of the names of [`squat_model::random`].
     ///
     /// # Errors
-    /// An unknown name, with the nearest.
+    /// An unknown name, with the nearest; a model that cannot be trained.
     pub fn named(shape: &str, scheme: &str) -> Result<Self, TrainError> {
+        let spec = squat_model::random::shape(shape)?;
+        check_trainable(&spec)?;
         Ok(Self {
-            spec: squat_model::random::shape(shape)?,
+            spec,
             scheme: scheme.to_owned(),
             threads: 1,
             batch: 4,
@@ -199,6 +201,8 @@ mod tests {
     fn names_are_checked() {
         let error = StepBench::named("llama-58", "fp").unwrap_err().to_string();
         assert!(error.contains("did you mean \"llama-58m\""), "{error}");
+        let error = StepBench::named("gpt2-97m", "fp").unwrap_err().to_string();
+        assert!(error.contains("GPT2LMHeadModel") && error.contains("cannot be trained"), "{error}");
         assert!(StepBench { batch: 0, ..StepBench::named("tiny", "fp").unwrap() }.run().is_err());
     }
 }

@@ -3,7 +3,8 @@
 
 use crate::error::TrainError;
 use crate::model::{
-    Leaves, Model, add_quantizer_parameters, matrix_shape, pack_linears, static_name, static_points,
+    Leaves, Model, add_quantizer_parameters, check_trainable, matrix_shape, pack_linears, static_name,
+    static_points,
 };
 use crate::optimizer::Moments;
 use crate::parameters::{Group, Parameters};
@@ -109,10 +110,11 @@ pub fn save(
 /// Reads a model folder: full precision, or a quantization-aware checkpoint.
 ///
 /// # Errors
-/// Missing or damaged files, tensors that do not fit.
+/// Missing or damaged files, tensors that do not fit, an architecture that cannot be trained.
 pub fn load(path: &Path) -> Result<Loaded, TrainError> {
     let folder = ModelFolder::open(path)?;
     let spec = folder.spec().clone();
+    check_trainable(&spec)?;
     let plan = folder.plan().cloned();
     let mut parameters = Parameters::default();
     for info in spec.parameters() {

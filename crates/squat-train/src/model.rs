@@ -2,6 +2,7 @@
 
 use crate::calibration::Observer;
 use crate::device::is_cpu;
+use crate::error::TrainError;
 use crate::ops::alignment::Alignment;
 use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionSide, Rope, prepare};
 use crate::ops::embedding::Embedding;
@@ -15,7 +16,7 @@ use crate::profile::{self, Phase};
 use crate::quantizer::{ActQuant, STATIC_PARAMETERS, TokenBits, pack_weight};
 use burn::tensor::{Device, Tensor, TensorData};
 use squat_kernels::{Kernels, PackedMatrix};
-use squat_model::{LinearKind, ModelSpec, ParamKind, QuantPlan};
+use squat_model::{Architecture, LinearKind, ModelSpec, ParamKind, QuantPlan};
 use squat_quant::token_policy::TokenEvidence;
 use squat_quant::{ActBits, ActPoint, ActScheme, WeightScheme};
 use std::collections::HashMap;
@@ -207,8 +208,12 @@ pub struct Model {
 
 impl Model {
     /// A model for sequences of up to `max_seq` tokens.
+    ///
+    /// # Panics
+    /// With a spec that [`check_trainable`] refuses.
     pub fn new(spec: ModelSpec, plan: Option<QuantPlan>, max_seq: usize) -> Self {
-        let (cos, sin) = squat_model::rope::rope_tables(max_seq, spec.head_dim, spec.rope_theta);
+        let theta = spec.rope_theta.expect("models that can be trained have RoPE, callers check");
+        let (cos, sin) = squat_model::rope::rope_tables(max_seq, spec.head_dim, theta);
         Self { spec, plan, recompute: false, plain_forms: false, rope: Arc::new(Rope { cos, sin }) }
     }
 
@@ -345,7 +350,7 @@ impl Model {
             kv_heads: spec.num_key_value_heads,
             head_dim: spec.head_dim,
         };
-        let norm = RmsNorm { eps: spec.rms_norm_eps as f32 };
+        let norm = RmsNorm { eps: spec.norm_eps as f32 };
         let weight = self.plan.as_ref().and_then(|plan| plan.weight);
         let bits = match fixed {
             Some(bits) => bits,
@@ -394,7 +399,7 @@ impl Model {
 
     /// Logits `[tokens, vocabulary]` from what the last layer gives.
     pub(crate) fn head(&self, leaves: &Leaves, x: Tensor<2>, options: &ForwardOptions) -> Tensor<2> {
-        let norm = RmsNorm { eps: self.spec.rms_norm_eps as f32 };
+        let norm = RmsNorm { eps: self.spec.norm_eps as f32 };
         let x = self.run(norm, [x, leaves.get(ModelSpec::FINAL_NORM)]);
         options.record(None, ActPoint::HeadIn, &x);
         // The head's input is always 8 bits.
@@ -571,8 +576,24 @@ pub fn matrix_shape(shape: &[usize]) -> [usize; 2] {
     }
 }
 
+/// Whether the trainer has the forward pass of such a model.
+///
+/// # Errors
+/// Any architecture but LLaMA's.
+pub fn check_trainable(spec: &ModelSpec) -> Result<(), TrainError> {
+    match spec.architecture {
+        Architecture::Llama => Ok(()),
+        other => Err(TrainError::Input(format!(
+            "models of the class {} cannot be trained, nor teach: the trainer has the forward pass of {} alone; they can be \
+             packed by rounding to nearest (squat pack --plan w4a8), run and evaluated",
+            other.class(),
+            Architecture::Llama.class()
+        ))),
+    }
+}
+
 /// Fresh parameters: normal weights of standard deviation `std` (residual projections scaled by `1/sqrt(2 layers)`),
-/// gains of one; the same for the same seed.
+/// gains of one, biases of zero; the same for the same seed.
 pub fn initial_parameters(spec: &ModelSpec, std: f32, seed: u64) -> Parameters {
     let mut parameters = Parameters::default();
     let residual = std / (2.0 * spec.num_hidden_layers as f32).sqrt();
@@ -581,10 +602,11 @@ pub fn initial_parameters(spec: &ModelSpec, std: f32, seed: u64) -> Parameters {
         let n = shape[0] * shape[1];
         let (values, group) = match info.kind {
             ParamKind::Norm => (vec![1.0; n], Group::Norm),
+            ParamKind::Bias => (vec![0.0; n], Group::Norm),
             ParamKind::Linear(LinearKind::O | LinearKind::Down) => {
                 (normal(n, residual, seed, index as u64), Group::Weight)
             }
-            ParamKind::Embedding | ParamKind::Head | ParamKind::Linear(_) => {
+            ParamKind::Embedding | ParamKind::Positions | ParamKind::Head | ParamKind::Linear(_) => {
                 (normal(n, std, seed, index as u64), Group::Weight)
             }
         };
@@ -618,13 +640,7 @@ fn normal(n: usize, std: f32, seed: u64, stream: u64) -> Vec<f32> {
 /// and static points still uncalibrated (see `crate::calibration`).
 pub fn add_quantizer_parameters(parameters: &mut Parameters, spec: &ModelSpec, plan: &QuantPlan) {
     for info in spec.parameters() {
-        let scheme = match info.kind {
-            ParamKind::Norm => None,
-            ParamKind::Embedding => plan.embedding,
-            ParamKind::Head => plan.head,
-            ParamKind::Linear(_) => plan.weight,
-        };
-        let Some(scheme) = scheme else { continue };
+        let Some(scheme) = plan.scheme_of(&info) else { continue };
         let [rows, cols] = matrix_shape(&info.shape);
         let mut scales = vec![0f32; scheme.num_scales(rows, cols)];
         if let Some(weight) = parameters.get(&info.name) {

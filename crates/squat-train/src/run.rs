@@ -11,7 +11,7 @@
 use crate::checkpoint::{self, Loaded};
 use crate::device::is_cpu;
 use crate::error::TrainError;
-use crate::model::{Leaves, Model, initial_parameters, pack_linears};
+use crate::model::{Leaves, Model, check_trainable, initial_parameters, pack_linears};
 use crate::parallel::Group;
 use crate::recipe::{Recipe, StageConfig, StageKind, expand};
 use crate::stage::{self, Event, Outcome, StageData, StageInput};
@@ -351,7 +351,7 @@ fn fingerprint(recipe: &Recipe, config: &StageConfig, data: &RunData, folder: &P
 fn check_models(recipe: &Recipe) -> Result<(), TrainError> {
     for name in recipe.stages.iter().flat_map(|stage| stage.init.iter().chain(&stage.teachers)) {
         if !recipe.stages.iter().any(|stage| &stage.name == name) {
-            squat_model::ModelFolder::open(checkpoint::locate(&expand(name)?))?;
+            check_trainable(squat_model::ModelFolder::open(checkpoint::locate(&expand(name)?))?.spec())?;
         }
     }
     Ok(())

@@ -228,7 +228,7 @@ pub struct Bench {
     #[cfg(feature = "train")]
     #[command(flatten)]
     pub training: BenchTrain,
-    /// Random weights of a known shape: llama-58m, smollm2-135m, llama-6m, tiny.
+    /// Random weights of a known shape: llama-58m, smollm2-135m, gpt2-97m, llama-6m, tiny.
     #[arg(long, value_name = "SHAPE")]
     pub random: Option<String>,
     /// How to run a model that is not packed: w4a8, w4a4, rho50, w8a8, w2a8, f16, f32, ...; w4a8-t4 for embedding and

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use squat_engine::{Engine, EngineOptions};
 use squat_eval::{EvalError, Form, LanguageModel, Tokenize};
 use squat_model::tokenizer::Tokenizer;
-use squat_model::{ModelSpec, OpenedModel};
+use squat_model::{Architecture, ModelSpec, OpenedModel};
 use std::path::{Path, PathBuf};
 
 /// Threads to use for a request of `threads` (0: one for each core).
@@ -184,8 +184,10 @@ pub fn open(path: &Path, form: Option<Form>, threads: usize) -> Result<Subject> 
             "{} is packed: only --form packed can be evaluated; give the run it was packed from for --form {form}",
             path.display()
         ),
-        // The trainer reads folders; in full precision the engine computes the same up to rounding.
-        (Form::Fp, false) if gguf => Box::new(EngineForm::load(&path, form, threads)?),
+        // The trainer reads folders of LLaMA; in full precision the engine computes the same up to rounding.
+        (Form::Fp, false) if gguf || spec.architecture != Architecture::Llama => {
+            Box::new(EngineForm::load(&path, form, threads)?)
+        }
         (Form::Fake, false) if gguf => {
             bail!("a GGUF file has no quantizers of ours; pack it, or give --form fp")
         }

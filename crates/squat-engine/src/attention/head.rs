@@ -190,7 +190,7 @@ pub(crate) struct HeadToken<'a> {
 pub(crate) fn attend_block<'a>(
     kernels: &Kernels,
     plan: &AttentionPlan,
-    rope: &Rope,
+    rope: Option<&Rope>,
     (kv, kv_heads): (usize, usize),
     first: usize,
     tokens: impl Iterator<Item = HeadToken<'a>>,
@@ -221,15 +221,17 @@ pub(crate) fn attend_block<'a>(
     while tokens.peek().is_some() {
         let mut held = 0;
         for HeadToken { qkv, bits: of_token } in tokens.by_ref().take(TOGETHER) {
-            let at = (start + count) * half;
-            let (cos, sin) = (&rope.cos[at..][..half], &rope.sin[at..][..half]);
             let q_rows = &mut query[count * width..][..width];
             let k_row = &mut keys[held * d..][..d];
             q_rows.copy_from_slice(&qkv[kv * width..][..width]);
             k_row.copy_from_slice(&qkv[keys_at + kv * d..][..d]);
             values[held * d..][..d].copy_from_slice(&qkv[keys_at + (kv_heads + kv) * d..][..d]);
-            for row in q_rows.chunks_exact_mut(d).chain([k_row]) {
-                kernels.rope(row, cos, sin);
+            if let Some(rope) = rope {
+                let at = (start + count) * half;
+                let (cos, sin) = (&rope.cos[at..][..half], &rope.sin[at..][..half]);
+                for row in q_rows.chunks_exact_mut(d).chain([k_row]) {
+                    kernels.rope(row, cos, sin);
+                }
             }
             bits[held] = of_token;
             query_bits[count * group..][..group].fill(of_token);

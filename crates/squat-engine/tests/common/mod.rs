@@ -38,13 +38,42 @@ pub fn spec(tied: bool) -> ModelSpec {
         num_key_value_heads: 2,
         head_dim: 10,
         max_position_embeddings: 96,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
+        norm_eps: 1e-5,
+        rope_theta: Some(10_000.0),
         tie_word_embeddings: tied,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
         pad_token_id: None,
     }
+}
+
+/// The same sizes with the operations of GPT-2: every query head has a key-value head of its own.
+pub fn gpt2() -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Gpt2,
+        num_attention_heads: 2,
+        head_dim: 13,
+        hidden_size: 26,
+        rope_theta: None,
+        ..spec(true)
+    }
+}
+
+/// Every architecture by name, tied and not.
+pub fn specs() -> [(&'static str, ModelSpec); 3] {
+    [("untied", spec(false)), ("tied", spec(true)), ("GPT-2", gpt2())]
+}
+
+/// Every plan with each architecture.
+pub fn cases() -> Vec<(String, ModelSpec, QuantPlan)> {
+    let specs = [("LLaMA", spec(false)), ("GPT-2", gpt2())];
+    let of_spec = |(name, spec): (&str, ModelSpec)| {
+        plans()
+            .into_iter()
+            .map(move |(plan_name, plan)| (format!("{name} {plan_name}"), spec.clone(), plan))
+            .collect::<Vec<_>>()
+    };
+    specs.into_iter().flat_map(of_spec).collect()
 }
 
 /// Weights large enough for sharp attention, and static quantizers for every point and width.
@@ -55,6 +84,7 @@ pub fn tensors(spec: &ModelSpec, seed: u64) -> Tensors {
         let n = param.len();
         let values = match param.kind {
             ParamKind::Norm => (0..n).map(|_| 1.0 + 0.2 * rng.normal()).collect(),
+            ParamKind::Bias => (0..n).map(|_| 0.5 * rng.normal()).collect(),
             _ => {
                 let std = 1.5 / (param.shape[1] as f32).sqrt();
                 (0..n).map(|_| std * rng.normal()).collect()
@@ -140,9 +170,8 @@ pub fn plans() -> Vec<(String, QuantPlan)> {
 }
 
 /// An engine over a random model.
-pub fn engine(plan: &QuantPlan, tied: bool, options: EngineOptions) -> Engine {
-    let spec = spec(tied);
-    Engine::from_parts(&spec, plan, &tensors(&spec, 11), options).unwrap()
+pub fn engine(spec: &ModelSpec, plan: &QuantPlan, options: EngineOptions) -> Engine {
+    Engine::from_parts(spec, plan, &tensors(spec, 11), options).unwrap()
 }
 
 /// BOS and random ids.

@@ -2,18 +2,21 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Architecture, Definition};
+use super::{Architecture, Definition, Mlp, Norm};
 use crate::error::ModelError;
 use crate::json::{self as read, shown};
-use crate::spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
+use crate::spec::ModelSpec;
 
 pub(super) const DEFINITION: Definition = Definition {
     architecture: Architecture::Llama,
     class: "LlamaForCausalLM",
     model_type: "llama",
+    norm: Norm::RootMeanSquare,
+    mlp: Mlp::SwiGlu,
+    biases: false,
     from_config,
     to_config,
-    parameters,
+    stored: None,
 };
 
 fn from_config(config: &Map<String, Value>) -> Result<ModelSpec, ModelError> {
@@ -51,8 +54,8 @@ fn from_config(config: &Map<String, Value>) -> Result<ModelSpec, ModelError> {
         head_dim,
         // The defaults are those of the family's configuration class.
         max_position_embeddings: read::optional_size(config, "max_position_embeddings")?.unwrap_or(2048),
-        rms_norm_eps: read::optional_number(config, "rms_norm_eps")?.unwrap_or(1e-6),
-        rope_theta: rope_theta.unwrap_or(10_000.0),
+        norm_eps: read::optional_number(config, "rms_norm_eps")?.unwrap_or(1e-6),
+        rope_theta: Some(rope_theta.unwrap_or(10_000.0)),
         tie_word_embeddings: read::optional_bool(config, "tie_word_embeddings")?.unwrap_or(false),
         bos_token_id: read::token_ids(config, "bos_token_id")?.first().copied(),
         eos_token_ids: read::token_ids(config, "eos_token_id")?,
@@ -87,11 +90,6 @@ fn refuse_unsupported(config: &Map<String, Value>) -> Result<(), ModelError> {
 }
 
 fn to_config(spec: &ModelSpec) -> Map<String, Value> {
-    let eos = match spec.eos_token_ids.as_slice() {
-        [] => Value::Null,
-        [id] => json!(id),
-        ids => json!(ids),
-    };
     let config = json!({
         "architectures": [DEFINITION.class],
         "model_type": DEFINITION.model_type,
@@ -104,49 +102,18 @@ fn to_config(spec: &ModelSpec) -> Map<String, Value> {
         "head_dim": spec.head_dim,
         "max_position_embeddings": spec.max_position_embeddings,
         "hidden_act": "silu",
-        "rms_norm_eps": spec.rms_norm_eps,
+        "rms_norm_eps": spec.norm_eps,
         "rope_theta": spec.rope_theta,
         "rope_scaling": null,
         "attention_bias": false,
         "mlp_bias": false,
         "tie_word_embeddings": spec.tie_word_embeddings,
         "bos_token_id": spec.bos_token_id,
-        "eos_token_id": eos,
+        "eos_token_id": read::token_ids_value(&spec.eos_token_ids),
         "pad_token_id": spec.pad_token_id,
     });
     match config {
         Value::Object(config) => config,
         _ => Map::new(),
     }
-}
-
-fn parameters(spec: &ModelSpec) -> Vec<ParamInfo> {
-    let norm =
-        |name: String, layer| ParamInfo { name, shape: vec![spec.hidden_size], kind: ParamKind::Norm, layer };
-    let table = |name: &str, kind| ParamInfo {
-        name: name.to_owned(),
-        shape: vec![spec.vocab_size, spec.hidden_size],
-        kind,
-        layer: None,
-    };
-    let mut params = vec![table(ModelSpec::EMBEDDING, ParamKind::Embedding)];
-    for layer in 0..spec.num_hidden_layers {
-        params.push(norm(spec.attn_norm_name(layer), Some(layer)));
-        for kind in LinearKind::ALL {
-            if kind == LinearKind::Gate {
-                params.push(norm(spec.mlp_norm_name(layer), Some(layer)));
-            }
-            params.push(ParamInfo {
-                name: spec.linear_name(layer, kind),
-                shape: spec.linear_shape(kind).to_vec(),
-                kind: ParamKind::Linear(kind),
-                layer: Some(layer),
-            });
-        }
-    }
-    params.push(norm(ModelSpec::FINAL_NORM.to_owned(), None));
-    if !spec.tie_word_embeddings {
-        params.push(table(ModelSpec::HEAD, ParamKind::Head));
-    }
-    params
 }

@@ -1,17 +1,39 @@
 //! The known architectures: one file each, one line each in `REGISTRY`.
 
+pub mod gpt2;
 pub mod llama;
 
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::spec::{ModelSpec, ParamInfo};
+use crate::weights::Stored;
 
 /// A known architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Architecture {
     /// RMSNorm, RoPE, grouped-query attention, SwiGLU; no biases.
     Llama,
+    /// LayerNorm, learned positions, GELU, biases everywhere.
+    Gpt2,
+}
+
+/// What brings a row of the residual stream to size before a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// By its root mean square, times a gain.
+    RootMeanSquare,
+    /// Its mean taken off, by its standard deviation, times a gain, plus a bias.
+    Layer,
+}
+
+/// What stands between attention and attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mlp {
+    /// `down(silu(gate(x)) * up(x))`
+    SwiGlu,
+    /// `down(gelu(up(x)))`, GELU in its form with tanh.
+    Gelu,
 }
 
 /// What an architecture file provides.
@@ -21,17 +43,22 @@ pub(crate) struct Definition {
     class: &'static str,
     /// `model_type` in `config.json`.
     model_type: &'static str,
+    norm: Norm,
+    mlp: Mlp,
+    /// Whether linear layers have biases (the head never has).
+    biases: bool,
     from_config: fn(&Map<String, Value>) -> Result<ModelSpec, ModelError>,
     to_config: fn(&ModelSpec) -> Map<String, Value>,
-    parameters: fn(&ModelSpec) -> Vec<ParamInfo>,
+    /// Where a parameter stands in a Hugging Face folder; none where names and shapes are those of the spec.
+    stored: Option<fn(&ParamInfo) -> Stored>,
 }
 
 /// One line for each architecture.
-const REGISTRY: [Definition; 1] = [llama::DEFINITION];
+const REGISTRY: [Definition; 2] = [llama::DEFINITION, gpt2::DEFINITION];
 
 impl Architecture {
     fn definition(self) -> &'static Definition {
-        static DEFINITIONS: [Definition; 1] = REGISTRY;
+        static DEFINITIONS: [Definition; 2] = REGISTRY;
         DEFINITIONS
             .iter()
             .find(|definition| definition.architecture == self)
@@ -48,6 +75,21 @@ impl Architecture {
         self.definition().model_type
     }
 
+    /// Its norm.
+    pub fn norm(self) -> Norm {
+        self.definition().norm
+    }
+
+    /// Its MLP.
+    pub fn mlp(self) -> Mlp {
+        self.definition().mlp
+    }
+
+    /// Whether its linear layers have biases (the head never has).
+    pub fn biases(self) -> bool {
+        self.definition().biases
+    }
+
     pub(crate) fn read_config(self, config: &Map<String, Value>) -> Result<ModelSpec, ModelError> {
         (self.definition().from_config)(config)
     }
@@ -56,8 +98,8 @@ impl Architecture {
         (self.definition().to_config)(spec)
     }
 
-    pub(crate) fn parameters(self, spec: &ModelSpec) -> Vec<ParamInfo> {
-        (self.definition().parameters)(spec)
+    pub(crate) fn stored(self) -> Option<fn(&ParamInfo) -> Stored> {
+        self.definition().stored
     }
 }
 

@@ -11,7 +11,7 @@
 //! multiple of `group_size`.
 //!
 //! The token table (`model.embed_tokens`) and an untied head (`lm_head`) are stored in the same way, a tied table
-//! once. Norms and what the plan leaves in full precision are F32. Static activation quantizers keep their names.
+//! once. Norms, biases, learned positions and what the plan leaves in full precision are F32. Static activation quantizers keep their names.
 //! `config.json` has compressed-tensors' `quantization_config` ([`schema`]), and the plan under the key `squat`, which
 //! is the authority.
 

@@ -178,7 +178,7 @@ impl PackedModel {
                 }
                 _ => {
                     check_shape(&weights, &param.name, &param.shape)?;
-                    // Norms are small and are read at once; matrices in full precision when they are used.
+                    // Gains and biases are small and are read at once; matrices in full precision when they are used.
                     if param.shape.len() == 1 {
                         check_finite(&weights.read_f32(&param.name)?, &param.name, || weights.place())?;
                     }

@@ -217,7 +217,7 @@ fn declare(param: &ParamInfo, scheme: WeightScheme) -> [Declaration; 3] {
     ]
 }
 
-/// Rows and columns; a norm counts as one row.
+/// Rows and columns; gains and biases count as one row.
 fn matrix(param: &ParamInfo) -> (usize, usize) {
     match param.shape.as_slice() {
         &[rows, cols] => (rows, cols),

@@ -10,7 +10,7 @@ use squat_quant::{ActPoint, ActScheme, Granularity, WeightScheme};
 use crate::error::ModelError;
 use crate::json::shown;
 use crate::plan::QuantPlan;
-use crate::spec::{LinearKind, ModelSpec};
+use crate::spec::ModelSpec;
 
 /// Name of the key in `config.json`.
 pub const KEY: &str = "quantization_config";
@@ -36,8 +36,9 @@ pub fn quantization_config(spec: &ModelSpec, plan: &QuantPlan) -> Value {
     if let Some(scheme) = plan.weight {
         // Linears that share an input point have one quantizer.
         for point in [ActPoint::AttnIn, ActPoint::AttnOut, ActPoint::MlpIn, ActPoint::MlpMid] {
-            let targets = LinearKind::ALL
-                .into_iter()
+            let targets = spec
+                .linears()
+                .iter()
                 .filter(|kind| kind.input_point() == point)
                 .map(|kind| format!("re:.*{}$", kind.module()))
                 .collect();

@@ -113,8 +113,8 @@ pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
     for (key, size) in sizes {
         file.number(&format!("llama.{key}"), size as u32);
     }
-    file.float("llama.attention.layer_norm_rms_epsilon", spec.rms_norm_eps as f32);
-    file.float("llama.rope.freq_base", spec.rope_theta as f32);
+    file.float("llama.attention.layer_norm_rms_epsilon", spec.norm_eps as f32);
+    file.float("llama.rope.freq_base", spec.rope_theta.unwrap() as f32);
     file.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "smollm");
     let tokens = [
         "<pad>", "<s>", "</s>", "a", "b", "c", "d", "Ġ", "Ġa", "ab", "cd", "1", "2", "Ċ", "e", "f", "g", "h",
@@ -132,6 +132,7 @@ pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
         let layer = param.layer.unwrap_or_default();
         let (name, permuted) = match param.kind {
             ParamKind::Embedding => ("token_embd".to_owned(), false),
+            ParamKind::Positions | ParamKind::Bias => unreachable!("a LLaMA has none"),
             ParamKind::Head => ("output".to_owned(), false),
             ParamKind::Norm if param.layer.is_none() => ("output_norm".to_owned(), false),
             ParamKind::Norm if param.name.contains("input") => (format!("blk.{layer}.attn_norm"), false),

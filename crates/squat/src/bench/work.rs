@@ -62,10 +62,14 @@ fn weights(spec: &ModelSpec) -> (f64, f64) {
     (linears as f64, (spec.vocab_size * spec.hidden_size) as f64)
 }
 
-/// Bytes that one token's pass reads: every parameter but the token table, of which it reads a row, unless the table
-/// is the head as well.
+/// Bytes that one token's pass reads: every parameter but the tables of tokens and positions, of which it reads a row,
+/// unless the token table is the head as well.
 fn weight_bytes(spec: &ModelSpec, plan: &QuantPlan, weights: Weights) -> f64 {
-    let read = |param: &&ParamInfo| param.kind != ParamKind::Embedding || spec.tie_word_embeddings;
+    let read = |param: &&ParamInfo| match param.kind {
+        ParamKind::Embedding => spec.tie_word_embeddings,
+        ParamKind::Positions => false,
+        _ => true,
+    };
     let bytes = |param: &ParamInfo| match (plan.scheme_of(param), param.shape.as_slice()) {
         (Some(scheme), &[rows, cols]) => {
             f64::from(scheme.bits.storage_bits()) * param.len() as f64 / 8.0
@@ -100,5 +104,13 @@ mod tests {
         let all = untied.num_parameters() as f64;
         assert_eq!(weight_bytes(&untied, &plan, Weights::F32), 4.0 * (all - table));
         assert_eq!(weights(&untied), (16.0 * 2_621_440.0, table));
+        // Nor are learned positions.
+        let gpt2 = random::shape("gpt2-97m").unwrap();
+        let positions = (gpt2.max_position_embeddings * gpt2.hidden_size) as f64;
+        assert_eq!(
+            weight_bytes(&gpt2, &plan, Weights::F32),
+            4.0 * (gpt2.num_parameters() as f64 - positions)
+        );
+        assert_eq!(weights(&gpt2).0, 12.0 * 12.0 * 768.0 * 768.0);
     }
 }

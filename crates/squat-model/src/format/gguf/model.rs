@@ -131,6 +131,8 @@ impl TensorSource for GgufModel {
 fn name_in_file(param: &ParamInfo) -> String {
     let module = match param.kind {
         ParamKind::Embedding => return "token_embd.weight".to_owned(),
+        // The models of this format that are read have neither; a name that no file has is an error where it is looked up.
+        ParamKind::Positions | ParamKind::Bias => return param.name.clone(),
         ParamKind::Head => return "output.weight".to_owned(),
         ParamKind::Norm if param.layer.is_none() => return "output_norm.weight".to_owned(),
         ParamKind::Norm if param.name.ends_with("input_layernorm.weight") => "attn_norm",
@@ -227,8 +229,8 @@ fn spec_of(file: &GgufFile) -> Result<ModelSpec, ModelError> {
         head_dim,
         max_position_embeddings: size("llama.context_length")?,
         // Stored as f32: its shortest decimal is the number that was meant (1e-5, not 9.99999974e-6).
-        rms_norm_eps: number("llama.attention.layer_norm_rms_epsilon")?.map_or(1e-5, shortest),
-        rope_theta: number("llama.rope.freq_base")?.map_or(10_000.0, shortest),
+        norm_eps: number("llama.attention.layer_norm_rms_epsilon")?.map_or(1e-5, shortest),
+        rope_theta: Some(number("llama.rope.freq_base")?.map_or(10_000.0, shortest)),
         tie_word_embeddings: file.shape("output.weight").is_none(),
         bos_token_id: id("tokenizer.ggml.bos_token_id")?,
         eos_token_ids,
