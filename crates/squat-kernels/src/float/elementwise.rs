@@ -79,8 +79,8 @@ pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
 pub fn gelu(x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "lengths of an activation function");
     // -2 sqrt(2 / pi), and the same times 0.044715.
-    const LINEAR: f32 = -1.595_769_1;
-    const CUBIC: f32 = -0.071_354_82;
+    const LINEAR: f32 = -1.595_769_2;
+    const CUBIC: f32 = -0.071_354_814;
     for (out, &x) in out.iter_mut().zip(x) {
         *out = x * (1.0 / (1.0 + math::exp(x * (LINEAR + CUBIC * (x * x)))));
     }
