@@ -8,7 +8,7 @@ use crate::optimizer::Moments;
 use crate::parallel::Group;
 use crate::process;
 use crate::profile::{self, Entry, Phase};
-use crate::recipe::{LossConfig, StageConfig, StageKind};
+use crate::recipe::{LossConfig, StageConfig, StageKind, TeacherDtype};
 use crate::stage::begin_quantizing;
 use crate::step::{Teacher, split};
 use crate::trainer::{StepFailure, Trainer};
@@ -32,6 +32,10 @@ pub struct StepBench {
     pub steps: u64,
     /// Keep only the input of each layer for the backward pass.
     pub activation_checkpointing: bool,
+    /// Keep only so many of the teacher's likeliest tokens; 0 keeps all.
+    pub teacher_top_k: usize,
+    /// How the teacher's weights are held.
+    pub teacher_dtype: TeacherDtype,
 }
 
 /// Medians over the steps.
@@ -75,6 +79,8 @@ impl StepBench {
             seq: 128,
             steps: 5,
             activation_checkpointing: false,
+            teacher_top_k: 0,
+            teacher_dtype: TeacherDtype::F32,
         })
     }
 
@@ -138,8 +144,8 @@ impl StepBench {
         let (mut plan, mut teachers) = (None, Vec::new());
         if self.scheme != "fp" {
             let loaded = Loaded { spec: spec.clone(), plan: None, parameters: parameters.clone() };
-            let (model, leaves) = loaded.into_model(self.seq);
-            teachers.push(Teacher { model, leaves });
+            let device = device("cpu")?;
+            teachers.push(Teacher::new(loaded, self.teacher_dtype, self.seq, &device, self.threads)?);
             let plan = plan.insert(QuantPlan::named(&self.scheme)?);
             let (ids, _, rows, seq) = split(&self.sequences(u64::MAX));
             begin_quantizing(&spec, plan, &mut parameters, &[(ids, rows, seq)], self.seq);
@@ -152,7 +158,12 @@ impl StepBench {
             batch_size: self.batch,
             micro_batch: self.batch.div_ceil(self.threads.max(1)),
             activation_checkpointing: self.activation_checkpointing,
-            loss: LossConfig { entropy: 0.01, alignment: 0.1, ..LossConfig::default() },
+            loss: LossConfig {
+                entropy: 0.01,
+                alignment: 0.1,
+                teacher_top_k: self.teacher_top_k,
+                ..LossConfig::default()
+            },
             ..defaults
         };
         let moments = Moments::zeros(&parameters);

@@ -10,6 +10,7 @@
 //! | [`step`] | loss and gradients of a micro-batch |
 //! | `recompute` | the same with one layer on the tape at a time |
 //! | [`ops`] | fused operations with hand-written backward |
+//! | `half_matrix` | weights of frozen models in bf16 |
 //! | [`host`] | how such an operation becomes a node of Burn's tape |
 //! | [`plain`] | the same operations as tensor expressions, for other devices |
 //! | [`device`] | devices by name |
@@ -27,6 +28,7 @@ pub mod checkpoint;
 pub mod device;
 pub mod error;
 pub mod evaluate;
+mod half_matrix;
 pub mod host;
 mod memory;
 pub mod model;

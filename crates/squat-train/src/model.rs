@@ -3,6 +3,7 @@
 use crate::calibration::Observer;
 use crate::device::is_cpu;
 use crate::error::TrainError;
+use crate::half_matrix::HalfMatrix;
 use crate::ops::alignment::Alignment;
 use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionSide, Rope, prepare};
 use crate::ops::embedding::Embedding;
@@ -24,7 +25,7 @@ use std::sync::{Arc, Mutex};
 
 /// Parameters as tensors of one device, leaves of the tape where training asks for it.
 pub struct Leaves {
-    tensors: HashMap<String, Tensor<2>>,
+    tensors: HashMap<String, Held>,
     packed: Arc<HashMap<String, Arc<PackedMatrix>>>,
 }
 
@@ -47,13 +48,29 @@ impl Leaves {
         Self::from_values(parameters.iter().zip(values), device)
     }
 
+    /// Takes the values of a frozen model as [`Self::take`] does on the CPU, weights rounded to bf16.
+    pub fn take_half(parameters: &mut Parameters) -> Self {
+        let device = Device::flex();
+        let held = parameters.list_mut().iter_mut().map(|p| {
+            let values = std::mem::take(&mut p.values);
+            let held = match p.group {
+                Group::Weight => Held::Half(Arc::new(HalfMatrix::new(&values, p.shape))),
+                _ => Held::Tensor(Tensor::from_data(TensorData::new(values, p.shape), &device)),
+            };
+            (p.name.clone(), held)
+        });
+        Self { tensors: held.collect(), packed: Arc::default() }
+    }
+
     /// Returns what [`Self::take`] took.
     ///
     /// # Panics
     /// When the parameters are others, an error of this crate.
     pub fn give_back(mut self, parameters: &mut Parameters) {
         for parameter in parameters.list_mut() {
-            let tensor = self.tensors.remove(&parameter.name).expect("the parameters that were taken");
+            let Some(Held::Tensor(tensor)) = self.tensors.remove(&parameter.name) else {
+                panic!("the parameters that were taken: {}", parameter.name)
+            };
             parameter.values = tensor.into_data().try_into_vec::<f32>().expect("parameters are f32");
         }
     }
@@ -61,7 +78,8 @@ impl Leaves {
     fn from_values<'a>(values: impl Iterator<Item = (&'a Parameter, Vec<f32>)>, device: &Device) -> Self {
         let tensors = values
             .map(|(p, values)| {
-                (p.name.clone(), Tensor::<2>::from_data(TensorData::new(values, p.shape), device))
+                let tensor = Tensor::from_data(TensorData::new(values, p.shape), device);
+                (p.name.clone(), Held::Tensor(tensor))
             })
             .collect();
         Self { tensors, packed: Arc::default() }
@@ -72,23 +90,50 @@ impl Leaves {
         Self { packed: packed.0, ..self }
     }
 
-    /// The same memory as leaves of a new tape.
+    /// The same memory as leaves of a new tape; what is held as bf16 stays off it.
     pub fn tracked(&self) -> Self {
-        let tensors = self
-            .tensors
-            .iter()
-            .map(|(name, tensor)| (name.clone(), Tensor::from_inner(tensor.clone()).require_grad()))
-            .collect();
+        let track = |held: &Held| match held {
+            Held::Tensor(tensor) => Held::Tensor(Tensor::from_inner(tensor.clone()).require_grad()),
+            Held::Half(half) => Held::Half(half.clone()),
+        };
+        let tensors = self.tensors.iter().map(|(name, held)| (name.clone(), track(held))).collect();
         Self { tensors, packed: self.packed.clone() }
     }
 
-    /// The tensor of that name.
+    /// The tensor of that name; what is held as bf16 is widened anew.
     ///
     /// # Panics
     /// When there is none: the parameters do not belong to the spec, an error of this crate.
     pub fn get(&self, name: &str) -> Tensor<2> {
-        self.tensors.get(name).unwrap_or_else(|| panic!("no parameter {name}")).clone()
+        match self.tensors.get(name) {
+            Some(Held::Tensor(tensor)) => tensor.clone(),
+            Some(Held::Half(half)) => half.widened(),
+            None => panic!("no parameter {name}"),
+        }
     }
+
+    /// These rows of a tensor, if it is held as bf16.
+    fn half_rows(&self, name: &str, rows: &[u32]) -> Option<Tensor<2>> {
+        match self.tensors.get(name) {
+            Some(Held::Half(half)) => Some(half.rows(rows)),
+            _ => None,
+        }
+    }
+
+    /// Bytes of all tensors, packed weights left out.
+    pub fn bytes(&self) -> usize {
+        let bytes = |held: &Held| match held {
+            Held::Tensor(tensor) => tensor.shape().num_elements() * size_of::<f32>(),
+            Held::Half(half) => half.bytes(),
+        };
+        self.tensors.values().map(bytes).sum()
+    }
+}
+
+/// How a parameter is held.
+enum Held {
+    Tensor(Tensor<2>),
+    Half(Arc<HalfMatrix>),
 }
 
 /// Quantized weights as the integer kernels take them, by name.
@@ -323,6 +368,9 @@ impl Model {
     pub(crate) fn embed(&self, leaves: &Leaves, ids: &[u32]) -> Tensor<2> {
         let weight = self.plan.as_ref().and_then(|plan| plan.embedding);
         let embedding = Embedding { ids: ids.into(), weight };
+        if let (None, Some(rows)) = (weight, leaves.half_rows(ModelSpec::EMBEDDING, ids)) {
+            return rows;
+        }
         let table = leaves.get(ModelSpec::EMBEDDING);
         match embedding.weight {
             Some(_) => self.run(embedding, [table, leaves.get(&log_scale_name(ModelSpec::EMBEDDING))]),

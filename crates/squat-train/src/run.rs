@@ -11,7 +11,7 @@
 use crate::checkpoint::{self, Loaded};
 use crate::device::is_cpu;
 use crate::error::TrainError;
-use crate::model::{Leaves, Model, check_trainable, initial_parameters, pack_linears};
+use crate::model::{check_trainable, initial_parameters};
 use crate::parallel::Group;
 use crate::recipe::{Recipe, StageConfig, StageKind, expand};
 use crate::stage::{self, Event, Outcome, StageData, StageInput};
@@ -335,6 +335,7 @@ fn fingerprint(recipe: &Recipe, config: &StageConfig, data: &RunData, folder: &P
     // Switches that came later are left out where they are off, so that runs from before them can be resumed.
     let text = serde_json::to_string(&config).unwrap_or_default();
     let text = text.replace(",\"activation_checkpointing\":false", "");
+    let text = text.replace(",\"teacher_dtype\":\"f32\"", "");
     add(&text.replace(",\"teacher_top_k\":0", ""));
     add(&serde_json::to_string(&recipe.model).unwrap_or_default());
     add(&format!("{} {} {}", recipe.seed, recipe.data.seq_len, recipe.data.start_at_line));
@@ -461,7 +462,7 @@ fn stage_input<'a>(
     student.plan = None;
     let mut teachers = Vec::new();
     for name in &config.teachers {
-        let mut loaded = checkpoint::load(&named_model(recipe, run, name)?)?;
+        let loaded = checkpoint::load(&named_model(recipe, run, name)?)?;
         if loaded.spec.vocab_size != student.spec.vocab_size {
             return Err(TrainError::Recipe(format!(
                 "stage `{}`: teacher `{name}` has a vocabulary of {}, the student {}; they must share a tokenizer",
@@ -486,10 +487,11 @@ fn stage_input<'a>(
         if options.group.world() > 1 {
             options.group.agree("teachers", &loaded.parameters.digest())?;
         }
-        let model = Model::new(loaded.spec, loaded.plan, seq_len);
-        let packed = pack_linears(&model, &loaded.parameters, &options.device, options.threads);
-        let leaves = Leaves::take(&mut loaded.parameters, &options.device).with_packed(packed);
-        teachers.push(Teacher { model, leaves });
+        let teacher = Teacher::new(loaded, config.teacher_dtype, seq_len, &options.device, options.threads)
+            .map_err(|error| {
+            TrainError::Recipe(format!("stage `{}`: teacher `{name}`: {error}", config.name))
+        })?;
+        teachers.push(teacher);
     }
     let start = if recipe.data.start_at_line { Start::Line } else { Start::Anywhere };
     let train = Chunks::new(&data.train.shards, seq_len, recipe.seed)?.starting(start);

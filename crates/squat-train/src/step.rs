@@ -1,14 +1,17 @@
 //! Loss and gradients of one micro-batch.
 
-use crate::model::{ForwardOptions, ForwardOutput, Leaves, Model};
+use crate::checkpoint::Loaded;
+use crate::device::is_cpu;
+use crate::error::TrainError;
+use crate::model::{ForwardOptions, ForwardOutput, Leaves, Model, pack_linears};
 use crate::ops::lm_loss::{LmLoss, LossTerms};
 use crate::ops::teacher_logits::{TeacherLogits, TopTokens};
 use crate::parameters::Parameters;
 use crate::profile::{self, Phase};
 use crate::quantizer::TokenBits;
-use crate::recipe::LossConfig;
+use crate::recipe::{LossConfig, TeacherDtype};
 use crate::recompute::{self, Pass};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use squat_quant::ActBits;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,6 +22,34 @@ pub struct Teacher {
     pub model: Model,
     /// Its parameters, without a tape.
     pub leaves: Leaves,
+}
+
+impl Teacher {
+    /// A loaded model that teaches on sequences of up to `max_seq` tokens.
+    ///
+    /// # Errors
+    /// bf16 for a quantized model, whose codes rounding would change, or for another device than the CPU.
+    pub fn new(
+        mut loaded: Loaded,
+        dtype: TeacherDtype,
+        max_seq: usize,
+        device: &Device,
+        threads: usize,
+    ) -> Result<Self, TrainError> {
+        let refuse = |why| Err(TrainError::Input(format!("teacher_dtype bf16 {why}; use f32")));
+        match dtype {
+            TeacherDtype::Bf16 if loaded.plan.is_some() => return refuse("is for full-precision teachers"),
+            TeacherDtype::Bf16 if !is_cpu(device) => return refuse("works on the CPU only"),
+            _ => {}
+        }
+        let model = Model::new(loaded.spec, loaded.plan, max_seq);
+        let packed = pack_linears(&model, &loaded.parameters, device, threads);
+        let leaves = match dtype {
+            TeacherDtype::F32 => Leaves::take(&mut loaded.parameters, device),
+            TeacherDtype::Bf16 => Leaves::take_half(&mut loaded.parameters),
+        };
+        Ok(Self { model, leaves: leaves.with_packed(packed) })
+    }
 }
 
 /// The loss of a micro-batch, term by term. Unweighted; a switched-off term is `None`.

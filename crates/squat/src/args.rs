@@ -283,6 +283,12 @@ pub struct BenchTrain {
     /// With --train: keep only the input of each layer for the backward pass, and compute the rest again.
     #[arg(long, requires = "train")]
     pub activation_checkpointing: bool,
+    /// With --train: keep only so many of the teacher's likeliest tokens at each position; 0 keeps all.
+    #[arg(long, requires = "train", value_name = "K", default_value_t = 0)]
+    pub teacher_top_k: usize,
+    /// With --train: how the teacher's weights are held.
+    #[arg(long, requires = "train", value_parser = ["f32", "bf16"], default_value = "f32")]
+    pub teacher_dtype: String,
     /// With --train: print where the time goes.
     #[arg(long, requires = "train")]
     pub profile: bool,

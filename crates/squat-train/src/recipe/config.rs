@@ -90,6 +90,17 @@ pub enum StageKind {
     Qat,
 }
 
+/// Numbers in which the weights of frozen teachers are held.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum TeacherDtype {
+    /// As they were trained.
+    #[default]
+    F32,
+    /// Rounded to half the bytes, and widened whenever they are read.
+    Bf16,
+}
+
 /// One training stage.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -104,6 +115,9 @@ pub struct StageConfig {
     /// Stages of this run, or model folders, whose logits are averaged as the teacher.
     #[serde(default)]
     pub teachers: Vec<String>,
+    /// How the teachers' weights are held.
+    #[serde(default)]
+    pub teacher_dtype: TeacherDtype,
     /// Sizes, if not those of the recipe.
     #[serde(default)]
     pub model: Option<ModelConfig>,

@@ -3,7 +3,7 @@
 mod config;
 mod quant;
 
-pub use config::{DataConfig, LossConfig, ModelConfig, Recipe, StageConfig, StageKind};
+pub use config::{DataConfig, LossConfig, ModelConfig, Recipe, StageConfig, StageKind, TeacherDtype};
 pub use quant::QuantConfig;
 
 use crate::error::TrainError;

@@ -7,6 +7,7 @@ use serde_json::json;
 use squat_eval::table::Table;
 use squat_train::bench::StepBench;
 use squat_train::profile::{Entry, Phase};
+use squat_train::recipe::TeacherDtype;
 use std::process::ExitCode;
 
 pub fn run(args: &Bench, shape: &str) -> Result<ExitCode> {
@@ -21,6 +22,8 @@ pub fn run(args: &Bench, shape: &str) -> Result<ExitCode> {
         seq: training.seq,
         steps: args.repeat.max(1) as u64,
         activation_checkpointing: training.activation_checkpointing,
+        teacher_top_k: training.teacher_top_k,
+        teacher_dtype: if training.teacher_dtype == "bf16" { TeacherDtype::Bf16 } else { TeacherDtype::F32 },
         ..StepBench::named(shape, scheme)?
     };
     let speed = bench.run()?;
