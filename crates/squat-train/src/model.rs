@@ -131,6 +131,7 @@ impl Leaves {
 }
 
 /// How a parameter is held.
+#[allow(clippy::large_enum_variant)] // One for each weight, and nearly always the large one.
 enum Held {
     Tensor(Tensor<2>),
     Half(Arc<HalfMatrix>),
