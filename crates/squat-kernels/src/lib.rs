@@ -66,7 +66,8 @@
 //!
 //! * **Many rows**: a tile of rows and panels keeps its sums in registers (8 x 3 with AVX-512). A block is unpacked once
 //!   for the rows of a tile, and each group of four activations is broadcast once for its panels: 48 dot products for 16
-//!   broadcasts and 12 instructions of unpacking. The first tile of a strip of panels asks for the next strip.
+//!   broadcasts and 12 instructions of unpacking. The first tile of a strip of panels asks for the next strip. ARM's `usmmla`
+//!   multiplies two channels with two rows: one `zip` puts eight inputs of a channel side by side.
 //! * **One row** is bound by reading weights, so it reads them in the order in which they lie, a panel at a time, several
 //!   blocks with sums of their own, and asks for what lies 4096 bytes ahead: the CPU looks ahead by itself, but not beyond
 //!   its page. Several panels at once were twice as slow from memory.

@@ -40,37 +40,35 @@ pub(crate) fn integer_dots<S: IntSimd, const MR: usize, const NP: usize>(
     a: &[[i8; 4]; OPERANDS],
 ) -> Work {
     let mut acc = [[s.zero(); NP]; MR];
-    let (mut low, mut high) = ([s.zero(); NP], [s.zero(); NP]);
+    let mut fields = [[s.zero(); NP]; 2];
     for p in 0..NP {
-        (low[p], high[p]) = (s.load(&w[p][0].0), s.load(&w[p][1].0));
+        (fields[0][p], fields[1][p]) = (s.load(&w[p][0].0), s.load(&w[p][1].0));
     }
+    let (a, _) = a.as_chunks();
     let limited = S::SMALL_ROOM < usize::MAX;
-    let run = if limited { S::SMALL_ROOM / (2 * 15) } else { OPERANDS };
+    let run = if limited { S::SMALL_ROOM / (2 * 15) } else { OPERANDS / 2 };
     let mut small = [[s.zero_small(); NP]; MR];
     for _ in 0..REPEATS {
-        for first in (0..OPERANDS).step_by(run) {
-            for i in first..OPERANDS.min(first + run) {
-                for m in 0..MR {
-                    s.dot4_small(&mut small[m], &low, &a[(i + m) % OPERANDS]);
-                    s.dot4_small(&mut small[m], &high, &a[i]);
+        for first in (0..OPERANDS / 2).step_by(run) {
+            for i in first..(OPERANDS / 2).min(first + run) {
+                let mut rows = [&a[i]; MR];
+                for m in 1..MR {
+                    rows[m] = &a[(i + m) % (OPERANDS / 2)];
                 }
+                s.dot_rows(&mut small, &fields, &rows);
             }
             if limited {
-                for m in 0..MR {
-                    s.flush(&mut acc[m], &small[m]);
-                }
+                s.flush_rows(&mut acc, &small);
                 small = [[s.zero_small(); NP]; MR];
             }
         }
     }
-    for m in 0..MR {
-        s.flush(&mut acc[m], &small[m]);
-    }
+    s.flush_rows(&mut acc, &small);
     let mut sum = 0u64;
     for acc in acc.as_flattened() {
         sum = s.store(*acc).iter().fold(sum, |sum, &x| sum.wrapping_add(x as u64));
     }
-    ((REPEATS * OPERANDS * MR * NP * 2 * 128) as u64, sum)
+    ((REPEATS * (OPERANDS / 2) * MR * NP * 2 * 128) as u64, sum)
 }
 
 /// Multiplications and additions of registers: the inner loop of an `MR x NR` tile of floats.

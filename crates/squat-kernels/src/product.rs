@@ -69,6 +69,32 @@ pub(crate) trait IntSimd: Copy {
     /// `sums[c] += sum_i w[c][i] * a[i]` for w <= 15, any number of times until the largest w of each add up to
     /// [`Self::SMALL_ROOM`].
     fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]);
+    /// `sums[m][c] += sum_f sum_i fields[f][c][i] * a[m][f][i]` of `MR` rows for fields <= 15, `F` even. Instructions for
+    /// several rows may keep them mixed: only [`Self::flush_rows`] knows what the sums hold.
+    #[inline(always)]
+    fn dot_rows<const F: usize, const MR: usize, const NP: usize>(
+        self,
+        sums: &mut [[Self::Small; NP]; MR],
+        fields: &[[Self::V; NP]; F],
+        a: &[&[Quad; F]; MR],
+    ) {
+        for m in 0..MR {
+            for f in 0..F {
+                self.dot4_small(&mut sums[m], &fields[f], &a[m][f]);
+            }
+        }
+    }
+    /// `acc += sums` of [`Self::dot_rows`]
+    #[inline(always)]
+    fn flush_rows<const MR: usize, const NP: usize>(
+        self,
+        acc: &mut [[Self::V; NP]; MR],
+        sums: &[[Self::Small; NP]; MR],
+    ) {
+        for m in 0..MR {
+            self.flush(&mut acc[m], &sums[m]);
+        }
+    }
     /// `a + b` of accumulators.
     fn plus(self, a: Self::V, b: Self::V) -> Self::V;
     /// `acc += sums`
@@ -156,7 +182,7 @@ pub(crate) struct Nibbles;
 pub(crate) struct Crumbs;
 
 /// Four consecutive codes.
-type Quad = [i8; 4];
+pub(crate) type Quad = [i8; 4];
 
 impl Unpack for Bytes {
     const STORAGE: Storage = Storage::Byte;
@@ -202,14 +228,11 @@ impl Unpack for Nibbles {
         blocks: &[S::V; NP],
         a: &[&Self::Codes; MR],
     ) {
-        let (mut low, mut high) = (*blocks, *blocks);
+        let mut parts = [*blocks; 2];
         for p in 0..NP {
-            [low[p], high[p]] = s.nibbles(blocks[p]);
+            [parts[0][p], parts[1][p]] = s.nibbles(blocks[p]);
         }
-        for m in 0..MR {
-            s.dot4_small(&mut small[m], &low, &a[m][0]);
-            s.dot4_small(&mut small[m], &high, &a[m][1]);
-        }
+        s.dot_rows(small, &parts, a);
     }
 }
 
@@ -234,11 +257,7 @@ impl Unpack for Crumbs {
         for p in 0..NP {
             [parts[0][p], parts[1][p], parts[2][p], parts[3][p]] = s.crumbs(blocks[p]);
         }
-        for m in 0..MR {
-            for i in 0..4 {
-                s.dot4_small(&mut small[m], &parts[i], &a[m][i]);
-            }
-        }
+        s.dot_rows(small, &parts, a);
     }
 }
 
@@ -279,9 +298,7 @@ fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
             U::step(s, &mut acc, &mut small, &blocks, &at);
         }
         if const { has_small::<U>() } {
-            for m in 0..MR {
-                s.flush(&mut acc[m], &small[m]);
-            }
+            s.flush_rows(&mut acc, &small);
         }
         i = i.saturating_add(run);
     }
@@ -313,7 +330,7 @@ fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w:
         }
         if const { has_small::<U>() } {
             for u in 0..UNROLL {
-                s.flush(&mut acc[u][0], &small[u][0]);
+                s.flush_rows(&mut acc[u], &small[u]);
             }
         }
     }

@@ -1,7 +1,13 @@
 //! NEON with `i8mm`: `usdot` adds four products of unsigned and signed bytes in 32 bits, so everything stays as stored.
+//!
+//! `usmmla` adds eight products to each of four sums, of two channels with two rows: twice as many as `usdot`. A lane of a
+//! block has four inputs of a channel in its low bits and the next four in the bits above, so eight inputs of two channels
+//! are one `zip` of unpacked quarters, which serves all rows of a tile. Full bytes have four inputs in a block, and stay
+//! with `usdot`, as do single rows.
 
 use super::neon::{Dots, Neon};
 use crate::arch::table::kernel_table;
+use crate::product::Quad;
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -26,6 +32,22 @@ fn usdot(mut acc: int32x4_t, u: uint8x16_t, s: int8x16_t) -> int32x4_t {
     unsafe {
         asm!(
             "usdot {acc:v}.4s, {u:v}.16b, {s:v}.16b",
+            acc = inout(vreg) acc, u = in(vreg) u, s = in(vreg) s,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    acc
+}
+
+/// `[acc0 + u0 . s0, acc1 + u0 . s1, acc2 + u1 . s0, acc3 + u1 . s1]`, where u0, u1, s0, s1 are halves. The intrinsic is
+/// not in Rust 1.95.
+#[inline]
+#[target_feature(enable = "neon,dotprod,i8mm")]
+fn usmmla(mut acc: int32x4_t, u: uint8x16_t, s: int8x16_t) -> int32x4_t {
+    // SAFETY: an instruction of `i8mm` between registers.
+    unsafe {
+        asm!(
+            "usmmla {acc:v}.4s, {u:v}.16b, {s:v}.16b",
             acc = inout(vreg) acc, u = in(vreg) u, s = in(vreg) s,
             options(pure, nomem, nostack, preserves_flags)
         );
@@ -59,6 +81,32 @@ impl Dots for I8mm {
     fn flush(self, acc: int32x4_t, sums: Self::Small) -> int32x4_t {
         // SAFETY: the token proves NEON.
         unsafe { vaddq_s32(acc, sums) }
+    }
+
+    const PAIRS: bool = true;
+
+    /// The sums are `[c0 r0, c0 r1, c1 r0, c1 r1]` and the same of channels 2 and 3.
+    #[inline(always)]
+    fn dot_pair(
+        self,
+        sums: [Self::Small; 2],
+        [low, high]: [uint8x16_t; 2],
+        a: [&[Quad; 2]; 2],
+    ) -> [Self::Small; 2] {
+        let [first, second] = a.map(|row| row.as_flattened().as_ptr());
+        // SAFETY: the token proves `i8mm`; the loads are as long as the arrays and need no alignment.
+        unsafe {
+            let a = vcombine_s8(vld1_s8(first), vld1_s8(second));
+            let (low, high) = (vreinterpretq_u32_u8(low), vreinterpretq_u32_u8(high));
+            let [left, right] = [vzip1q_u32(low, high), vzip2q_u32(low, high)];
+            [usmmla(sums[0], vreinterpretq_u8_u32(left), a), usmmla(sums[1], vreinterpretq_u8_u32(right), a)]
+        }
+    }
+
+    #[inline(always)]
+    fn part_pair(self, [left, right]: [Self::Small; 2]) -> [Self::Small; 2] {
+        // SAFETY: the token proves NEON.
+        unsafe { [vuzp1q_s32(left, right), vuzp2q_s32(left, right)] }
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
 use crate::matrix::PANEL;
-use crate::product::{IntSimd, PAIRS_IN_16_BITS};
+use crate::product::{IntSimd, PAIRS_IN_16_BITS, Quad};
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -29,6 +29,29 @@ pub(crate) trait Dots: Copy {
     /// `sums + w . a` for w <= 15.
     fn dot_small(self, sums: Self::Small, w: uint8x16_t, a: int8x16_t) -> Self::Small;
     fn flush(self, acc: int32x4_t, sums: Self::Small) -> int32x4_t;
+    /// Whether two rows are multiplied together, by [`Self::dot_pair`].
+    const PAIRS: bool = false;
+    /// Adds `low . a[r][0] + high . a[r][1]` to the sums of two rows, for w <= 15. Until [`Self::part_pair`] they may hold
+    /// anything.
+    #[inline(always)]
+    fn dot_pair(
+        self,
+        mut sums: [Self::Small; 2],
+        [low, high]: [uint8x16_t; 2],
+        a: [&[Quad; 2]; 2],
+    ) -> [Self::Small; 2] {
+        for r in 0..2 {
+            // SAFETY: the token proves NEON.
+            let (first, second) = unsafe { (splat(&a[r][0]), splat(&a[r][1])) };
+            sums[r] = self.dot_small(self.dot_small(sums[r], low, first), high, second);
+        }
+        sums
+    }
+    /// Sums of the first row and of the second, from those of [`Self::dot_pair`].
+    #[inline(always)]
+    fn part_pair(self, sums: [Self::Small; 2]) -> [Self::Small; 2] {
+        sums
+    }
     /// `acc + c . v`, c unsigned; v is signed if [`Self::MIXED`], else unsigned.
     fn weigh(self, acc: int32x4_t, c: uint8x16_t, v: uint8x16_t) -> int32x4_t;
 }
@@ -127,6 +150,61 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
+    fn dot_rows<const F: usize, const MR: usize, const NP: usize>(
+        self,
+        sums: &mut [[Self::Small; NP]; MR],
+        fields: &[[Self::V; NP]; F],
+        a: &[&[Quad; F]; MR],
+    ) {
+        const { assert!(F.is_multiple_of(2)) }
+        if const { !paired::<D>(MR) } {
+            for m in 0..MR {
+                for f in 0..F {
+                    self.dot4_small(&mut sums[m], &fields[f], &a[m][f]);
+                }
+            }
+            return;
+        }
+        let (fields, _) = fields.as_chunks::<2>();
+        for p in 0..NP {
+            // A quarter for all rows before the next: it is taken apart once, and few registers hold weights.
+            for i in 0..4 {
+                for (f, [low, high]) in fields.iter().enumerate() {
+                    // SAFETY: the token proves NEON.
+                    let w = unsafe { [vreinterpretq_u8_s32(low[p][i]), vreinterpretq_u8_s32(high[p][i])] };
+                    for m in (0..MR).step_by(2) {
+                        let a = [&a[m].as_chunks().0[f], &a[m + 1].as_chunks().0[f]];
+                        let pair = self.0.dot_pair([sums[m][p][i], sums[m + 1][p][i]], w, a);
+                        [sums[m][p][i], sums[m + 1][p][i]] = pair;
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn flush_rows<const MR: usize, const NP: usize>(
+        self,
+        acc: &mut [[Self::V; NP]; MR],
+        sums: &[[Self::Small; NP]; MR],
+    ) {
+        let mut sums = *sums;
+        if const { paired::<D>(MR) } {
+            for m in (0..MR).step_by(2) {
+                for p in 0..NP {
+                    for i in 0..4 {
+                        let pair = self.0.part_pair([sums[m][p][i], sums[m + 1][p][i]]);
+                        [sums[m][p][i], sums[m + 1][p][i]] = pair;
+                    }
+                }
+            }
+        }
+        for m in 0..MR {
+            self.flush(&mut acc[m], &sums[m]);
+        }
+    }
+
+    #[inline(always)]
     fn plus(self, mut a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             // SAFETY: the token proves NEON.
@@ -153,6 +231,11 @@ impl<D: Dots> IntSimd for Neon<D> {
         }
         out
     }
+}
+
+/// Whether `rows` rows are multiplied in pairs.
+const fn paired<D: Dots>(rows: usize) -> bool {
+    D::PAIRS && rows.is_multiple_of(2)
 }
 
 /// The top bit of every byte flipped: from unsigned bytes to signed ones that are less by 128, or back.
