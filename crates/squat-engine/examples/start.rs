@@ -54,12 +54,12 @@ fn once(folder: &Path, threads: usize, context: usize) -> Outcome {
     let before = lap("start");
     // At the same time, as `squat generate` does.
     let (engine, tokenizer) = std::thread::scope(|scope| {
+        let engine = scope.spawn(|| Engine::load_with(folder, EngineOptions::threads(threads)));
         let tokenizer = folder
             .join("tokenizer.json")
             .exists()
-            .then(|| scope.spawn(|| ModelSpec::open(folder).and_then(|spec| Tokenizer::open(folder, &spec))));
-        let engine = Engine::load_with(folder, EngineOptions::threads(threads));
-        (engine, tokenizer.map(|thread| thread.join().expect("the tokenizer's thread")))
+            .then(|| ModelSpec::open(folder).and_then(|spec| Tokenizer::open(folder, &spec)));
+        (engine.join().expect("the engine's thread"), tokenizer)
     });
     let (engine, tokenizer) = (engine?, tokenizer.transpose()?);
     let ids = match &tokenizer {

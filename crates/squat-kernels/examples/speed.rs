@@ -56,8 +56,10 @@ fn products(kernels: &Kernels, random: &mut Random) {
     let schemes = [
         ("w8", WeightScheme::per_channel(WeightBits::W8)),
         ("w4", WeightScheme::per_channel(WeightBits::W4)),
+        ("w3", WeightScheme::per_channel(WeightBits::W3)),
         ("w2", WeightScheme::per_channel(WeightBits::W2)),
         ("w4g64", group(WeightBits::W4)),
+        ("w3g64", group(WeightBits::W3)),
     ];
     for (k, n) in [(576, 1536), (1536, 576), (512, 1024)] {
         for (name, scheme) in schemes {
@@ -113,22 +115,29 @@ fn paired(kernels: &Kernels, random: &mut Random) {
 }
 
 fn streams(kernels: &Kernels, random: &mut Random) {
-    print!("  w4 single row over many matrices of 576 x 1536, GB/s:");
-    for megabytes in [1, 8, 24, 67] {
-        let count = (megabytes * 1_000_000 / (576 * 1536 / 2)).max(1);
-        let one = random.matrix(1536, 576, WeightScheme::per_channel(WeightBits::W4));
-        let matrices: Vec<PackedMatrix> = (0..count).map(|_| one.clone()).collect();
+    let (k, n) = (576, 1536);
+    println!(
+        "  single row over many matrices of {k} x {n}, of which W4 takes so many MB: G weights/s (GB/s)"
+    );
+    let counts = [1, 8, 24, 67].map(|megabytes| (megabytes, (megabytes * 1_000_000 / (k * n / 2)).max(1)));
+    for bits in [WeightBits::W4, WeightBits::W3, WeightBits::W2] {
+        let one = random.matrix(n, k, WeightScheme::per_channel(bits));
         let mut rows = QuantizedRows::new();
-        kernels.quantize_rows(&mut rows, &random.floats(576), 576, &[ActBits::A8], &RowQuantizer::Dynamic);
-        let mut y = vec![0f32; 1536];
-        let seconds = time(|| {
-            for matrix in &matrices {
-                kernels.linear(matrix, rows.as_view(), ColumnsMut::new(black_box(&mut y), 1, 1536));
-            }
-        });
-        print!("  {megabytes} MB {:.1}", (count * one.bytes()) as f64 / seconds / 1e9);
+        kernels.quantize_rows(&mut rows, &random.floats(k), k, &[ActBits::A8], &RowQuantizer::Dynamic);
+        let mut y = vec![0f32; n];
+        print!("    w{}", bits.name());
+        for (megabytes, count) in counts {
+            let matrices: Vec<PackedMatrix> = (0..count).map(|_| one.clone()).collect();
+            let seconds = time(|| {
+                for matrix in &matrices {
+                    kernels.linear(matrix, rows.as_view(), ColumnsMut::new(black_box(&mut y), 1, n));
+                }
+            });
+            let giga = count as f64 / seconds / 1e9;
+            print!("  {megabytes} MB {:.1} ({:.1})", giga * (k * n) as f64, giga * one.bytes() as f64);
+        }
+        println!();
     }
-    println!();
 }
 
 fn floats(kernels: &Kernels, random: &mut Random) {

@@ -3,7 +3,7 @@
 use crate::arch::{self, Table};
 use crate::attention::{AttentionScratch, Causal, FloatKvHead, KvHead, attend, attend_float};
 use crate::error::{MatrixError, UnknownIsa};
-use crate::matrix::{Block, PANEL, PackedMatrix, Storage};
+use crate::matrix::{Block, PANEL, PackedMatrix};
 use crate::output::ColumnsMut;
 use crate::paired::PairedMatrix;
 use crate::panels::PanelSource;
@@ -402,12 +402,7 @@ impl Kernels {
     /// # Panics
     /// When shapes do not fit.
     pub fn linear(&self, matrix: &PackedMatrix, rows: RowsView<'_>, mut out: ColumnsMut<'_>) {
-        let index = match matrix.storage() {
-            Storage::Byte => 0,
-            Storage::Nibble => 1,
-            Storage::Crumb => 2,
-        };
-        (self.table.linear[index])(matrix, rows, &mut out);
+        (self.table.linear[matrix.storage() as usize])(matrix, rows, &mut out);
     }
 
     /// See [`crate::panels::fill_panel`].

@@ -31,10 +31,12 @@
 //! # How it works
 //!
 //! A dot-product instruction multiplies four unsigned by four signed bytes and adds them to a 32-bit lane. So weights
-//! are stored unsigned (plus 128, 8 or 2), sixteen channels side by side, four inputs of a channel in each lane; the
+//! are stored unsigned (plus 128, 8, 4 or 2), sixteen channels side by side, four inputs of a channel in each lane; the
 //! activations of a row are broadcast, four at a time. What the offset added is `offset * sum(row)`, known when
 //! the row is quantized; what a zero point adds is `z * sum(weights)`, known when the matrix is packed. With scales per
 //! channel the inner loop is nothing but these instructions: 4-bit weights cost one shift and two masks for 128 codes.
+//! Three bits do not fill a byte, so three blocks go together: six fields of 3 bits in the low bits of their bytes, the other two
+//! in the bits that are left (`matrix.rs` draws it).
 //!
 //! Rows of 4-bit and of 8-bit activations go through the same loop: their codes are bytes in memory, and a dot-product
 //! instruction takes the same time for both. What 4-bit activations save is the cache: [`KvHead`] stores such rows in
@@ -108,10 +110,12 @@ pub mod probe;
 pub mod product;
 pub mod reference;
 mod rows;
+mod storage;
 
 pub use attention::{AttentionScheme, AttentionScratch, Causal, FloatKvHead, KvHead, MAX_CONTEXT};
 pub use dispatch::{Kernels, ProductName};
 pub use error::{CacheError, MatrixError, UnknownIsa};
-pub use matrix::{MAX_COLS, PANEL, PackedMatrix, Storage};
+pub use matrix::{MAX_COLS, PANEL, PackedMatrix};
 pub use output::ColumnsMut;
 pub use rows::{CodeRow, QuantizedRows, ROW_ALIGN, RowQuantizer, RowsMut, RowsView, StaticAffines};
+pub use storage::Storage;

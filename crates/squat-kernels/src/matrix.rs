@@ -7,21 +7,29 @@
 //! inputs, which is what the dot-product instructions of all CPUs (`vpdpbusd`, `sdot`, and `vpmaddubsw` + `vpmaddwd`)
 //! consume:
 //!
-//! | width | stored in | offset | inputs in a block | bit field `f` of a byte holds |
-//! |---|---|---|---|---|
-//! | 8 | 8 bits | 128 | 4 | inputs 0..4 |
-//! | 4, 3 | 4 bits | 8 | 8 | inputs 4f..4f+4 |
-//! | 2, ternary | 2 bits | 2 | 16 | inputs 4f..4f+4 |
+//! | width | offset | inputs in a block | bit field `f` of a byte holds |
+//! |---|---|---|---|
+//! | 8 | 128 | 4 | inputs 0..4 |
+//! | 4 | 8 | 8 | inputs 4f..4f+4 |
+//! | 3 | 4 | 32 in three | see below |
+//! | 2, ternary | 2 | 16 | inputs 4f..4f+4 |
+//!
+//! Codes of 3 bits: bits 0..3 and 3..6 of a byte of the first block hold inputs 0..4 and 4..8, of the second 8..12 and
+//! 12..16, of the third 16..20 and 20..24. Bits 6 and 7 of the first hold the low bits of inputs 24..28, of the second those
+//! of 28..32; bit 6 of the third is the highest bit of the former, bit 7 of the latter. So six of eight fields are as cheap
+//! to take out as others, where planes of two bits and of one would need five operations for each. A matrix whose groups are
+//! no multiple of 32 keeps them like 4 bits.
 //!
 //! A panel is 16 channels over all inputs; panels follow each other. Missing channels and inputs hold code 0.
 
 use crate::dispatch::Kernels;
 use crate::error::MatrixError;
 use crate::panels::PanelSource;
+use crate::storage::Storage;
 use alloc::vec;
 use alloc::vec::Vec;
 use squat_quant::pack::{pack_bits, packed_len, unpack_bits};
-use squat_quant::{Granularity, WeightBits, WeightScheme};
+use squat_quant::{Granularity, WeightScheme};
 
 /// Output channels of a panel.
 pub const PANEL: usize = 16;
@@ -33,65 +41,6 @@ pub const MAX_COLS: usize = 65536;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub(crate) struct Block(pub [u8; 64]);
-
-/// How codes are laid out in a byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storage {
-    /// One code in a byte.
-    Byte,
-    /// Two codes in a byte.
-    Nibble,
-    /// Four codes in a byte.
-    Crumb,
-}
-
-impl Storage {
-    /// The storage of weights of that width.
-    pub const fn of(bits: WeightBits) -> Self {
-        match bits {
-            WeightBits::W8 => Self::Byte,
-            WeightBits::W4 | WeightBits::W3 => Self::Nibble,
-            WeightBits::W2 | WeightBits::Ternary => Self::Crumb,
-        }
-    }
-
-    /// Codes in a byte: 1, 2, 4.
-    pub const fn parts(self) -> usize {
-        match self {
-            Self::Byte => 1,
-            Self::Nibble => 2,
-            Self::Crumb => 4,
-        }
-    }
-
-    /// What is added to a code to store it.
-    pub const fn offset(self) -> i32 {
-        match self {
-            Self::Byte => 128,
-            Self::Nibble => 8,
-            Self::Crumb => 2,
-        }
-    }
-
-    /// Bits of a stored code.
-    const fn width(self) -> usize {
-        8 / self.parts()
-    }
-
-    /// A byte of codes 0.
-    pub(crate) const fn zero_byte(self) -> u8 {
-        match self {
-            Self::Byte => 0x80,
-            Self::Nibble => 0x88,
-            Self::Crumb => 0xAA,
-        }
-    }
-
-    /// Inputs in a block.
-    pub(crate) const fn depth(self) -> usize {
-        4 * self.parts()
-    }
-}
 
 /// Integer weights `[rows, cols]` (`[out, in]`) with scales, sums and an optional bias, laid out for the kernels.
 #[derive(Clone, Debug)]
@@ -148,7 +97,8 @@ impl PackedMatrix {
     ) -> Result<Self, E> {
         let mut matrix = Self::shaped(rows, cols, scheme, scales)?;
         let blocks = rows.div_ceil(PANEL) * matrix.blocks_per_panel;
-        matrix.blocks = vec![Block([matrix.storage.zero_byte(); 64]); blocks];
+        let zeros = matrix.storage.zero_bytes().iter().map(|&byte| Block([byte; 64]));
+        matrix.blocks = zeros.cycle().take(blocks).collect();
         let mut row_codes = vec![0i8; cols];
         for row in 0..rows {
             fill(row, &mut row_codes)?;
@@ -220,7 +170,8 @@ impl PackedMatrix {
         }
         let mut matrix = Self::shaped(rows, cols, scheme, scales)?;
         let depth = matrix.storage.depth();
-        if cols == 0 || (matrix.groups > 1 && !matrix.group_len().is_multiple_of(depth)) {
+        let cut = matrix.groups > 1 && !matrix.group_len().is_multiple_of(depth);
+        if cols == 0 || cut || matrix.storage.bits() != bits as usize {
             let mut bytes = Vec::with_capacity(per_row * 4);
             return Self::from_rows(rows, cols, scheme, scales, |row, codes: &mut [i8]| {
                 bytes.clear();
@@ -229,7 +180,8 @@ impl PackedMatrix {
                     .map_err(|_| MatrixError::Words(row, per_row, words(row).len()))
             });
         }
-        let blocks_per_group = if matrix.groups > 1 { matrix.group_len() / depth } else { usize::MAX };
+        let steps_per_group =
+            if matrix.groups > 1 { matrix.group_len() / depth } else { cols.div_ceil(depth) };
         // Code 0 in every field, for the channels that the last panel has too many.
         let mut bytes = vec![0u8; per_row * 4];
         pack_bits(&vec![0; cols], bits, &mut bytes[..packed_len(cols, bits)])
@@ -246,7 +198,7 @@ impl PackedMatrix {
             let source = PanelSource {
                 bits: scheme.bits,
                 cols,
-                blocks_per_group,
+                steps_per_group,
                 rows: core::array::from_fn(|lane| if row(lane) < rows { words(row(lane)) } else { &zeros }),
             };
             if !kernels.fill_panel(&source, blocks, sums) {
@@ -271,9 +223,9 @@ impl PackedMatrix {
         if let Some(index) = scales.iter().position(|s| !(s.is_finite() && *s >= 0.0)) {
             return Err(MatrixError::Scale(index, scales[index]));
         }
-        let storage = Storage::of(scheme.bits);
+        let storage = Storage::of(scheme, cols);
         let panels = rows.div_ceil(PANEL);
-        let blocks_per_panel = cols.div_ceil(storage.depth());
+        let blocks_per_panel = cols.div_ceil(storage.depth()) * storage.blocks();
         let groups = scheme.scales_per_row(cols).max(1);
         let mut laid_out = vec![[0f32; PANEL]; panels * groups];
         for row in 0..rows {
@@ -314,11 +266,7 @@ impl PackedMatrix {
         }
         let (panel, lane) = (row / PANEL, row % PANEL);
         let blocks = &mut self.blocks[panel * self.blocks_per_panel..(panel + 1) * self.blocks_per_panel];
-        match self.storage {
-            Storage::Byte => store_row::<1>(blocks, lane, codes, self.storage),
-            Storage::Nibble => store_row::<2>(blocks, lane, codes, self.storage),
-            Storage::Crumb => store_row::<4>(blocks, lane, codes, self.storage),
-        }
+        self.storage.store_row(blocks, lane, codes);
         let group_len = self.scheme.group_len(self.cols).max(1);
         for (group, codes) in codes.chunks(group_len).enumerate() {
             self.sums[panel * self.groups + group][lane] = codes.iter().map(|&c| i32::from(c)).sum();
@@ -356,7 +304,7 @@ impl PackedMatrix {
         self.scheme
     }
 
-    /// How codes are laid out in a byte.
+    /// How codes are laid out in a block.
     pub fn storage(&self) -> Storage {
         self.storage
     }
@@ -425,10 +373,9 @@ impl PackedMatrix {
     /// When the position is outside the matrix.
     pub fn code(&self, row: usize, col: usize) -> i8 {
         assert!(row < self.rows && col < self.cols, "[{row}, {col}] of [{}, {}]", self.rows, self.cols);
-        let (depth, width) = (self.storage.depth(), self.storage.width());
-        let byte = self.panel(row / PANEL)[col / depth].0[(row % PANEL) * 4 + col % 4];
-        let field = (byte >> (((col % depth) / 4) * width)) & (((1u32 << width) - 1) as u8);
-        (i32::from(field) - self.storage.offset()) as i8
+        let depth = self.storage.depth();
+        let blocks = &self.panel(row / PANEL)[col / depth * self.storage.blocks()..];
+        self.storage.code(blocks, row % PANEL, col % depth) as i8
     }
 
     /// Scale of the element `[row, col]`.
@@ -459,15 +406,12 @@ impl PackedMatrix {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(out.len(), self.cols, "a row has {} values, the buffer {}", self.cols, out.len());
         let (panel, lane) = (row / PANEL, row % PANEL);
-        let (depth, width, offset) = (self.storage.depth(), self.storage.width(), self.storage.offset());
-        let mask = ((1u32 << width) - 1) as u8;
+        let storage = self.storage;
         let group_len = self.group_len();
-        let blocks = self.panel(panel);
-        for (block, out) in blocks.iter().zip(out.chunks_mut(depth)) {
-            let bytes = &block.0[lane * 4..lane * 4 + 4];
+        let steps = self.panel(panel).chunks_exact(storage.blocks());
+        for (blocks, out) in steps.zip(out.chunks_mut(storage.depth())) {
             for (i, value) in out.iter_mut().enumerate() {
-                let code = i32::from((bytes[i % 4] >> ((i / 4) * width)) & mask) - offset;
-                *value = code as f32;
+                *value = storage.code(blocks, lane, i) as f32;
             }
         }
         for (group, values) in out.chunks_mut(group_len).enumerate() {
@@ -494,37 +438,12 @@ fn invalid_code(source: &PanelSource<'_>, first: usize) -> MatrixError {
     MatrixError::Code(first, 0, range.min as i8, source.bits)
 }
 
-/// Writes a row of codes into its lane of each block, `PARTS` codes to a byte: four codes at a time, as one 32-bit
-/// number.
-fn store_row<const PARTS: usize>(blocks: &mut [Block], lane: usize, codes: &[i8], storage: Storage) {
-    // Adding the offset to a code of so many bits is flipping its highest bit; four bytes at once have no carries.
-    let (width, ones) = (storage.width(), 0x0101_0101u32);
-    let (mask, flip) = (ones * ((1u32 << width) - 1), ones * storage.offset() as u32);
-    let stored = |quads: &[[i8; 4]; PARTS]| -> u32 {
-        let mut word = 0;
-        for (part, quad) in quads.iter().enumerate() {
-            word |= ((u32::from_le_bytes(quad.map(|code| code as u8)) ^ flip) & mask) << (part * width);
-        }
-        word
-    };
-    let (whole, rest) = codes.as_chunks::<4>().0.as_chunks::<PARTS>();
-    for (block, quads) in blocks.iter_mut().zip(whole) {
-        block.0[lane * 4..lane * 4 + 4].copy_from_slice(&stored(quads).to_le_bytes());
-    }
-    let done = whole.len() * PARTS * 4;
-    debug_assert!(rest.len() < PARTS);
-    if done < codes.len() {
-        let mut quads = [[0i8; 4]; PARTS];
-        quads.as_flattened_mut()[..codes.len() - done].copy_from_slice(&codes[done..]);
-        blocks[whole.len()].0[lane * 4..lane * 4 + 4].copy_from_slice(&stored(&quads).to_le_bytes());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
     use super::*;
     use proptest::prelude::*;
+    use squat_quant::WeightBits;
     use std::vec::Vec;
 
     fn granularities() -> impl Strategy<Value = Granularity> {
@@ -662,5 +581,20 @@ mod tests {
         let scheme = WeightScheme::per_channel(WeightBits::W4);
         let matrix = PackedMatrix::from_codes(64, 128, scheme, &[1; 64 * 128], &[1.0; 64]).unwrap();
         assert_eq!(matrix.bytes(), 64 * 128 / 2 + 64 * 8);
+    }
+
+    #[test]
+    fn three_bit_weights_take_three_bits() {
+        for (granularity, storage) in [
+            (Granularity::PerChannel, Storage::Octal),
+            (Granularity::PerGroup(64), Storage::Octal),
+            (Granularity::PerGroup(48), Storage::Nibble),
+        ] {
+            let scheme = WeightScheme { bits: WeightBits::W3, granularity };
+            let scales = vec![1.0; scheme.num_scales(64, 192)];
+            let matrix = PackedMatrix::from_codes(64, 192, scheme, &[1; 64 * 192], &scales).unwrap();
+            assert_eq!(matrix.storage(), storage);
+            assert_eq!(matrix.bytes(), 64 * 192 * storage.bits() / 8 + scales.len() * 8);
+        }
     }
 }

@@ -1,28 +1,27 @@
 //! From rows of packed words, as weight files hold them, straight to panels.
 //!
-//! A file has a row of codes densely in 32-bit words, lowest bits first, each code plus `2^(b-1)`. For 8, 4 and 2 bits
-//! one such word holds exactly the inputs that a lane of a block holds, with the same offset: only the order of the
-//! fields within the word differs, and the words of 16 rows interleave. So a panel is made by a transposition of words
-//! and a few shifts, and its sums on the way, while it is in the cache. 3-bit codes are widened to 4 bits first.
+//! A file has a row of codes densely in 32-bit words, lowest bits first, each code plus `2^(b-1)`. One such word, or three
+//! of 3-bit codes, hold exactly the inputs that a lane of as many blocks holds, with the same offset: only the order of the
+//! fields within the words differs, and the words of 16 rows interleave. So a panel is made by a transposition of words
+//! and a few shifts, and its sums on the way, while it is in the cache.
 
-use crate::matrix::{Block, PANEL, Storage};
+use crate::matrix::{Block, PANEL};
+use crate::storage::{Storage, octal_words};
 use core::mem::MaybeUninit;
 use squat_quant::WeightBits;
 
-/// Blocks that are transposed together.
+/// Steps of [`Storage::depth`] inputs that are transposed together.
 const TILE: usize = 16;
 
-/// A word of a file's row and what it becomes in a block; see [`Storage`].
-trait FileWord {
+/// `N` words of a file's row and what they become in as many blocks; see [`Storage`].
+trait FileWords<const N: usize> {
     const STORAGE: Storage;
-    /// Word `index` of the row as fields of the storage's width and offset, in the order of the inputs.
-    fn word(row: &[i32], index: usize) -> u32;
-    /// The fields in the order of a block.
-    fn arrange(word: u32) -> u32;
+    /// The fields in the order of blocks.
+    fn arrange(words: [u32; N]) -> [u32; N];
     /// Sum of the fields.
-    fn sum(word: u32) -> u32;
+    fn sum(words: [u32; N]) -> u32;
     /// Whether any field is a code that the width has not.
-    fn invalid(_word: u32) -> bool {
+    fn invalid(_words: [u32; N]) -> bool {
         false
     }
 }
@@ -40,119 +39,102 @@ struct Three;
 struct Two;
 struct Ternary;
 
-impl FileWord for Eight {
+impl FileWords<1> for Eight {
     const STORAGE: Storage = Storage::Byte;
 
     #[inline(always)]
-    fn word(row: &[i32], index: usize) -> u32 {
-        row[index] as u32
+    fn arrange(words: [u32; 1]) -> [u32; 1] {
+        words
     }
 
     #[inline(always)]
-    fn arrange(word: u32) -> u32 {
-        word
-    }
-
-    #[inline(always)]
-    fn sum(word: u32) -> u32 {
+    fn sum([word]: [u32; 1]) -> u32 {
         byte_sum(word)
     }
 }
 
-impl FileWord for Four {
+impl FileWords<1> for Four {
     const STORAGE: Storage = Storage::Nibble;
-
-    #[inline(always)]
-    fn word(row: &[i32], index: usize) -> u32 {
-        row[index] as u32
-    }
 
     /// Inputs 0..4 to the low nibbles of the bytes, inputs 4..8 to the high ones.
     #[inline(always)]
-    fn arrange(word: u32) -> u32 {
+    fn arrange([word]: [u32; 1]) -> [u32; 1] {
         let (low, high) = (word & 0xFFFF, word >> 16);
         let (low, high) = ((low | low << 8) & 0x00FF_00FF, (high | high << 8) & 0x00FF_00FF);
         let (low, high) = ((low | low << 4) & 0x0F0F_0F0F, (high | high << 4) & 0x0F0F_0F0F);
-        low | high << 4
+        [low | high << 4]
     }
 
     #[inline(always)]
-    fn sum(word: u32) -> u32 {
+    fn sum([word]: [u32; 1]) -> u32 {
         byte_sum((word & 0x0F0F_0F0F) + ((word >> 4) & 0x0F0F_0F0F))
     }
 }
 
-impl FileWord for Three {
-    const STORAGE: Storage = Storage::Nibble;
+/// Eight words of four codes, a byte each, of 96 bits.
+#[inline(always)]
+fn octal_quads([a, b, c]: [u32; 3]) -> [u32; 8] {
+    let mut quads = [a, a >> 12, a >> 24 | b << 8, b >> 4, b >> 16, b >> 28 | c << 4, c >> 8, c >> 20];
+    for quad in &mut quads {
+        let bits = *quad & 0xFFF;
+        let pairs = (bits | bits << 10) & 0x003F_003F;
+        *quad = (pairs | pairs << 5) & 0x0707_0707;
+    }
+    quads
+}
 
-    /// 24 bits, which may straddle two words, as eight nibbles. A code plus 4 becomes a code plus 8.
+impl FileWords<3> for Three {
+    const STORAGE: Storage = Storage::Octal;
+
     #[inline(always)]
-    fn word(row: &[i32], index: usize) -> u32 {
-        let bit = 24 * index;
-        let low = u64::from(row[bit / 32] as u32);
-        let high = row.get(bit / 32 + 1).map_or(0, |&word| u64::from(word as u32));
-        let fields = ((low | high << 32) >> (bit % 32)) as u32 & 0x00FF_FFFF;
-        let fields = (fields & 0x0000_0FFF) | (fields & 0x00FF_F000) << 4;
-        let fields = (fields & 0x003F_003F) | (fields & 0x0FC0_0FC0) << 2;
-        let fields = (fields & 0x0707_0707) | (fields & 0x3838_3838) << 1;
-        fields + 0x4444_4444
+    fn arrange(words: [u32; 3]) -> [u32; 3] {
+        octal_words(&octal_quads(words))
     }
 
     #[inline(always)]
-    fn arrange(word: u32) -> u32 {
-        Four::arrange(word)
-    }
-
-    #[inline(always)]
-    fn sum(word: u32) -> u32 {
-        Four::sum(word)
+    fn sum(words: [u32; 3]) -> u32 {
+        let mut bytes = 0;
+        for quad in octal_quads(words) {
+            bytes += quad;
+        }
+        byte_sum(bytes)
     }
 }
 
-impl FileWord for Two {
+impl FileWords<1> for Two {
     const STORAGE: Storage = Storage::Crumb;
-
-    #[inline(always)]
-    fn word(row: &[i32], index: usize) -> u32 {
-        row[index] as u32
-    }
 
     /// Sixteen fields as a 4 x 4 matrix, transposed by exchanging first within, then between, 2 x 2 blocks.
     #[inline(always)]
-    fn arrange(word: u32) -> u32 {
+    fn arrange([word]: [u32; 1]) -> [u32; 1] {
         let swap = (word ^ (word >> 6)) & 0x00CC_00CC;
         let word = word ^ swap ^ (swap << 6);
         let swap = (word ^ (word >> 12)) & 0x0000_F0F0;
-        word ^ swap ^ (swap << 12)
+        [word ^ swap ^ (swap << 12)]
     }
 
     #[inline(always)]
-    fn sum(word: u32) -> u32 {
-        Four::sum((word & 0x3333_3333) + ((word >> 2) & 0x3333_3333))
+    fn sum([word]: [u32; 1]) -> u32 {
+        Four::sum([(word & 0x3333_3333) + ((word >> 2) & 0x3333_3333)])
     }
 }
 
-impl FileWord for Ternary {
+impl FileWords<1> for Ternary {
     const STORAGE: Storage = Storage::Crumb;
 
     #[inline(always)]
-    fn word(row: &[i32], index: usize) -> u32 {
-        row[index] as u32
+    fn arrange(words: [u32; 1]) -> [u32; 1] {
+        Two::arrange(words)
     }
 
     #[inline(always)]
-    fn arrange(word: u32) -> u32 {
-        Two::arrange(word)
-    }
-
-    #[inline(always)]
-    fn sum(word: u32) -> u32 {
-        Two::sum(word)
+    fn sum(words: [u32; 1]) -> u32 {
+        Two::sum(words)
     }
 
     /// Code -2, a field of 0.
     #[inline(always)]
-    fn invalid(word: u32) -> bool {
+    fn invalid([word]: [u32; 1]) -> bool {
         (word | word >> 1) & 0x5555_5555 != 0x5555_5555
     }
 }
@@ -162,8 +144,8 @@ pub(crate) struct PanelSource<'a> {
     pub bits: WeightBits,
     /// Inputs.
     pub cols: usize,
-    /// Blocks that share a sum.
-    pub blocks_per_group: usize,
+    /// Steps of [`Storage::depth`] inputs that share a sum.
+    pub steps_per_group: usize,
     /// Words of the 16 rows; rows that the matrix lacks hold code 0.
     pub rows: [&'a [i32]; PANEL],
 }
@@ -176,54 +158,67 @@ pub(crate) fn fill_panel(
     sums: &mut [[i32; PANEL]],
 ) -> bool {
     match source.bits {
-        WeightBits::W8 => fill::<Eight>(source, blocks, sums),
-        WeightBits::W4 => fill::<Four>(source, blocks, sums),
-        WeightBits::W3 => fill::<Three>(source, blocks, sums),
-        WeightBits::W2 => fill::<Two>(source, blocks, sums),
-        WeightBits::Ternary => fill::<Ternary>(source, blocks, sums),
+        WeightBits::W8 => fill::<Eight, 1>(source, blocks, sums),
+        WeightBits::W4 => fill::<Four, 1>(source, blocks, sums),
+        WeightBits::W3 => fill::<Three, 3>(source, blocks, sums),
+        WeightBits::W2 => fill::<Two, 1>(source, blocks, sums),
+        WeightBits::Ternary => fill::<Ternary, 1>(source, blocks, sums),
     }
 }
 
 #[inline(always)]
-fn fill<W: FileWord>(
+fn fill<W: FileWords<N>, const N: usize>(
     source: &PanelSource<'_>,
     blocks: &mut [MaybeUninit<Block>],
     sums: &mut [[i32; PANEL]],
 ) -> bool {
-    let depth = W::STORAGE.depth();
-    // Fields of the last word that belong to no input hold code 0, whatever the file has there.
+    let (depth, bits) = (W::STORAGE.depth(), W::STORAGE.bits());
+    // Fields of the last words that belong to no input hold code 0, whatever the file has there.
     let last = source.cols.div_ceil(depth) - 1;
     let held = source.cols - last * depth;
-    let mask = u32::MAX >> (32 - held * (32 / depth));
-    let zero = u32::from(W::STORAGE.zero_byte()) * 0x0101_0101;
+    let zeros = (held..depth).fold(0, |zeros, i| zeros | 1u128 << ((i + 1) * bits - 1));
+    let mask = (1u128 << (held * bits)) - 1;
     let offset = W::STORAGE.offset() * depth as i32;
     let mut invalid = false;
-    for (group, (blocks, sums)) in blocks.chunks_mut(source.blocks_per_group).zip(sums).enumerate() {
-        let first = group * source.blocks_per_group;
+    let (steps, _) = blocks.as_chunks_mut::<N>();
+    for (group, (steps, sums)) in steps.chunks_mut(source.steps_per_group).zip(sums).enumerate() {
+        let first = group * source.steps_per_group;
         let mut total = [0u32; PANEL];
-        for (tile, blocks) in blocks.chunks_mut(TILE).enumerate() {
+        for (tile, steps) in steps.chunks_mut(TILE).enumerate() {
             let at = first + tile * TILE;
-            let mut words = [[0u32; PANEL]; TILE];
+            let mut words = [[[0u32; PANEL]; N]; TILE];
             for (lane, row) in source.rows.iter().enumerate() {
-                for (index, words) in words[..blocks.len()].iter_mut().enumerate() {
-                    words[lane] = W::word(row, at + index);
+                let to = words[..steps.len()].as_flattened_mut();
+                for (to, &word) in to.iter_mut().zip(&row[at * N..]) {
+                    to[lane] = word as u32;
                 }
             }
-            if at + blocks.len() > last {
-                words[last - at].iter_mut().for_each(|word| *word = (*word & mask) | (zero & !mask));
+            if at + steps.len() > last {
+                for (i, words) in words[last - at].iter_mut().enumerate() {
+                    let (mask, zeros) = ((mask >> (32 * i)) as u32, (zeros >> (32 * i)) as u32);
+                    words.iter_mut().for_each(|word| *word = (*word & mask) | zeros);
+                }
             }
-            for (block, words) in blocks.iter_mut().zip(&words) {
-                let mut bytes = [0u8; 64];
+            for (blocks, words) in steps.iter_mut().zip(&words) {
+                let mut bytes = [[0u8; 64]; N];
                 for lane in 0..PANEL {
-                    total[lane] += W::sum(words[lane]);
-                    invalid |= W::invalid(words[lane]);
-                    bytes[lane * 4..lane * 4 + 4].copy_from_slice(&W::arrange(words[lane]).to_le_bytes());
+                    let mut of_lane = [0; N];
+                    for i in 0..N {
+                        of_lane[i] = words[i][lane];
+                    }
+                    total[lane] += W::sum(of_lane);
+                    invalid |= W::invalid(of_lane);
+                    for (bytes, word) in bytes.iter_mut().zip(W::arrange(of_lane)) {
+                        bytes[lane * 4..lane * 4 + 4].copy_from_slice(&word.to_le_bytes());
+                    }
                 }
-                block.write(Block(bytes));
+                for (block, bytes) in blocks.iter_mut().zip(bytes) {
+                    block.write(Block(bytes));
+                }
             }
         }
         for lane in 0..PANEL {
-            sums[lane] = total[lane] as i32 - offset * blocks.len() as i32;
+            sums[lane] = total[lane] as i32 - offset * steps.len() as i32;
         }
     }
     !invalid

@@ -14,10 +14,11 @@
 //! Weights are stored with an offset that makes them unsigned, so a kernel computes `sum_k qa * (qw + offset)` and
 //! takes `offset * sum_k qa` away, which is one number for each row.
 
-use crate::matrix::{Block, PANEL, PackedMatrix, Storage};
+use crate::matrix::{Block, PANEL, PackedMatrix};
 use crate::output::ColumnsMut;
 use crate::reference;
 use crate::rows::RowsView;
+use crate::storage::Storage;
 
 /// Sixteen i32 accumulators and the dot products that feed them. A value of an implementing type proves that the CPU
 /// has its instructions.
@@ -39,6 +40,10 @@ pub(crate) trait IntSimd: Copy {
     fn nibbles(self, v: Self::V) -> [Self::V; 2];
     /// The four two-bit fields of every byte, low ones first.
     fn crumbs(self, v: Self::V) -> [Self::V; 4];
+    /// The two three-bit fields in the low bits of every byte, low ones first.
+    fn octals(self, v: Self::V) -> [Self::V; 2];
+    /// The two three-bit fields in the high bits of three bytes, see [`crate::matrix`].
+    fn high_octals(self, a: Self::V, b: Self::V, c: Self::V) -> [Self::V; 2];
     /// Full bytes as [`Self::dot4`] takes them: as they are stored, or signed.
     #[inline(always)]
     fn bytes(self, v: Self::V) -> Self::V {
@@ -141,15 +146,18 @@ pub(crate) const PAIRS_IN_16_BITS: usize = 127;
 /// its caller, and a vector that passes through one goes through memory.
 pub(crate) trait Unpack {
     const STORAGE: Storage;
-    /// Activation codes that meet one block: [`Storage::depth`] of them.
-    type Codes: Copy;
+    /// Blocks that are unpacked together: [`Storage::blocks`] of them.
+    type Blocks: AsRef<[Block]>;
+    /// Activation codes that meet them: [`Storage::depth`] of them.
+    type Codes;
+    fn blocks(panel: &[Block]) -> &[Self::Blocks];
     fn codes(row: &[i8]) -> &[Self::Codes];
-    /// `acc + small += block . a` for `NP` panels and `MR` rows.
+    /// `acc + small += blocks . a` for `NP` panels and `MR` rows.
     fn step<S: IntSimd, const MR: usize, const NP: usize>(
         s: S,
         acc: &mut [[S::V; NP]; MR],
         small: &mut [[S::Small; NP]; MR],
-        blocks: &[S::V; NP],
+        blocks: &[&Self::Blocks; NP],
         a: &[&Self::Codes; MR],
     );
 }
@@ -167,18 +175,20 @@ const fn has_small<U: Unpack>() -> bool {
     !matches!(U::STORAGE, Storage::Byte)
 }
 
-/// Blocks after which the small sums of `S` must be flushed, if they are not accumulators themselves.
+/// Steps after which the small sums of `S` must be flushed, if they are not accumulators themselves.
 const fn run<S: IntSimd, U: Unpack>() -> Option<usize> {
     match U::STORAGE {
         _ if S::SMALL_ROOM == usize::MAX => None,
         Storage::Byte => None,
         Storage::Nibble => Some(S::SMALL_ROOM / (15 * 2)),
+        Storage::Octal => Some(S::SMALL_ROOM / (7 * 8)),
         Storage::Crumb => Some(S::SMALL_ROOM / (3 * 4)),
     }
 }
 
 pub(crate) struct Bytes;
 pub(crate) struct Nibbles;
+pub(crate) struct Octals;
 pub(crate) struct Crumbs;
 
 /// Four consecutive codes.
@@ -186,7 +196,13 @@ pub(crate) type Quad = [i8; 4];
 
 impl Unpack for Bytes {
     const STORAGE: Storage = Storage::Byte;
+    type Blocks = [Block; 1];
     type Codes = Quad;
+
+    #[inline(always)]
+    fn blocks(panel: &[Block]) -> &[Self::Blocks] {
+        panel.as_chunks().0
+    }
 
     #[inline(always)]
     fn codes(row: &[i8]) -> &[Self::Codes] {
@@ -198,12 +214,12 @@ impl Unpack for Bytes {
         s: S,
         acc: &mut [[S::V; NP]; MR],
         _: &mut [[S::Small; NP]; MR],
-        blocks: &[S::V; NP],
+        blocks: &[&Self::Blocks; NP],
         a: &[&Self::Codes; MR],
     ) {
-        let mut w = *blocks;
+        let mut w = [s.zero(); NP];
         for p in 0..NP {
-            w[p] = s.bytes(blocks[p]);
+            w[p] = s.bytes(s.load(&blocks[p][0].0));
         }
         for m in 0..MR {
             s.dot4(&mut acc[m], &w, a[m]);
@@ -213,7 +229,13 @@ impl Unpack for Bytes {
 
 impl Unpack for Nibbles {
     const STORAGE: Storage = Storage::Nibble;
+    type Blocks = [Block; 1];
     type Codes = [Quad; 2];
+
+    #[inline(always)]
+    fn blocks(panel: &[Block]) -> &[Self::Blocks] {
+        panel.as_chunks().0
+    }
 
     #[inline(always)]
     fn codes(row: &[i8]) -> &[Self::Codes] {
@@ -225,20 +247,69 @@ impl Unpack for Nibbles {
         s: S,
         _: &mut [[S::V; NP]; MR],
         small: &mut [[S::Small; NP]; MR],
-        blocks: &[S::V; NP],
+        blocks: &[&Self::Blocks; NP],
         a: &[&Self::Codes; MR],
     ) {
-        let mut parts = [*blocks; 2];
+        let mut parts = [[s.zero(); NP]; 2];
         for p in 0..NP {
-            [parts[0][p], parts[1][p]] = s.nibbles(blocks[p]);
+            [parts[0][p], parts[1][p]] = s.nibbles(s.load(&blocks[p][0].0));
         }
         s.dot_rows(small, &parts, a);
     }
 }
 
+impl Unpack for Octals {
+    const STORAGE: Storage = Storage::Octal;
+    type Blocks = [Block; 3];
+    type Codes = [[Quad; 2]; 4];
+
+    #[inline(always)]
+    fn blocks(panel: &[Block]) -> &[Self::Blocks] {
+        panel.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn codes(row: &[i8]) -> &[Self::Codes] {
+        row.as_chunks::<4>().0.as_chunks::<2>().0.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn step<S: IntSimd, const MR: usize, const NP: usize>(
+        s: S,
+        _: &mut [[S::V; NP]; MR],
+        small: &mut [[S::Small; NP]; MR],
+        blocks: &[&Self::Blocks; NP],
+        a: &[&Self::Codes; MR],
+    ) {
+        let mut w = [[s.zero(); NP]; 3];
+        let mut parts = [[s.zero(); NP]; 2];
+        let mut pairs = [&a[0][0]; MR];
+        for i in 0..4 {
+            for p in 0..NP {
+                if i < 3 {
+                    w[i][p] = s.load(&blocks[p][i].0);
+                    [parts[0][p], parts[1][p]] = s.octals(w[i][p]);
+                } else {
+                    [parts[0][p], parts[1][p]] = s.high_octals(w[0][p], w[1][p], w[2][p]);
+                }
+            }
+            for m in 0..MR {
+                pairs[m] = &a[m][i];
+            }
+            s.dot_rows(small, &parts, &pairs);
+        }
+    }
+}
+
 impl Unpack for Crumbs {
     const STORAGE: Storage = Storage::Crumb;
+    type Blocks = [Block; 1];
     type Codes = [Quad; 4];
+
+    #[inline(always)]
+    fn blocks(panel: &[Block]) -> &[Self::Blocks] {
+        panel.as_chunks().0
+    }
 
     #[inline(always)]
     fn codes(row: &[i8]) -> &[Self::Codes] {
@@ -250,14 +321,22 @@ impl Unpack for Crumbs {
         s: S,
         _: &mut [[S::V; NP]; MR],
         small: &mut [[S::Small; NP]; MR],
-        blocks: &[S::V; NP],
+        blocks: &[&Self::Blocks; NP],
         a: &[&Self::Codes; MR],
     ) {
-        let mut parts = [*blocks; 4];
+        let mut parts = [[s.zero(); NP]; 4];
         for p in 0..NP {
-            [parts[0][p], parts[1][p], parts[2][p], parts[3][p]] = s.crumbs(blocks[p]);
+            [parts[0][p], parts[1][p], parts[2][p], parts[3][p]] = s.crumbs(s.load(&blocks[p][0].0));
         }
         s.dot_rows(small, &parts, a);
+    }
+}
+
+/// Asks for what lies `ahead` bytes behind `blocks`.
+#[inline(always)]
+fn prefetch<S: IntSimd>(s: S, blocks: &impl AsRef<[Block]>, ahead: usize) {
+    for block in blocks.as_ref() {
+        s.prefetch_beyond(block, ahead);
     }
 }
 
@@ -266,7 +345,7 @@ impl Unpack for Crumbs {
 fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
     s: S,
     a: &[&[U::Codes]; MR],
-    w: &[&[Block]; NP],
+    w: &[&[U::Blocks]; NP],
     ahead: Option<usize>,
 ) -> [[S::V; NP]; MR] {
     let mut acc = [[s.zero(); NP]; MR];
@@ -284,12 +363,12 @@ fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
     while i < end {
         let mut small = [[s.zero_small(); NP]; MR];
         for i in i..end.min(i.saturating_add(run)) {
-            let mut blocks = [s.zero(); NP];
+            let mut blocks = [&w_blocks[0][i]; NP];
             for p in 0..NP {
+                blocks[p] = &w_blocks[p][i];
                 if let Some(ahead) = ahead {
-                    s.prefetch_beyond(&w_blocks[p][i], ahead);
+                    prefetch(s, blocks[p], ahead);
                 }
-                blocks[p] = s.load(&w_blocks[p][i].0);
             }
             let mut at = [&a_blocks[0][i]; MR];
             for m in 1..MR {
@@ -305,10 +384,10 @@ fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
     acc
 }
 
-/// One row against one panel, `UNROLL` blocks at a time with sums of their own: memory is fastest when it is read in
+/// One row against one panel, `UNROLL` steps at a time with sums of their own: memory is fastest when it is read in
 /// order, and slow where several panels come to the ends of their pages together.
 #[inline(always)]
-fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w: &[Block]) -> S::V {
+fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w: &[U::Blocks]) -> S::V {
     let mut acc = [[[s.zero()]]; UNROLL];
     let run = const { run::<S, U>() };
     let stretch = run.unwrap_or(usize::MAX).saturating_mul(UNROLL);
@@ -317,15 +396,15 @@ fn row_tile<S: IntSimd, U: Unpack, const UNROLL: usize>(s: S, a: &[U::Codes], w:
         let (mut a_steps, mut w_steps) = (a.chunks_exact(UNROLL), w.chunks_exact(UNROLL));
         for (a, w) in a_steps.by_ref().zip(w_steps.by_ref()) {
             for u in 0..UNROLL {
-                s.prefetch_beyond(&w[u], AHEAD);
-                U::step(s, &mut acc[u], &mut small[u], &[s.load(&w[u].0)], &[&a[u]]);
+                prefetch(s, &w[u], AHEAD);
+                U::step(s, &mut acc[u], &mut small[u], &[&w[u]], &[&a[u]]);
             }
         }
         let (a, w) = (a_steps.remainder(), w_steps.remainder());
         for u in 0..UNROLL {
             if u < w.len() {
-                s.prefetch_beyond(&w[u], AHEAD);
-                U::step(s, &mut acc[u], &mut small[u], &[s.load(&w[u].0)], &[&a[u]]);
+                prefetch(s, &w[u], AHEAD);
+                U::step(s, &mut acc[u], &mut small[u], &[&w[u]], &[&a[u]]);
             }
         }
         if const { has_small::<U>() } {
@@ -354,7 +433,7 @@ impl Job<'_, '_> {
     fn tile<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(&mut self, s: S, m: usize, p: usize) {
         let (matrix, rows) = (self.matrix, self.rows);
         let a: [&[U::Codes]; MR] = core::array::from_fn(|i| U::codes(rows.padded(m + i)));
-        let w: [&[Block]; NP] = core::array::from_fn(|j| matrix.panel(p + j));
+        let w: [&[U::Blocks]; NP] = core::array::from_fn(|j| U::blocks(matrix.panel(p + j)));
         if matrix.grouped() {
             return self.grouped_tile::<S, U, MR, NP>(s, &a, &w, m, p);
         }
@@ -370,7 +449,7 @@ impl Job<'_, '_> {
     /// Panel `p` of the only row.
     #[inline(always)]
     fn row<S: IntSimd, U: Unpack, const UNROLL: usize>(&mut self, s: S, p: usize) {
-        let acc = row_tile::<S, U, UNROLL>(s, U::codes(self.rows.padded(0)), self.matrix.panel(p));
+        let acc = row_tile::<S, U, UNROLL>(s, U::codes(self.rows.padded(0)), U::blocks(self.matrix.panel(p)));
         self.finish::<S, U, 1, 1>(s, &[[acc]], 0, p);
     }
 
@@ -416,17 +495,17 @@ impl Job<'_, '_> {
         &mut self,
         s: S,
         a: &[&[U::Codes]; MR],
-        w: &[&[Block]; NP],
+        w: &[&[U::Blocks]; NP],
         m: usize,
         p: usize,
     ) {
         let (matrix, rows) = (self.matrix, self.rows);
         let depth = U::STORAGE.depth();
         let mut y = [[[0f32; PANEL]; NP]; MR];
-        let blocks_per_group = matrix.group_len().div_ceil(depth);
+        let steps_per_group = matrix.group_len().div_ceil(depth);
         for group in 0..matrix.groups() {
-            let from = group * blocks_per_group;
-            let to = (from + blocks_per_group).min(matrix.blocks_per_panel);
+            let from = group * steps_per_group;
+            let to = (from + steps_per_group).min(w[0].len());
             let acc =
                 tile::<S, U, MR, NP>(s, &a.map(|row| &row[from..to]), &w.map(|panel| &panel[from..to]), None);
             for i in 0..MR {
@@ -527,7 +606,7 @@ fn check(matrix: &PackedMatrix, rows: &RowsView<'_>, out: &ColumnsMut<'_>) -> bo
 }
 
 /// The product of `rows` with the output channels that `out` covers; `MR` rows and `NP` panels at a time; for a
-/// single row `UNROLL` blocks of one panel, or, with scales for groups, `UNROLL` panels.
+/// single row `UNROLL` steps of one panel, or, with scales for groups, `UNROLL` panels.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -582,8 +661,10 @@ mod tests {
     fn storages_and_groups_on_a_small_odd_shape() {
         let (m, k, n) = (3, 37, 19);
         let x: vec::Vec<f32> = (0..m * k).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-        for bits in [WeightBits::W8, WeightBits::W4, WeightBits::W2] {
-            for granularity in [Granularity::PerChannel, Granularity::PerGroup(16)] {
+        for bits in [WeightBits::W8, WeightBits::W4, WeightBits::W3, WeightBits::W2] {
+            for granularity in
+                [16, 32].map(Granularity::PerGroup).into_iter().chain([Granularity::PerChannel])
+            {
                 let scheme = WeightScheme { bits, granularity };
                 let span = (bits.range().max - bits.range().min + 1) as usize;
                 let codes: vec::Vec<i8> =

@@ -171,7 +171,7 @@ proptest! {
 #[test]
 fn the_largest_sums_are_exact() {
     // 65536 inputs, everything at its limit: 255 * 128 * 65536 is just below 2^31.
-    for bits in [WeightBits::W8, WeightBits::W4, WeightBits::W2] {
+    for bits in [WeightBits::W8, WeightBits::W4, WeightBits::W3, WeightBits::W2] {
         let k = squat_kernels::MAX_COLS;
         let scheme = WeightScheme::per_channel(bits);
         let low = bits.range().min;

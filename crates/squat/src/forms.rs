@@ -144,11 +144,13 @@ impl Tokenize for ModelTokenizer {
 /// Loads a model folder and its tokenizer at the same time: for a small model they take equally long.
 pub fn engine_and_tokenizer(path: &Path, threads: usize) -> Result<(Engine, ModelTokenizer)> {
     std::thread::scope(|scope| {
-        // Its own errors are for later: those of the model come first.
-        let tokenizer = scope.spawn(|| ModelTokenizer::open(path, &ModelSpec::open(path)?));
-        let engine = Engine::load(path, threads)?;
-        let tokenizer = tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok((engine, tokenizer))
+        // What reading a tokenizer leaves free serves this thread later; a thread of its own would keep it, 5 MB.
+        let engine = scope.spawn(|| Engine::load(path, threads));
+        let tokenizer =
+            ModelSpec::open(path).map_err(Into::into).and_then(|spec| ModelTokenizer::open(path, &spec));
+        // The model's errors come first.
+        let engine = engine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((engine, tokenizer?))
     })
 }
 

@@ -40,6 +40,20 @@ impl IntSimd for Portable {
     }
 
     #[inline(always)]
+    fn octals(self, v: Self::V) -> [Self::V; 2] {
+        [0, 3].map(|shift| v.map(|word| (word >> shift) & 0x0707_0707))
+    }
+
+    #[inline(always)]
+    fn high_octals(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
+        for lane in 0..PANEL {
+            a[lane] = (a[lane] >> 6) & 0x0303_0303 | (c[lane] >> 4) & 0x0404_0404;
+            b[lane] = (b[lane] >> 6) & 0x0303_0303 | (c[lane] >> 5) & 0x0404_0404;
+        }
+        [a, b]
+    }
+
+    #[inline(always)]
     fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         for (acc, w) in acc.iter_mut().zip(w) {
             for (i, &a) in a.iter().enumerate() {

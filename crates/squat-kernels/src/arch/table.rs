@@ -30,8 +30,8 @@ pub(crate) struct Table {
     pub quantize_rows: fn(&mut RowsMut<'_>, &[f32], &[ActBits], &RowQuantizer),
     pub rms_norm_quantize: fn(&[f32], &[f32], f32, Grid, &mut [i8]) -> (f32, i32),
     pub silu_mul_quantize: fn(&[f32], &[f32], &mut [f32], Grid, &mut [i8]) -> (f32, i32),
-    /// By storage: bytes, nibbles, crumbs.
-    pub linear: [fn(&PackedMatrix, RowsView<'_>, &mut ColumnsMut<'_>); 3],
+    /// By [`crate::Storage`].
+    pub linear: [fn(&PackedMatrix, RowsView<'_>, &mut ColumnsMut<'_>); 4],
     pub paired: fn(&PairedMatrix, &[i8], &mut [i32]),
     /// See [`crate::probe`].
     #[cfg(feature = "std")]
@@ -154,6 +154,10 @@ macro_rules! kernel_table {
                 product::linear::<_, product::Nibbles, $im, $in, $unroll>($token, matrix, rows, out)
             }
             $(#[target_feature(enable = $features)])?
+            pub fn linear_octals(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
+                product::linear::<_, product::Octals, $im, $in, $unroll>($token, matrix, rows, out)
+            }
+            $(#[target_feature(enable = $features)])?
             pub fn linear_crumbs(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_>) {
                 product::linear::<_, product::Crumbs, $im, $in, $unroll>($token, matrix, rows, out)
             }
@@ -239,6 +243,7 @@ macro_rules! kernel_table {
             linear: [
                 |matrix, rows, out| unsafe { instances::linear_bytes(matrix, rows, out) },
                 |matrix, rows, out| unsafe { instances::linear_nibbles(matrix, rows, out) },
+                |matrix, rows, out| unsafe { instances::linear_octals(matrix, rows, out) },
                 |matrix, rows, out| unsafe { instances::linear_crumbs(matrix, rows, out) },
             ],
             paired: |matrix, codes, out| unsafe { instances::paired(matrix, codes, out) },

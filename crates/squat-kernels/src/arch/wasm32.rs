@@ -77,6 +77,25 @@ impl IntSimd for Simd128 {
     }
 
     #[inline(always)]
+    fn octals(self, v: Self::V) -> [Self::V; 2] {
+        let mut parts = [v; 2];
+        for i in 0..4 {
+            parts[0][i] = v128_and(v[i], u8x16_splat(7));
+            parts[1][i] = v128_and(u8x16_shr(v[i], 3), u8x16_splat(7));
+        }
+        parts
+    }
+
+    #[inline(always)]
+    fn high_octals(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
+        for i in 0..4 {
+            a[i] = v128_or(u8x16_shr(a[i], 6), v128_and(u8x16_shr(c[i], 4), u8x16_splat(4)));
+            b[i] = v128_or(u8x16_shr(b[i], 6), v128_and(u8x16_shr(c[i], 5), u8x16_splat(4)));
+        }
+        [a, b]
+    }
+
+    #[inline(always)]
     fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         let a = widen_signed(i32x4_splat(i32::from_le_bytes(a.map(|code| code as u8))));
         for p in 0..NP {

@@ -119,6 +119,35 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
+    fn octals(self, v: Self::V) -> [Self::V; 2] {
+        let mut parts = [v; 2];
+        for i in 0..4 {
+            // SAFETY: the token proves NEON.
+            unsafe {
+                let (bytes, mask) = (vreinterpretq_u8_s32(v[i]), vdupq_n_u8(7));
+                parts[0][i] = vreinterpretq_s32_u8(vandq_u8(bytes, mask));
+                parts[1][i] = vreinterpretq_s32_u8(vandq_u8(vshrq_n_u8::<3>(bytes), mask));
+            }
+        }
+        parts
+    }
+
+    #[inline(always)]
+    fn high_octals(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
+        for i in 0..4 {
+            // SAFETY: the token proves NEON.
+            unsafe {
+                let (tops, four) = (vreinterpretq_u8_s32(c[i]), vdupq_n_u8(4));
+                let (first, second) = (vreinterpretq_u8_s32(a[i]), vreinterpretq_u8_s32(b[i]));
+                // Shifted and added in one instruction.
+                a[i] = vreinterpretq_s32_u8(vsraq_n_u8::<6>(vandq_u8(vshrq_n_u8::<4>(tops), four), first));
+                b[i] = vreinterpretq_s32_u8(vsraq_n_u8::<6>(vandq_u8(vshrq_n_u8::<5>(tops), four), second));
+            }
+        }
+        [a, b]
+    }
+
+    #[inline(always)]
     fn bytes(self, v: Self::V) -> Self::V {
         if D::MIXED { v } else { flip(self, v) }
     }

@@ -104,6 +104,24 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    fn octals(self, v: Self::V) -> [Self::V; 2] {
+        // SAFETY: the token proves AVX2.
+        unsafe { [[field::<0>(v[0], 7), field::<0>(v[1], 7)], [field::<3>(v[0], 7), field::<3>(v[1], 7)]] }
+    }
+
+    #[inline(always)]
+    fn high_octals(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
+        for i in 0..2 {
+            // SAFETY: the token proves AVX2.
+            unsafe {
+                a[i] = _mm256_or_si256(field::<6>(a[i], 3), field::<4>(c[i], 4));
+                b[i] = _mm256_or_si256(field::<6>(b[i], 3), field::<5>(c[i], 4));
+            }
+        }
+        [a, b]
+    }
+
+    #[inline(always)]
     fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         // SAFETY: the token proves AVX2, and AVX-VNNI if `VNNI`.
         unsafe {

@@ -64,6 +64,23 @@ impl IntSimd for Avx512 {
     }
 
     #[inline(always)]
+    fn octals(self, v: Self::V) -> [Self::V; 2] {
+        // SAFETY: the token proves AVX-512.
+        unsafe { [field::<0>(v, 7), field::<3>(v, 7)] }
+    }
+
+    #[inline(always)]
+    fn high_octals(self, a: Self::V, b: Self::V, c: Self::V) -> [Self::V; 2] {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            [
+                _mm512_or_si512(field::<6>(a, 3), field::<4>(c, 4)),
+                _mm512_or_si512(field::<6>(b, 3), field::<5>(c, 4)),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn dot4<const NP: usize>(self, acc: &mut [Self::V; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         // SAFETY: the token proves AVX-512 and VNNI.
         unsafe {
