@@ -15,6 +15,7 @@ use crate::parameters::{Group, Parameter, Parameters};
 use crate::plain::{PlainForm, run};
 use crate::profile::{self, Phase};
 use crate::quantizer::{ActQuant, STATIC_PARAMETERS, TokenBits, pack_weight};
+use crate::recipe::MixedPrecision;
 use burn::tensor::{Device, Tensor, TensorData};
 use squat_kernels::{Kernels, PackedMatrix};
 use squat_model::{Architecture, LinearKind, ModelSpec, ParamKind, QuantPlan};
@@ -247,6 +248,8 @@ pub struct Model {
     pub plan: Option<QuantPlan>,
     /// Training keeps only the input of each layer and computes the rest again when it goes backwards.
     pub recompute: bool,
+    /// Numbers in which linear layers multiply, where operations are tensor expressions.
+    pub mixed_precision: MixedPrecision,
     /// Operations are tensor expressions on the CPU too: slow, and there to hold the fused ones against.
     pub plain_forms: bool,
     rope: Arc<Rope>,
@@ -260,7 +263,14 @@ impl Model {
     pub fn new(spec: ModelSpec, plan: Option<QuantPlan>, max_seq: usize) -> Self {
         let theta = spec.rope_theta.expect("models that can be trained have RoPE, callers check");
         let (cos, sin) = squat_model::rope::rope_tables(max_seq, spec.head_dim, theta);
-        Self { spec, plan, recompute: false, plain_forms: false, rope: Arc::new(Rope { cos, sin }) }
+        Self {
+            spec,
+            plan,
+            recompute: false,
+            mixed_precision: MixedPrecision::No,
+            plain_forms: false,
+            rope: Arc::new(Rope { cos, sin }),
+        }
     }
 
     /// Runs an operation fused where it can be, else as tensor expressions.
@@ -322,7 +332,8 @@ impl Model {
     ) -> Tensor<2> {
         let input = self.act(point, bits);
         let parameters = self.static_tensor(leaves, input.as_ref(), layer, point);
-        let op = Linear { weight: scheme, input, packed: leaves.packed.get(name).cloned() };
+        let packed = leaves.packed.get(name).cloned();
+        let op = Linear { weight: scheme, input, packed, bf16: self.mixed_precision == MixedPrecision::Bf16 };
         let weight = leaves.get(name);
         match (scheme.map(|_| leaves.get(&log_scale_name(name))), parameters) {
             (None, None) => self.run(op, [x, weight]),

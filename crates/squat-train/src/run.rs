@@ -13,7 +13,7 @@ use crate::device::is_cpu;
 use crate::error::TrainError;
 use crate::model::{check_trainable, initial_parameters};
 use crate::parallel::Group;
-use crate::recipe::{Recipe, StageConfig, StageKind, expand};
+use crate::recipe::{MixedPrecision, Recipe, StageConfig, StageKind, expand};
 use crate::stage::{self, Event, Outcome, StageData, StageInput};
 use crate::step::Teacher;
 use serde_json::json;
@@ -336,6 +336,7 @@ fn fingerprint(recipe: &Recipe, config: &StageConfig, data: &RunData, folder: &P
     let text = serde_json::to_string(&config).unwrap_or_default();
     let text = text.replace(",\"activation_checkpointing\":false", "");
     let text = text.replace(",\"teacher_dtype\":\"f32\"", "");
+    let text = text.replace(",\"mixed_precision\":\"no\"", "");
     add(&text.replace(",\"teacher_top_k\":0", ""));
     add(&serde_json::to_string(&recipe.model).unwrap_or_default());
     add(&format!("{} {} {}", recipe.seed, recipe.data.seq_len, recipe.data.start_at_line));
@@ -434,6 +435,16 @@ fn stage_input<'a>(
             student.spec.max_position_embeddings
         )));
     }
+    let device = &options.device;
+    if config.mixed_precision == MixedPrecision::Bf16
+        && !is_cpu(device)
+        && !device.supports_dtype(burn::tensor::FloatDType::BF16)
+    {
+        return Err(TrainError::Recipe(format!(
+            "stage `{}`: mixed_precision bf16: this device has no bf16; use mixed_precision = \"no\"",
+            config.name
+        )));
+    }
     let mut plan = None;
     if config.kind == StageKind::Qat {
         if let Some(quant) = &config.quant {
@@ -487,10 +498,11 @@ fn stage_input<'a>(
         if options.group.world() > 1 {
             options.group.agree("teachers", &loaded.parameters.digest())?;
         }
-        let teacher = Teacher::new(loaded, config.teacher_dtype, seq_len, &options.device, options.threads)
-            .map_err(|error| {
-            TrainError::Recipe(format!("stage `{}`: teacher `{name}`: {error}", config.name))
-        })?;
+        let mut teacher =
+            Teacher::new(loaded, config.teacher_dtype, seq_len, &options.device, options.threads).map_err(
+                |error| TrainError::Recipe(format!("stage `{}`: teacher `{name}`: {error}", config.name)),
+            )?;
+        teacher.model.mixed_precision = config.mixed_precision;
         teachers.push(teacher);
     }
     let start = if recipe.data.start_at_line { Start::Line } else { Start::Anywhere };

@@ -75,6 +75,7 @@ impl Trainer {
     pub fn step(&mut self, config: &StageConfig, batch: &[Vec<u32>]) -> Result<StepReport, StepFailure> {
         let micros: Vec<&[Vec<u32>]> = batch.chunks(config.micro_batch).collect();
         self.model.recompute = config.activation_checkpointing;
+        self.model.mixed_precision = config.mixed_precision;
         let constant = {
             let _phase = profile::phase(Phase::Parameters);
             let packed = pack_linears(&self.model, &self.parameters, &self.device, self.threads);

@@ -6,11 +6,12 @@
 
 mod common;
 
+use burn::tensor::FloatDType;
 use squat_model::{ModelSpec, QuantPlan};
 use squat_train::Recipe;
 use squat_train::device::{NAMES, device, is_cpu};
 use squat_train::model::{Leaves, Model, add_quantizer_parameters, initial_parameters};
-use squat_train::recipe::LossConfig;
+use squat_train::recipe::{LossConfig, MixedPrecision};
 use squat_train::step::{MicroResult, Teacher, micro_step};
 use std::panic::catch_unwind;
 
@@ -38,6 +39,7 @@ fn step(
     spec: &ModelSpec,
     plan: Option<QuantPlan>,
     recompute: bool,
+    mixed_precision: MixedPrecision,
 ) -> MicroResult {
     let mut parameters = initial_parameters(spec, 0.2, 5);
     let teacher = Leaves::on(&parameters, device);
@@ -47,6 +49,9 @@ fn step(
     }
     let mut model = Model::new(spec.clone(), plan, 16);
     model.recompute = recompute;
+    model.mixed_precision = mixed_precision;
+    // The CPU multiplies in bf16 in this form alone.
+    model.plain_forms = mixed_precision == MixedPrecision::Bf16;
     let constant = Leaves::on(&parameters, device);
     let config = LossConfig { entropy: 0.01, alignment: 0.1, ..LossConfig::default() };
     let batch: Vec<Vec<u32>> = (0..3u32)
@@ -71,10 +76,26 @@ fn a_step_on_each_device_is_that_of_the_cpu() {
             }
         };
         for plan in [None, Some(QuantPlan::with_rho(1.0))] {
+            if other.supports_dtype(FloatDType::BF16) {
+                let [want, got] = [&cpu, &other]
+                    .map(|device| step(device, &spec, plan.clone(), false, MixedPrecision::Bf16));
+                let what = format!("{name}, bf16, quantized {}", plan.is_some());
+                for ((term, a), (_, b)) in want.loss.terms().zip(got.loss.terms()) {
+                    assert!((a - b).abs() <= 1e-2 * a.abs().max(0.1), "{what}: {term} {a} {b}");
+                }
+                let norm =
+                    |gradients: &mut dyn Iterator<Item = f32>| gradients.map(|g| g * g).sum::<f32>().sqrt();
+                for (index, (a, b)) in want.gradients.iter().zip(&got.gradients).enumerate() {
+                    let apart = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
+                    assert!(apart <= 0.1 * norm(&mut a.iter().copied()), "{what}: parameter {index}");
+                }
+            } else {
+                eprintln!("{name} has no bf16");
+            }
             for recompute in [false, true] {
                 let what = format!("{name}, quantized {}, recomputed {recompute}", plan.is_some());
-                let want = step(&cpu, &spec, plan.clone(), recompute);
-                let got = step(&other, &spec, plan.clone(), recompute);
+                let [want, got] = [&cpu, &other]
+                    .map(|device| step(device, &spec, plan.clone(), recompute, MixedPrecision::No));
                 for ((term, a), (_, b)) in want.loss.terms().zip(got.loss.terms()) {
                     assert!((a - b).abs() <= 1e-3 * a.abs().max(0.1), "{what}: {term} {a} {b}");
                 }

@@ -24,6 +24,8 @@ pub struct Linear {
     pub input: Option<ActQuant>,
     /// The quantized weight, if it was packed before: it serves every micro-batch of a step.
     pub packed: Option<Arc<PackedMatrix>>,
+    /// Whether the plain form multiplies in bf16. Codes of up to 8 bits are exact there: scales are applied outside.
+    pub bf16: bool,
 }
 
 struct Operands<'a> {
@@ -233,7 +235,7 @@ mod tests {
             // Wide enough that nothing is clipped.
             let logs = vec![(0.2f32).ln(); scheme.num_scales(n, k)];
             let quant = ActQuant { scheme: ActScheme::Dynamic, bits: TokenBits::Uniform(ActBits::A8) };
-            let op = Linear { weight: Some(scheme), input: Some(quant.clone()), packed: None };
+            let op = Linear { weight: Some(scheme), input: Some(quant.clone()), packed: None, bf16: false };
             let (xs, ws, ls) = ([m, k], [n, k], [1, logs.len()]);
             let inputs = [
                 Input { data: &x, shape: &xs },
@@ -318,7 +320,8 @@ mod tests {
                     .collect();
                 for act in [ActScheme::Dynamic, ActScheme::Static] {
                     let quant = ActQuant { scheme: act, bits: TokenBits::PerToken(bits.clone()) };
-                    let mut op = Linear { weight: Some(scheme), input: Some(quant), packed: None };
+                    let mut op =
+                        Linear { weight: Some(scheme), input: Some(quant), packed: None, bf16: false };
                     let (xs, ws, ls, ps) = ([m, k], [n, k], [1, logs.len()], [1, 4]);
                     let parameters = [-2.0f32, 2.0, -4.8, -31.0];
                     let mut inputs = vec![

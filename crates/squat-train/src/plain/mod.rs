@@ -13,7 +13,8 @@ use crate::ops::embedding::Embedding;
 use crate::ops::linear::Linear;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::SwiGlu;
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, activation};
+use squat_quant::Granularity;
 
 /// An operation that also has a plain-tensor form.
 pub trait PlainForm: HostOp {
@@ -72,14 +73,41 @@ impl PlainForm for Linear {
     fn plain(&self, inputs: Vec<Tensor<2>>) -> Tensor<2> {
         let mut inputs = inputs.into_iter();
         let (mut x, mut w) = (inputs.next().expect("x"), inputs.next().expect("weight"));
+        let (mut row_scales, mut channel_scales) = (None, None);
         if let Some(scheme) = self.weight {
-            w = quantizer::weight(w, scheme, inputs.next().expect("log scales of a quantized weight"));
+            let logs = inputs.next().expect("log scales of a quantized weight");
+            channel_scales = match scheme.granularity {
+                Granularity::PerTensor | Granularity::PerChannel => Some(logs.clone().detach().exp()),
+                Granularity::PerGroup(_) => None,
+            };
+            w = quantizer::weight(w, scheme, logs);
         }
         if let Some(quant) = &self.input {
-            x = quantizer::rows(x, quant, inputs.next(), 1).values;
+            let rows = quantizer::rows(x, quant, inputs.next(), 1);
+            (x, row_scales) = (rows.values, Some(rows.scales));
         }
-        x.matmul(w.transpose())
+        if self.bf16 { product_in_bf16(x, w, row_scales, channel_scales) } else { x.matmul(w.transpose()) }
     }
+}
+
+/// `x @ w^T` in bf16, both ways. What has scales, `[tokens, 1]` and `[1, out]` or `[1, 1]`, is multiplied as codes, which
+/// are whole numbers of at most 8 bits. (Static codes minus a zero point may take 9.)
+fn product_in_bf16(
+    x: Tensor<2>,
+    w: Tensor<2>,
+    row_scales: Option<Tensor<2>>,
+    channel_scales: Option<Tensor<2>>,
+) -> Tensor<2> {
+    let x = match &row_scales {
+        Some(scales) => x / scales.clone(),
+        None => x,
+    };
+    let w = match &channel_scales {
+        Some(scales) => w / scales.clone().transpose(),
+        None => w,
+    };
+    let y = x.cast(FloatDType::BF16).matmul(w.cast(FloatDType::BF16).transpose()).cast(FloatDType::F32);
+    [row_scales, channel_scales].into_iter().flatten().fold(y, |y, scales| y * scales)
 }
 
 #[cfg(test)]

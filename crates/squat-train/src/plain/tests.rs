@@ -79,12 +79,48 @@ fn linears() {
     for granularity in [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup(8)] {
         let scheme = WeightScheme { bits: WeightBits::W4, granularity };
         let logs = (vec![(0.11f32).ln(); scheme.num_scales(9, 20)], [1, scheme.num_scales(9, 20)]);
-        let dynamic =
-            || Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Dynamic, 6)), packed: None };
+        let dynamic = || Linear {
+            weight: Some(scheme),
+            input: Some(mixed(ActScheme::Dynamic, 6)),
+            packed: None,
+            bf16: false,
+        };
         agree(dynamic, [values(6, 20, 1), values(9, 20, 2), logs.clone()], 1e-5);
-        let fixed =
-            || Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Static, 6)), packed: None };
+        let fixed = || Linear {
+            weight: Some(scheme),
+            input: Some(mixed(ActScheme::Static, 6)),
+            packed: None,
+            bf16: false,
+        };
         agree(fixed, [values(6, 20, 1), values(9, 20, 2), logs, statics()], 1e-5);
+    }
+}
+
+/// `|a - b|` over `|b|`, of all entries together.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
+}
+
+#[test]
+fn linears_in_bf16() {
+    // bf16 rounds to 8 bits: errors of up to 2^-8, 0.0017 in the mean. Codes are not rounded, so the output of quantized
+    // operands is rounded once; without quantizers the operands are as well.
+    let scheme = WeightScheme::per_channel(WeightBits::W4);
+    let logs = (vec![(0.11f32).ln(); 9], [1, 9]);
+    let quantized =
+        Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Dynamic, 6)), ..Linear::default() };
+    let cases = [
+        (Linear::default(), vec![values(6, 200, 1), values(9, 200, 2)], [5e-3; 3]),
+        (quantized, vec![values(6, 200, 1), values(9, 200, 2), logs], [2e-3, 5e-3, 5e-3]),
+    ];
+    for (op, inputs, limits) in cases {
+        let exact = run(&inputs, |tensors| op.plain(tensors));
+        let rounded = run(&inputs, |tensors| Linear { bf16: true, ..op.clone() }.plain(tensors));
+        for (which, limit) in limits.into_iter().enumerate() {
+            let found = distance(&rounded[which], &exact[which]);
+            assert!(found > 0.0 && found < limit, "result {which}: {found}, at most {limit}");
+        }
     }
 }
 

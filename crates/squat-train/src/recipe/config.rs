@@ -101,6 +101,18 @@ pub enum TeacherDtype {
     Bf16,
 }
 
+/// Numbers in which linear layers multiply while they train on a GPU; everything else stays f32, and so does the
+/// CPU, whose products are those of the engine.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum MixedPrecision {
+    /// f32.
+    #[default]
+    No,
+    /// bf16. Integer codes are exact in it; sums, unquantized operands and gradients are rounded to 8 bits.
+    Bf16,
+}
+
 /// One training stage.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -118,6 +130,9 @@ pub struct StageConfig {
     /// How the teachers' weights are held.
     #[serde(default)]
     pub teacher_dtype: TeacherDtype,
+    /// Numbers in which linear layers multiply on a GPU.
+    #[serde(default)]
+    pub mixed_precision: MixedPrecision,
     /// Sizes, if not those of the recipe.
     #[serde(default)]
     pub model: Option<ModelConfig>,

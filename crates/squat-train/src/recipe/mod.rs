@@ -3,7 +3,9 @@
 mod config;
 mod quant;
 
-pub use config::{DataConfig, LossConfig, ModelConfig, Recipe, StageConfig, StageKind, TeacherDtype};
+pub use config::{
+    DataConfig, LossConfig, MixedPrecision, ModelConfig, Recipe, StageConfig, StageKind, TeacherDtype,
+};
 pub use quant::QuantConfig;
 
 use crate::error::TrainError;
