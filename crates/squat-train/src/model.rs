@@ -431,7 +431,11 @@ impl Model {
         let (q, k, v) = (project(LinearKind::Q), project(LinearKind::K), project(LinearKind::V));
         self.record_heads(layer, [&q, &k, &v], shape, options);
         self.extra_terms(leaves, layer, (&q, &k), shape, &bits, options, state);
-        let side: Arc<Mutex<AttentionSide>> = Arc::default();
+        let side = Arc::new(Mutex::new(AttentionSide {
+            wants_sink: self.plan.as_ref().is_some_and(|plan| plan.policy.uniform().is_none()),
+            wants_probabilities: options.keep_maps,
+            ..AttentionSide::default()
+        }));
         let attended = self.attention(leaves, layer, [q, k, v], shape, &bits, side.clone());
         {
             let mut side = side.lock().unwrap_or_else(|e| e.into_inner());

@@ -48,9 +48,14 @@ pub struct AttentionQuant {
     pub probs: Option<u32>,
 }
 
-/// What the forward leaves for others.
+/// What the forward leaves for others: fused it has both; as tensor expressions it leaves what is wanted, because
+/// fetching either means to wait for the device.
 #[derive(Debug, Default)]
 pub struct AttentionSide {
+    /// Whether `sink` is wanted.
+    pub wants_sink: bool,
+    /// Whether `probabilities` are wanted.
+    pub wants_probabilities: bool,
     /// Mean over heads of each token's softmax row at column 0, `[batch * seq]`.
     pub sink: Vec<f32>,
     /// Softmax rows before quantization, `[batch, heads, seq, seq]`, zero above the diagonal.
@@ -420,8 +425,9 @@ impl HostOp for Attention {
                 sink.push(mean_over_heads(&column));
             }
         }
-        *self.side.lock().unwrap_or_else(|e| e.into_inner()) =
-            AttentionSide { sink, probabilities: Arc::new(probabilities) };
+        let mut side = self.side.lock().unwrap_or_else(|e| e.into_inner());
+        (side.sink, side.probabilities) = (sink, Arc::new(probabilities));
+        drop(side);
         (out, vec![batch * t, heads * d])
     }
 

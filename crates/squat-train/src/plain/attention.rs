@@ -3,7 +3,7 @@
 use super::PlainForm;
 use super::quantizer::{Rows, rows};
 use crate::ops::alignment::Alignment;
-use crate::ops::attention::{Attention, AttentionShape, AttentionSide, Rope, inv_sqrt_dim};
+use crate::ops::attention::{Attention, AttentionShape, Rope, inv_sqrt_dim};
 use crate::ops::entropy::CodeEntropy;
 use crate::quantizer::ActQuant;
 use burn::tensor::{Bool, Tensor, TensorData, activation};
@@ -111,19 +111,22 @@ impl PlainForm for Attention {
 impl Attention {
     fn leave_side(&self, p: &Tensor<4>) {
         let AttentionShape { batch, seq, heads, .. } = self.shape;
-        let p = p.clone().into_data().try_into_vec::<f32>().expect("probabilities are f32");
-        let mut column = vec![0f32; heads];
-        let mut sink = Vec::with_capacity(batch * seq);
-        for b in 0..batch {
-            for i in 0..seq {
+        let host = |p: Tensor<4>| p.into_data().try_into_vec::<f32>().expect("probabilities are f32");
+        let mut side = self.side.lock().unwrap_or_else(|e| e.into_inner());
+        if side.wants_sink {
+            let first = host(p.clone().slice([0..batch, 0..heads, 0..seq, 0..1]));
+            let mut column = vec![0f32; heads];
+            side.sink.clear();
+            for (b, i) in (0..batch).flat_map(|b| (0..seq).map(move |i| (b, i))) {
                 for (h, column) in column.iter_mut().enumerate() {
-                    *column = p[((b * heads + h) * seq + i) * seq];
+                    *column = first[(b * heads + h) * seq + i];
                 }
-                sink.push(mean_over_heads(&column));
+                side.sink.push(mean_over_heads(&column));
             }
         }
-        *self.side.lock().unwrap_or_else(|e| e.into_inner()) =
-            AttentionSide { sink, probabilities: Arc::new(p) };
+        if side.wants_probabilities {
+            side.probabilities = Arc::new(host(p.clone()));
+        }
     }
 
     /// Quantized probabilities with straight-through gradients; `v_scales` is `[batch, heads, seq, 1]`.

@@ -3,7 +3,7 @@
 use super::PlainForm;
 use crate::host;
 use crate::ops::alignment::Alignment;
-use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, Rope};
+use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionSide, Rope};
 use crate::ops::embedding::Embedding;
 use crate::ops::entropy::CodeEntropy;
 use crate::ops::gradient_check::noise;
@@ -168,6 +168,8 @@ fn attention_leaves_the_same_scores() {
         let op =
             Attention { shape: SHAPE, rope: rope(), quant: AttentionQuant::default(), side: Arc::default() };
         let side = op.side.clone();
+        *side.lock().unwrap() =
+            AttentionSide { wants_sink: true, wants_probabilities: true, ..AttentionSide::default() };
         let tensors: Vec<Tensor<2>> = qkv()
             .into_iter()
             .map(|(data, shape)| Tensor::from_data(TensorData::new(data, shape), &Device::flex()))
@@ -182,6 +184,7 @@ fn attention_leaves_the_same_scores() {
         (side.sink.clone(), side.probabilities.clone())
     };
     let (a, b) = (side(false), side(true));
+    assert_eq!((b.0.len(), b.1.len()), (2 * 6, 2 * 4 * 6 * 6));
     assert!(a.0.iter().zip(&b.0).all(|(a, b)| (a - b).abs() < 1e-5));
     assert!(a.1.iter().zip(b.1.iter()).all(|(a, b)| (a - b).abs() < 1e-5));
 }
