@@ -123,8 +123,15 @@ pub fn mixed(policy: TokenPolicy) -> QuantPlan {
     QuantPlan { policy, rho, thresholds, ..QuantPlan::with_rho(rho) }
 }
 
-/// Plans by name: every policy, both activation schemes, every weight width and granularity, points left out.
+/// Plans by name: every policy, both activation schemes, every weight width and granularity, points left out. The
+/// variable `SQUAT_TEST_PLANS` says to take every so-many-th alone, for emulated CPUs.
 pub fn plans() -> Vec<(String, QuantPlan)> {
+    let step = std::env::var("SQUAT_TEST_PLANS")
+        .map_or(1, |text| text.parse().expect("SQUAT_TEST_PLANS is a number"));
+    all_plans().into_iter().step_by(step).collect()
+}
+
+fn all_plans() -> Vec<(String, QuantPlan)> {
     let mut plans: Vec<(String, QuantPlan)> = ["fp", "w8a8", "w4a8", "w4a4", "w2a8", "ternary-a8", "w4"]
         .into_iter()
         .map(|name| (name.to_owned(), QuantPlan::named(name).unwrap()))
