@@ -633,11 +633,12 @@ pub(crate) fn linear<S: IntSimd, U: Unpack, const MR: usize, const NP: usize, co
             job.row::<S, U, UNROLL>(s, p);
             p += 1;
         }
-        while p + UNROLL <= end {
+        // What the last loop does as well is not compiled twice.
+        while const { UNROLL > 1 } && p + UNROLL <= end {
             job.tile::<S, U, 1, UNROLL>(s, 0, p);
             p += UNROLL;
         }
-    } else {
+    } else if const { NP > 1 } {
         while p + NP <= end {
             job.strip::<S, U, MR, NP>(s, p);
             p += NP;
