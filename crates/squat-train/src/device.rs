@@ -4,7 +4,7 @@ use crate::error::TrainError;
 use burn::tensor::Device;
 
 /// Names that [`device`] knows.
-pub const NAMES: [&str; 4] = ["cpu", "cuda", "vulkan", "metal"];
+pub const NAMES: [&str; 5] = ["cpu", "cuda", "vulkan", "metal", "wgpu"];
 
 /// The device of that name: `cpu` always, the others where the program was built with the feature of their name.
 ///
@@ -29,6 +29,8 @@ pub fn nth(name: &str, number: usize) -> Result<Device, TrainError> {
         "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
         #[cfg(feature = "metal")]
         "metal" => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
         name if NAMES.contains(&name) => Err(TrainError::Input(format!(
             "this program was built without {name}; build it with --features {name}, or use --device cpu"
         ))),

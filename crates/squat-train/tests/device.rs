@@ -1,6 +1,6 @@
 //! A training step on another device gives the CPU's numbers.
 //!
-//! Runs in a build with the feature `cuda`, `vulkan` or `metal` on a machine that has such a device; otherwise it says
+//! Runs in a build with the feature `cuda`, `vulkan`, `metal` or `wgpu` on a machine that has such a device; otherwise it says
 //! that it skips. Limits of the tolerance: other devices sum in another order and dequantize before they multiply.
 #![allow(clippy::unwrap_used)]
 

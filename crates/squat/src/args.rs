@@ -138,7 +138,7 @@ pub struct Train {
     /// Continue where the run stopped.
     #[arg(long)]
     pub resume: bool,
-    /// Where to compute: cpu, or cuda, vulkan, metal in a build with the feature of that name.
+    /// Where to compute: cpu, or cuda, vulkan, metal, wgpu in a build with the feature of that name.
     #[arg(long, default_value = "cpu")]
     pub device: String,
     /// Threads; 0 is one for each core, shared among the processes of this machine.
