@@ -46,6 +46,11 @@ fn step(
     let teacher = Teacher { model: Model::new(spec.clone(), None, 16), leaves: teacher };
     if let Some(plan) = &plan {
         add_quantizer_parameters(&mut parameters, spec, plan);
+        // Calibration puts a channel's largest weight on the limit of the codes, where the gradient of the scale jumps: the
+        // last bit of an exponential decides.
+        for parameter in parameters.list_mut().iter_mut().filter(|p| p.name.ends_with("weight_log_scale")) {
+            parameter.values.iter_mut().for_each(|log_scale| *log_scale += 0.03);
+        }
     }
     let mut model = Model::new(spec.clone(), plan, 16);
     model.recompute = recompute;

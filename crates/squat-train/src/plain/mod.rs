@@ -58,14 +58,13 @@ impl PlainForm for Embedding {
     fn plain(&self, mut inputs: Vec<Tensor<2>>) -> Tensor<2> {
         let table = inputs.remove(0);
         let ids = int_tensor(&self.ids, &table.device());
-        let rows = table.select(0, ids.clone());
-        match self.weight {
-            None => rows,
-            Some(scheme) => {
-                let logs = inputs.remove(0).swap_dims(0, 1).select(0, ids);
-                quantizer::weight(rows, scheme, logs.swap_dims(0, 1))
-            }
-        }
+        // The whole table is quantized before rows are taken: of scales that were taken row by row, Burn 0.22 on `wgpu` loses a
+        // part of the gradient.
+        let table = match self.weight {
+            None => table,
+            Some(scheme) => quantizer::weight(table, scheme, inputs.remove(0)),
+        };
+        table.select(0, ids)
     }
 }
 
