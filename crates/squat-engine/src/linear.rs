@@ -8,7 +8,7 @@
 //! | full precision | full precision | floats |
 
 use crate::pool::Pool;
-use squat_kernels::{ColumnsMut, Kernels, PackedMatrix, QuantizedRows, RowQuantizer, RowsMut};
+use squat_kernels::{ColumnsMut, Kernels, PackedMatrix, Piece, QuantizedRows, RowQuantizer, RowsMut};
 use squat_quant::ActBits;
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ pub(crate) enum Weight {
     /// Integers in the kernel's layout.
     Packed(PackedMatrix),
     /// Row-major floats.
-    F32(Vec<f32>),
+    F32(Piece<f32>),
     /// Row-major half-precision numbers, as bits.
-    F16(Vec<u16>),
+    F16(Piece<u16>),
 }
 
 impl Weight {

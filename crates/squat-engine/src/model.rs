@@ -5,7 +5,7 @@ use crate::error::{EngineError, Result};
 use crate::linear::{Linear, Weight};
 use crate::pool::Pool;
 use crate::source::{CodeRows, Source};
-use squat_kernels::{Kernels, PackedMatrix, RowQuantizer, StaticAffines};
+use squat_kernels::{Kernels, PackedMatrix, Piece, RowQuantizer, StaticAffines, WeightMemory};
 use squat_model::rope::rope_tables;
 use squat_model::spec::bias_name;
 use squat_model::{LinearKind, Mlp, ModelSpec, ParamInfo, ParamKind, QuantPlan, arch};
@@ -130,21 +130,32 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Makes the weights of all jobs, the largest first, so that the threads end together.
     fn run(&self, pool: &Pool, jobs: &mut [WeightJob<'_>]) {
+        let memory = WeightMemory::new(jobs.iter().map(|job| self.room(job)).sum());
         let mut order: Vec<&mut WeightJob<'_>> = jobs.iter_mut().collect();
         order.sort_by_key(|job| std::cmp::Reverse(job.size()));
         pool.for_each(order.into_iter(), |_, job| {
-            job.done = Some(self.weight(job));
+            job.done = Some(self.weight(job, &memory));
             job.parts.iter().for_each(|part| self.source.release(part));
         });
     }
 
-    fn weight(&self, job: &WeightJob<'_>) -> Result<(Weight, Vec<f32>)> {
+    /// Bytes of the memory that a job's codes or values take.
+    fn room(&self, job: &WeightJob<'_>) -> usize {
+        let (rows, cols) = (job.rows(), job.cols());
+        match (job.scheme, self.weights) {
+            (Some(scheme), _) => PackedMatrix::room(rows, cols, scheme),
+            (None, Weights::F32) => WeightMemory::room::<f32>(rows * cols),
+            (None, Weights::F16) => WeightMemory::room::<u16>(rows * cols),
+        }
+    }
+
+    fn weight(&self, job: &WeightJob<'_>, memory: &Arc<WeightMemory>) -> Result<(Weight, Vec<f32>)> {
         let mut bias = Vec::new();
         for part in &job.biases {
             bias.extend(self.source.values(part)?);
         }
-        let Some(scheme) = job.scheme else { return Ok((self.float_weight(job)?, bias)) };
-        let mut matrix = self.packed_weight(job, scheme)?;
+        let Some(scheme) = job.scheme else { return Ok((self.float_weight(job, memory)?, bias)) };
+        let mut matrix = self.packed_weight(job, scheme, memory)?;
         if !bias.is_empty() {
             let name = &job.biases[0].name;
             matrix = matrix
@@ -154,27 +165,24 @@ impl Builder<'_> {
         Ok((Weight::Packed(matrix), Vec::new()))
     }
 
-    fn float_weight(&self, job: &WeightJob<'_>) -> Result<Weight> {
-        if let (Weights::F32, &[part]) = (self.weights, &job.parts[..]) {
-            return self.source.values(part).map(Weight::F32);
-        }
-        let len = job.rows() * job.cols();
-        let mut values = Vec::with_capacity(if self.weights == Weights::F32 { len } else { 0 });
-        let mut halves = Vec::with_capacity(if self.weights == Weights::F16 { len } else { 0 });
-        for part in &job.parts {
-            let part = self.source.values(part)?;
-            match self.weights {
-                Weights::F32 => values.extend(part),
-                Weights::F16 => halves.extend(part.iter().map(|&x| half::f16::from_f32(x).to_bits())),
-            }
-        }
+    fn float_weight(&self, job: &WeightJob<'_>, memory: &Arc<WeightMemory>) -> Result<Weight> {
+        let parts = job.parts.iter().map(|part| self.source.values(part)).collect::<Result<Vec<_>>>()?;
+        let (len, values) = (job.rows() * job.cols(), parts.iter().flatten().copied());
         Ok(match self.weights {
-            Weights::F32 => Weight::F32(values),
-            Weights::F16 => Weight::F16(halves),
+            Weights::F32 => Weight::F32(Piece::new(Some(memory), len, values)),
+            Weights::F16 => {
+                let halves = values.map(|x| half::f16::from_f32(x).to_bits());
+                Weight::F16(Piece::new(Some(memory), len, halves))
+            }
         })
     }
 
-    fn packed_weight(&self, job: &WeightJob<'_>, scheme: WeightScheme) -> Result<PackedMatrix> {
+    fn packed_weight(
+        &self,
+        job: &WeightJob<'_>,
+        scheme: WeightScheme,
+        memory: &Arc<WeightMemory>,
+    ) -> Result<PackedMatrix> {
         let (rows, cols, parts) = (job.rows(), job.cols(), &job.parts);
         // Joined per-tensor weights have one scale each: repeated for their channels, the product is the same.
         let per_tensor = scheme.granularity == Granularity::PerTensor;
@@ -201,13 +209,16 @@ impl Builder<'_> {
             let (first, rows) = &sources[sources.partition_point(|(first, _)| *first <= row) - 1];
             (row - first, rows)
         };
+        let memory = Some(memory);
         let matrix = if sources.iter().all(|(_, rows)| matches!(rows, CodeRows::Words(..))) {
-            PackedMatrix::from_words(self.kernels, rows, cols, joined, &scales, |row| match find(row) {
-                (row, CodeRows::Words(words, per_row)) => &words[row * per_row..(row + 1) * per_row],
-                _ => &[],
+            PackedMatrix::from_words(self.kernels, memory, rows, cols, joined, &scales, |row| {
+                match find(row) {
+                    (row, CodeRows::Words(words, per_row)) => &words[row * per_row..(row + 1) * per_row],
+                    _ => &[],
+                }
             })
         } else {
-            PackedMatrix::from_rows(rows, cols, joined, &scales, |row, codes: &mut [i8]| {
+            PackedMatrix::from_rows(memory, rows, cols, joined, &scales, |row, codes: &mut [i8]| {
                 if let (row, CodeRows::Fill(fill)) = find(row) {
                     fill(row, codes);
                 }

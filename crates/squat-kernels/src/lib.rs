@@ -102,6 +102,7 @@ mod dispatch;
 mod error;
 pub mod float;
 mod matrix;
+mod memory;
 mod output;
 pub mod paired;
 mod panels;
@@ -116,6 +117,7 @@ pub use attention::{AttentionScheme, AttentionScratch, Causal, FloatKvHead, KvHe
 pub use dispatch::{Kernels, ProductName};
 pub use error::{CacheError, MatrixError, UnknownIsa};
 pub use matrix::{MAX_COLS, PANEL, PackedMatrix};
+pub use memory::{Piece, WeightMemory};
 pub use output::ColumnsMut;
 pub use rows::{CodeRow, QuantizedRows, ROW_ALIGN, RowQuantizer, RowsMut, RowsView, StaticAffines};
 pub use storage::Storage;

@@ -24,8 +24,10 @@
 
 use crate::dispatch::Kernels;
 use crate::error::MatrixError;
+use crate::memory::{Piece, WeightMemory};
 use crate::panels::PanelSource;
 use crate::storage::Storage;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use squat_quant::pack::{pack_bits, packed_len, unpack_bits};
@@ -54,7 +56,7 @@ pub struct PackedMatrix {
     /// Groups of a row that have a scale of their own (1 for per-tensor and per-channel).
     groups: usize,
     /// `[panels, blocks_per_panel]`
-    blocks: Vec<Block>,
+    blocks: Piece<Block>,
     /// `[panels, groups, 16]`
     scales: Vec<[f32; PANEL]>,
     /// Sums of codes, `[panels, groups, 16]`
@@ -78,17 +80,19 @@ impl PackedMatrix {
         if codes.len() != rows * cols {
             return Err(MatrixError::Codes(rows * cols, codes.len()));
         }
-        Self::from_rows(rows, cols, scheme, scales, |row, out: &mut [i8]| {
+        Self::from_rows(None, rows, cols, scheme, scales, |row, out: &mut [i8]| {
             out.copy_from_slice(&codes[row * cols..(row + 1) * cols]);
             Ok(())
         })
     }
 
-    /// Packs rows that `fill(row, codes)` writes one at a time, so that packed files need no second copy in memory.
+    /// Packs rows that `fill(row, codes)` writes one at a time, so that packed files need no second copy in memory. Blocks
+    /// lie in `memory`; see [`WeightMemory`].
     ///
     /// # Errors
     /// What [`Self::from_codes`] refuses, and whatever `fill` returns.
     pub fn from_rows<E: From<MatrixError>>(
+        memory: Option<&Arc<WeightMemory>>,
         rows: usize,
         cols: usize,
         scheme: WeightScheme,
@@ -97,8 +101,8 @@ impl PackedMatrix {
     ) -> Result<Self, E> {
         let mut matrix = Self::shaped(rows, cols, scheme, scales)?;
         let blocks = rows.div_ceil(PANEL) * matrix.blocks_per_panel;
-        let zeros = matrix.storage.zero_bytes().iter().map(|&byte| Block([byte; 64]));
-        matrix.blocks = zeros.cycle().take(blocks).collect();
+        let zeros = matrix.storage.zero_bytes();
+        matrix.blocks = Piece::new(memory, blocks, zeros.iter().map(|&byte| Block([byte; 64])).cycle());
         let mut row_codes = vec![0i8; cols];
         for row in 0..rows {
             fill(row, &mut row_codes)?;
@@ -134,7 +138,7 @@ impl PackedMatrix {
             return Err(MatrixError::Codes(rows * cols, weight.len()));
         }
         let range = scheme.bits.range();
-        Self::from_rows(rows, cols, scheme, scales, |row, codes: &mut [i8]| {
+        Self::from_rows(None, rows, cols, scheme, scales, |row, codes: &mut [i8]| {
             let group = scheme.group_len(cols).max(1);
             let values = &weight[row * cols..(row + 1) * cols];
             for (index, (values, codes)) in values.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
@@ -154,6 +158,7 @@ impl PackedMatrix {
     /// What [`Self::from_codes`] refuses, rows with another number of words.
     pub fn from_words<'a>(
         kernels: &Kernels,
+        memory: Option<&Arc<WeightMemory>>,
         rows: usize,
         cols: usize,
         scheme: WeightScheme,
@@ -173,7 +178,7 @@ impl PackedMatrix {
         let cut = matrix.groups > 1 && !matrix.group_len().is_multiple_of(depth);
         if cols == 0 || cut || matrix.storage.bits() != bits as usize {
             let mut bytes = Vec::with_capacity(per_row * 4);
-            return Self::from_rows(rows, cols, scheme, scales, |row, codes: &mut [i8]| {
+            return Self::from_rows(memory, rows, cols, scheme, scales, |row, codes: &mut [i8]| {
                 bytes.clear();
                 bytes.extend(words(row).iter().flat_map(|word| word.to_le_bytes()));
                 unpack_bits(&bytes[..packed_len(cols, bits)], bits, codes)
@@ -190,10 +195,10 @@ impl PackedMatrix {
         let zeros: Vec<i32> = bytes.as_chunks().0.iter().map(word).collect();
         let panels = rows.div_ceil(PANEL);
         let count = panels * matrix.blocks_per_panel;
-        let mut blocks: Vec<Block> = Vec::with_capacity(count);
-        let room = &mut blocks.spare_capacity_mut()[..count];
+        let mut blocks = Piece::uninit(memory, count);
         let sums = matrix.sums.chunks_exact_mut(matrix.groups);
-        for (panel, (blocks, sums)) in room.chunks_exact_mut(matrix.blocks_per_panel).zip(sums).enumerate() {
+        for (panel, (blocks, sums)) in blocks.chunks_exact_mut(matrix.blocks_per_panel).zip(sums).enumerate()
+        {
             let row = |lane: usize| panel * PANEL + lane;
             let source = PanelSource {
                 bits: scheme.bits,
@@ -206,9 +211,19 @@ impl PackedMatrix {
             }
         }
         // SAFETY: `fill_panel` has written every block of every panel.
-        unsafe { blocks.set_len(count) };
-        matrix.blocks = blocks;
+        matrix.blocks = unsafe { blocks.assume_init() };
         Ok(matrix)
+    }
+
+    /// Bytes of a [`WeightMemory`] that the blocks of such a matrix take.
+    pub fn room(rows: usize, cols: usize, scheme: WeightScheme) -> usize {
+        let blocks = rows.div_ceil(PANEL) * Self::blocks_per_panel(cols, Storage::of(scheme, cols));
+        WeightMemory::room::<Block>(blocks)
+    }
+
+    /// Blocks of 16 channels over all inputs.
+    fn blocks_per_panel(cols: usize, storage: Storage) -> usize {
+        cols.div_ceil(storage.depth()) * storage.blocks()
     }
 
     /// Everything but the blocks; sums are 0.
@@ -225,7 +240,7 @@ impl PackedMatrix {
         }
         let storage = Storage::of(scheme, cols);
         let panels = rows.div_ceil(PANEL);
-        let blocks_per_panel = cols.div_ceil(storage.depth()) * storage.blocks();
+        let blocks_per_panel = Self::blocks_per_panel(cols, storage);
         let groups = scheme.scales_per_row(cols).max(1);
         let mut laid_out = vec![[0f32; PANEL]; panels * groups];
         for row in 0..rows {
@@ -245,7 +260,7 @@ impl PackedMatrix {
             storage,
             blocks_per_panel,
             groups,
-            blocks: Vec::new(),
+            blocks: Piece::new(None, 0, []),
             scales: laid_out,
             sums: vec![[0; PANEL]; panels * groups],
             bias: Vec::new(),
@@ -514,7 +529,7 @@ mod tests {
             let want = PackedMatrix::from_codes(rows, cols, scheme, &codes, &scales).unwrap();
             let mut words = file_words(&codes, cols, scheme.bits.storage_bits(), next());
             for kernels in Kernels::available() {
-                let got = PackedMatrix::from_words(kernels, rows, cols, scheme, &scales, |row| &words[row]).unwrap();
+                let got = PackedMatrix::from_words(kernels, None, rows, cols, scheme, &scales, |row| &words[row]).unwrap();
                 prop_assert!(got.blocks == want.blocks, "{}: blocks", kernels.name());
                 prop_assert_eq!(&got.sums, &want.sums, "{}: sums", kernels.name());
                 prop_assert_eq!(&got.scales, &want.scales);
@@ -523,7 +538,7 @@ mod tests {
                 // A field of 0 is the code -2, which ternary weights have not.
                 let (row, col) = (next() as usize % rows, next() as usize % cols);
                 words[row][col / 16] &= !(3 << (col % 16 * 2));
-                let first = PackedMatrix::from_words(Kernels::detect(), rows, cols, scheme, &scales, |row| &words[row]);
+                let first = PackedMatrix::from_words(Kernels::detect(), None, rows, cols, scheme, &scales, |row| &words[row]);
                 prop_assert_eq!(first.unwrap_err(), MatrixError::Code(row, col, -2, scheme.bits));
             }
         }
@@ -553,7 +568,7 @@ mod tests {
             PackedMatrix::from_codes(0, wide, w4, &[], &[]).unwrap_err(),
             MatrixError::Columns(MAX_COLS, wide)
         );
-        let short = PackedMatrix::from_words(Kernels::scalar(), 1, 9, w4, &[1.0], |_| &[0]);
+        let short = PackedMatrix::from_words(Kernels::scalar(), None, 1, 9, w4, &[1.0], |_| &[0]);
         assert_eq!(short.unwrap_err(), MatrixError::Words(0, 2, 1));
         let one = PackedMatrix::from_codes(1, 1, w4, &[1], &[1.0]).unwrap();
         assert_eq!(one.with_bias(&[]).unwrap_err(), MatrixError::Bias(1, 0));
