@@ -1,15 +1,16 @@
 //! One block of tokens, of one sequence or of several, through all layers: the buffers and the order of the work.
 
-use crate::attention::HeadScratch;
 use crate::attention::head::{HeadToken, attend_block};
+use crate::attention::{HeadCache, HeadScratch};
 use crate::error::{EngineError, Result};
 use crate::lane::Lane;
 use crate::linear::Operand;
-use crate::model::Model;
+use crate::model::{Model, Rope};
 use crate::pool::{Pool, lock};
 use crate::session::Session;
 use squat_kernels::CacheError;
 use squat_quant::ActBits;
+use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
 
 /// Fewest rows for which a lane of its own pays.
@@ -62,6 +63,14 @@ struct HeadInput {
     operand: Operand,
     /// Logits of some tokens together, `[tokens, vocabulary]`; empty until more than one token asks.
     tile: Vec<f32>,
+}
+
+/// A key-value head of a sequence, and the rows of the block that it attends for.
+struct HeadItem<'a> {
+    kv: usize,
+    cache: &'a mut HeadCache,
+    rope: Option<&'a Rope>,
+    rows: Range<usize>,
 }
 
 /// Buffers for a block, reused by every layer and every block.
@@ -198,27 +207,32 @@ impl Workspace {
             }
             let lanes = &self.lanes[..active];
             let (plan, width) = (&model.layers[layer].attention, model.layers[layer].qkv.rows);
-            let tokens = || {
-                let rows = lanes
-                    .iter()
-                    .flat_map(|lane| lane.output.chunks_exact(width).zip(&lane.bits).take(lane.count));
-                rows.map(|(qkv, &bits)| HeadToken { qkv, bits })
+            let token = |row: usize| {
+                let holds = |lane: &&Lane| row < lane.first + lane.count;
+                let lane = lanes.iter().find(holds).expect("lanes hold every row of the block");
+                let at = row - lane.first;
+                HeadToken { qkv: &lane.output[at * width..][..width], bits: lane.bits[at] }
             };
             for step in steps.iter_mut() {
-                let bits = tokens().skip(step.first).take(step.count).map(|token| token.bits);
-                step.session.record(layer, bits);
+                let rows = step.first..step.first + step.count;
+                step.session.record(layer, rows.map(|row| token(row).bits));
             }
             let failed = OnceLock::<CacheError>::new();
             let items = steps.iter_mut().filter(|step| step.count > 0).flat_map(|step| {
-                let (first, count) = (step.first, step.count);
+                let (from, to) = (step.first, step.first + step.count);
                 let (caches, rope) = step.session.layer_cache(layer);
-                caches.iter_mut().enumerate().map(move |(kv, cache)| (kv, cache, rope, first, count))
+                caches.iter_mut().enumerate().map(move |(kv, cache)| HeadItem {
+                    kv,
+                    cache,
+                    rope,
+                    rows: from..to,
+                })
             });
-            let attend = |_, (kv, cache, rope, first, count)| {
-                let tokens = tokens().skip(first).take(count);
+            let items = Ahead::new(items);
+            let attend = |_, HeadItem { kv, cache, rope, rows }: HeadItem<'_>| {
                 let scratch = &mut *lock(&heads[kv]);
                 let done =
-                    attend_block(model.kernels, plan, rope, (kv, kv_heads), first, tokens, cache, scratch);
+                    attend_block(model.kernels, plan, rope, (kv, kv_heads), rows, token, cache, scratch);
                 if let Err(error) = done {
                     let _ = failed.set(error);
                 }
@@ -317,6 +331,43 @@ impl HeadInput {
         let bits = &[ActBits::A8; LOGITS_TILE][..count];
         model.head.prepare(model.kernels, input, bits, &mut self.operand);
         model.head.product(model.kernels, Some(pool), input, &self.operand, count, out);
+    }
+}
+
+/// An iterator over heads that asks for the next item's cache, and for where the cache of the one after it lies, when an
+/// item is taken.
+struct Ahead<I: Iterator> {
+    items: I,
+    next: Option<I::Item>,
+    after: Option<I::Item>,
+}
+
+impl<'a, I: Iterator<Item = HeadItem<'a>>> Ahead<I> {
+    fn new(mut items: I) -> Self {
+        Self { next: items.next(), after: items.next(), items }
+    }
+}
+
+impl<'a, I: Iterator<Item = HeadItem<'a>>> Iterator for Ahead<I> {
+    type Item = HeadItem<'a>;
+
+    fn next(&mut self) -> Option<HeadItem<'a>> {
+        let item = self.next.take()?;
+        self.next = self.after.take();
+        if let Some(next) = &self.next {
+            next.cache.prefetch();
+            self.after = self.items.next();
+        }
+        if let Some(after) = &self.after {
+            squat_kernels::prefetch(std::slice::from_ref(&*after.cache));
+        }
+        Some(item)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let (least, most) = self.items.size_hint();
+        let held = usize::from(self.next.is_some()) + usize::from(self.after.is_some());
+        (least + held, most.and_then(|most| most.checked_add(held)))
     }
 }
 

@@ -113,6 +113,7 @@ pub mod reference;
 mod rows;
 mod storage;
 
+pub use arch::prefetch;
 pub use attention::{AttentionScheme, AttentionScratch, Causal, FloatKvHead, KvHead, MAX_CONTEXT};
 pub use dispatch::{Kernels, ProductName};
 pub use error::{CacheError, MatrixError, UnknownIsa};

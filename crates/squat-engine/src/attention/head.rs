@@ -8,6 +8,7 @@ use squat_kernels::{
 };
 use squat_model::ModelSpec;
 use squat_quant::ActBits;
+use std::ops::Range;
 
 /// Tokens whose keys and values are quantized and appended together.
 const TOGETHER: usize = 16;
@@ -101,6 +102,13 @@ impl HeadCache {
         }
     }
 
+    /// Asks for what the next [`attend_block`] reads first.
+    pub(crate) fn prefetch(&self) {
+        if let Self::Integer(head) = self {
+            head.prefetch();
+        }
+    }
+
     /// Forgets all positions from `len` on.
     pub(crate) fn truncate(&mut self, len: usize) {
         match self {
@@ -180,8 +188,8 @@ pub(crate) struct HeadToken<'a> {
     pub bits: ActBits,
 }
 
-/// Appends the tokens of a block to the cache of key-value head `kv`, and lets each attend to everything up to itself.
-/// Results are left in `scratch`, from row `first` on.
+/// Appends the tokens of some rows of a block to the cache of key-value head `kv`, and lets each attend to everything up to
+/// itself. Results are left in these rows of `scratch`.
 ///
 /// What a token gets does not depend on the others of its block, so a block gives the same as its tokens alone.
 ///
@@ -192,8 +200,8 @@ pub(crate) fn attend_block<'a>(
     plan: &AttentionPlan,
     rope: Option<&Rope>,
     (kv, kv_heads): (usize, usize),
-    first: usize,
-    tokens: impl Iterator<Item = HeadToken<'a>>,
+    rows: Range<usize>,
+    token: impl Fn(usize) -> HeadToken<'a>,
     cache: &mut HeadCache,
     scratch: &mut HeadScratch,
 ) -> Result<(), CacheError> {
@@ -213,29 +221,29 @@ pub(crate) fn attend_block<'a>(
         attention,
         general,
     } = scratch;
-    let (attended, column_0) = (&mut attended[first * width..], &mut column_0[first * group..]);
+    let count = rows.len();
+    let attended = &mut attended[rows.start * width..rows.end * width];
+    let column_0 = &mut column_0[rows.start * group..rows.end * group];
     let causal = Causal { len: cache.len() + 1, group };
     let (start, keys_at) = (cache.len(), kv_heads * width);
-    let mut count = 0;
-    let mut tokens = tokens.peekable();
-    while tokens.peek().is_some() {
-        let mut held = 0;
-        for HeadToken { qkv, bits: of_token } in tokens.by_ref().take(TOGETHER) {
-            let q_rows = &mut query[count * width..][..width];
-            let k_row = &mut keys[held * d..][..d];
+    for from in (0..count).step_by(TOGETHER) {
+        let held = TOGETHER.min(count - from);
+        for index in 0..held {
+            let (row, HeadToken { qkv, bits: of_token }) = (from + index, token(rows.start + from + index));
+            let q_rows = &mut query[row * width..][..width];
+            let k_row = &mut keys[index * d..][..d];
             q_rows.copy_from_slice(&qkv[kv * width..][..width]);
             k_row.copy_from_slice(&qkv[keys_at + kv * d..][..d]);
-            values[held * d..][..d].copy_from_slice(&qkv[keys_at + (kv_heads + kv) * d..][..d]);
+            values[index * d..][..d].copy_from_slice(&qkv[keys_at + (kv_heads + kv) * d..][..d]);
             if let Some(rope) = rope {
-                let at = (start + count) * half;
+                let at = (start + row) * half;
                 let (cos, sin) = (&rope.cos[at..][..half], &rope.sin[at..][..half]);
                 for row in q_rows.chunks_exact_mut(d).chain([k_row]) {
                     kernels.rope(row, cos, sin);
                 }
             }
-            bits[held] = of_token;
-            query_bits[count * group..][..group].fill(of_token);
-            (held, count) = (held + 1, count + 1);
+            bits[index] = of_token;
+            query_bits[row * group..][..group].fill(of_token);
         }
         let (keys, values, bits) = (&keys[..held * d], &values[..held * d], &bits[..held]);
         match cache {
@@ -254,7 +262,7 @@ pub(crate) fn attend_block<'a>(
             }
             HeadCache::General(head) => {
                 let rows = keys.chunks_exact(d).zip(values.chunks_exact(d)).zip(bits);
-                for (index, ((key, value), &bits)) in (count - held..).zip(rows) {
+                for (index, ((key, value), &bits)) in (from..).zip(rows) {
                     head.push(key, value, bits);
                     let attended = attended[index * width..][..width].chunks_exact_mut(d);
                     let column_0 = &mut column_0[index * group..][..group];
@@ -266,8 +274,7 @@ pub(crate) fn attend_block<'a>(
             }
         }
     }
-    let (query, attended) = (&query[..count * width], &mut attended[..count * width]);
-    let column_0 = &mut column_0[..count * group];
+    let query = &query[..count * width];
     match cache {
         HeadCache::Integer(head) => {
             let Some(quantizer) = &plan.points.query else {

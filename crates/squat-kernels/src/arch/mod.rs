@@ -12,3 +12,16 @@ pub(crate) mod x86_64;
 
 pub(crate) use portable::{Portable, SCALAR};
 pub(crate) use table::Table;
+
+/// Asks for the cache lines of some values to be brought near; reads nothing. Nothing happens on CPUs other than x86.
+#[inline(always)]
+pub fn prefetch<T>(values: &[T]) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for offset in (0..size_of_val(values)).step_by(64) {
+        x86_64::prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
+            values.as_ptr().wrapping_byte_add(offset).cast(),
+        );
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = values;
+}

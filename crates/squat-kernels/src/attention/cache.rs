@@ -10,6 +10,7 @@
 //!   rows 0..4, as they are; at 4 bits of rows 0..4 in the low halves and of rows 4..8 in the high halves, plus 8. The
 //!   codes of four probabilities are broadcast, and a lane ends as one column of the output.
 
+use crate::arch::prefetch;
 use crate::error::CacheError;
 use crate::matrix::Block;
 use crate::rows::{CodeRow, RowsView, StaticAffines};
@@ -239,6 +240,9 @@ fn blocks_of_tile(bits: ActBits, dim: usize) -> (usize, usize) {
     (dim.div_ceil(depth(bits)), TILE / depth(bits) * dim.div_ceil(TILE))
 }
 
+/// Blocks of keys and of values that [`KvHead::prefetch`] asks for; attention itself asks for those that follow.
+const FIRST_BLOCKS: usize = 64;
+
 /// The cache of one key-value head.
 #[derive(Clone, Debug)]
 pub struct KvHead {
@@ -367,6 +371,28 @@ impl KvHead {
             *word |= 1 << (self.len % TILE);
         }
         self.len += 1;
+    }
+
+    /// Asks for what appending a position and attending to all begin with, so that it is near when it is wanted: a cache that
+    /// was last used a layer, a token or a sequence ago is in memory, and its parts would be waited for one after another.
+    pub fn prefetch(&self) {
+        for bits in ActBits::ALL.into_iter().filter(|&bits| self.run(bits).count > 0) {
+            let run = self.run(bits);
+            let (keys, values) = blocks_of_tile(bits, self.head_dim);
+            for (blocks, per_tile) in [(&run.keys, keys), (&run.values, values)] {
+                let begin = FIRST_BLOCKS.min(blocks.len());
+                prefetch(&blocks[..begin]);
+                // The last tile, which the next position is written to or behind.
+                let last = (run.count - 1) / TILE * per_tile;
+                prefetch(&blocks[last.max(begin)..(last + per_tile).max(begin)]);
+            }
+            for floats in [&run.key_scales, &run.value_scales] {
+                prefetch(&floats[..floats.len().min(FIRST_BLOCKS)]);
+            }
+            prefetch(&run.key_sums[..run.key_sums.len().min(FIRST_BLOCKS)]);
+        }
+        prefetch(&self.narrow[self.narrow.len().saturating_sub(1)..]);
+        prefetch(&self.narrow_before[self.narrow_before.len().saturating_sub(1)..]);
     }
 
     /// Forgets all positions from `len` on.

@@ -42,7 +42,7 @@ fn word(quad: &[i8; 4]) -> i32 {
 
 /// Asks for a block to be brought near; reads nothing.
 #[inline(always)]
-fn prefetch<const HINT: i32>(block: *const crate::matrix::Block) {
+pub(crate) fn prefetch<const HINT: i32>(block: *const crate::matrix::Block) {
     use core::arch::x86_64::_mm_prefetch;
     // SAFETY: a prefetch of any address has no effect that a program can see, and needs only SSE, part of x86_64.
     unsafe { _mm_prefetch::<HINT>(block.cast()) }
