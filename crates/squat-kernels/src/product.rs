@@ -19,6 +19,7 @@ use crate::output::ColumnsMut;
 use crate::reference;
 use crate::rows::RowsView;
 use crate::storage::Storage;
+use core::ops::Range;
 
 /// Sixteen i32 accumulators and the dot products that feed them. A value of an implementing type proves that the CPU
 /// has its instructions.
@@ -115,12 +116,25 @@ pub(crate) trait IntSimd: Copy {
         }
         y
     }
+    /// `y += ((v - shift) as f32) * scales`
+    #[inline(always)]
+    fn add_scaled(self, y: &mut Lanes, v: Self::V, shift: i32, scales: &[f32; PANEL]) {
+        let acc = self.store(v);
+        for c in 0..PANEL {
+            y.0[c] += acc[c].wrapping_sub(shift) as f32 * scales[c];
+        }
+    }
     /// Asks for the cache line `ahead` bytes after `block`, which may lie anywhere.
     #[inline(always)]
     fn prefetch_beyond(self, block: &Block, ahead: usize) {
         let _ = (block, ahead);
     }
 }
+
+/// Outputs of a panel on a cache line of their own: a vector across two lines takes twice as long.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Lanes(pub [f32; PANEL]);
 
 /// What a row of activations brings into its outputs.
 #[derive(Clone, Copy)]
@@ -425,7 +439,14 @@ struct Job<'a, 'b> {
     matrix: &'a PackedMatrix,
     rows: RowsView<'a>,
     out: &'a mut ColumnsMut<'b>,
+    /// Sums of the codes of each group of rows `block`, `[groups, rows]`; nothing where scales are not for groups.
+    group_sums: &'a [i32],
+    /// The rows to compute.
+    block: Range<usize>,
 }
+
+/// Sums of codes of groups that are held together.
+const GROUP_SUMS: usize = 2048;
 
 impl Job<'_, '_> {
     /// Rows `m..m + MR` times panels `p..p + NP`.
@@ -451,6 +472,21 @@ impl Job<'_, '_> {
     fn row<S: IntSimd, U: Unpack, const UNROLL: usize>(&mut self, s: S, p: usize) {
         let acc = row_tile::<S, U, UNROLL>(s, U::codes(self.rows.padded(0)), U::blocks(self.matrix.panel(p)));
         self.finish::<S, U, 1, 1>(s, &[[acc]], 0, p);
+    }
+
+    /// [`Self::row`] with a scale for each group of inputs.
+    #[inline(always)]
+    fn grouped_row<S: IntSimd, U: Unpack, const UNROLL: usize>(&mut self, s: S, p: usize) {
+        let (matrix, zero) = (self.matrix, self.rows.zero_points[0]);
+        let (a, w) = (U::codes(self.rows.padded(0)), U::blocks(matrix.panel(p)));
+        let mut y = [[Lanes([0.0; PANEL])]];
+        let steps = matrix.group_len().div_ceil(U::STORAGE.depth());
+        for (group, (a, w)) in a[..w.len()].chunks(steps).zip(w.chunks(steps)).enumerate() {
+            let acc = row_tile::<S, U, UNROLL>(s, a, w);
+            let sums = &self.group_sums[group..group + 1];
+            add_group::<S, U, 1, 1>(s, &mut y, &[[acc]], matrix, (p, group), sums, &[zero]);
+        }
+        self.finish_groups(&mut y, 0, p);
     }
 
     /// From sums to outputs: the scales of rows `m..` and of the channels of panels `p..`.
@@ -500,35 +536,41 @@ impl Job<'_, '_> {
         p: usize,
     ) {
         let (matrix, rows) = (self.matrix, self.rows);
-        let depth = U::STORAGE.depth();
-        let mut y = [[[0f32; PANEL]; NP]; MR];
-        let steps_per_group = matrix.group_len().div_ceil(depth);
-        for group in 0..matrix.groups() {
-            let from = group * steps_per_group;
-            let to = (from + steps_per_group).min(w[0].len());
-            let acc =
-                tile::<S, U, MR, NP>(s, &a.map(|row| &row[from..to]), &w.map(|panel| &panel[from..to]), None);
+        let mut y = [[Lanes([0.0; PANEL]); NP]; MR];
+        let (groups, steps) = (matrix.groups(), matrix.group_len().div_ceil(U::STORAGE.depth()));
+        let (first, zeros) = (m - self.block.start, &rows.zero_points[m..m + MR]);
+        // The first rows of a strip wait for memory, unless those of the strip before have asked for it.
+        let ahead = (m == self.block.start).then_some(NP * size_of_val(w[0]));
+        let (mut a_group, mut w_group) = (*a, *w);
+        for group in 0..groups {
+            let range = group * steps..((group + 1) * steps).min(w[0].len());
             for i in 0..MR {
-                let codes = &rows.padded(m + i)[from * depth..to * depth];
-                let row_sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
-                let zero = rows.zero_points[m + i];
-                let shift = const { offset::<S, U>() }.wrapping_mul(row_sum);
-                for j in 0..NP {
-                    let sums = matrix.panel_sums(p + j, group);
-                    let scales = matrix.panel_scales(p + j, group);
-                    let acc = s.store(acc[i][j]);
-                    for c in 0..PANEL {
-                        y[i][j][c] += correct(acc[c], shift, zero, sums[c]) as f32 * scales[c];
-                    }
-                }
+                a_group[i] = &a[i][range.clone()];
             }
+            for j in 0..NP {
+                w_group[j] = &w[j][range.clone()];
+            }
+            let acc = tile::<S, U, MR, NP>(s, &a_group, &w_group, ahead);
+            let sums = &self.group_sums[group * self.block.len() + first..][..MR];
+            add_group::<S, U, MR, NP>(s, &mut y, &acc, matrix, (p, group), sums, zeros);
         }
+        self.finish_groups(&mut y, m, p);
+    }
+
+    /// From sums over all groups to outputs: the scales of rows `m..`.
+    #[inline(always)]
+    fn finish_groups<const MR: usize, const NP: usize>(
+        &mut self,
+        y: &mut [[Lanes; NP]; MR],
+        m: usize,
+        p: usize,
+    ) {
         for i in 0..MR {
             for j in 0..NP {
                 for c in 0..PANEL {
-                    y[i][j][c] *= rows.scales[m + i];
+                    y[i][j].0[c] *= self.rows.scales[m + i];
                 }
-                self.write(m + i, p + j, y[i][j]);
+                self.write(m + i, p + j, y[i][j].0);
             }
         }
     }
@@ -555,11 +597,36 @@ impl Job<'_, '_> {
         }
     }
 
-    /// All rows times panels `p..p + NP`.
+    /// The rows of the block times all panels.
+    #[inline(always)]
+    fn run<S: IntSimd, U: Unpack, const MR: usize, const NP: usize, const UNROLL: usize>(&mut self, s: S) {
+        let range = self.out.range();
+        let (mut p, end) = (range.start / PANEL, range.end.div_ceil(PANEL));
+        if self.rows.rows() == 1 {
+            while p < end {
+                if self.matrix.grouped() {
+                    self.grouped_row::<S, U, UNROLL>(s, p);
+                } else {
+                    self.row::<S, U, UNROLL>(s, p);
+                }
+                p += 1;
+            }
+        } else if const { NP > 1 } {
+            while p + NP <= end {
+                self.strip::<S, U, MR, NP>(s, p);
+                p += NP;
+            }
+        }
+        while p < end {
+            self.strip::<S, U, MR, 1>(s, p);
+            p += 1;
+        }
+    }
+
+    /// The rows of the block times panels `p..p + NP`.
     #[inline(always)]
     fn strip<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(&mut self, s: S, p: usize) {
-        let rows = self.rows.rows();
-        let mut m = 0;
+        let (mut m, rows) = (self.block.start, self.block.end);
         while m + MR <= rows {
             self.tile::<S, U, MR, NP>(s, m, p);
             m += MR;
@@ -579,6 +646,44 @@ impl Job<'_, '_> {
         }
         if const { MR > 1 } && m < rows {
             self.tile::<S, U, 1, NP>(s, m, p);
+        }
+    }
+}
+
+/// Adds the sums of a group of inputs to outputs `y` of `NP` panels from `p` on: `sums` and `zeros` are sums of codes and zero
+/// points of the rows.
+#[inline(always)]
+fn add_group<S: IntSimd, U: Unpack, const MR: usize, const NP: usize>(
+    s: S,
+    y: &mut [[Lanes; NP]; MR],
+    acc: &[[S::V; NP]; MR],
+    matrix: &PackedMatrix,
+    (p, group): (usize, usize),
+    sums: &[i32],
+    zeros: &[i32],
+) {
+    let mut scales = [matrix.panel_scales(p, group); NP];
+    for j in 1..NP {
+        scales[j] = matrix.panel_scales(p + j, group);
+    }
+    let (sums, zeros) = (&sums[..MR], &zeros[..MR]);
+    if zeros.iter().all(|&zero| zero == 0) {
+        // Short enough for the compiler to leave no loop at all: sums stay in registers then.
+        for i in 0..MR {
+            let shift = const { offset::<S, U>() }.wrapping_mul(sums[i]);
+            for j in 0..NP {
+                s.add_scaled(&mut y[i][j], acc[i][j], shift, scales[j]);
+            }
+        }
+        return;
+    }
+    for i in 0..MR {
+        let shift = const { offset::<S, U>() }.wrapping_mul(sums[i]);
+        for j in 0..NP {
+            let (acc, w_sums) = (s.store(acc[i][j]), matrix.panel_sums(p + j, group));
+            for c in 0..PANEL {
+                y[i][j].0[c] += correct(acc[c], shift, zeros[i], w_sums[c]) as f32 * scales[j][c];
+            }
         }
     }
 }
@@ -606,7 +711,7 @@ fn check(matrix: &PackedMatrix, rows: &RowsView<'_>, out: &ColumnsMut<'_>) -> bo
 }
 
 /// The product of `rows` with the output channels that `out` covers; `MR` rows and `NP` panels at a time; for a
-/// single row `UNROLL` steps of one panel, or, with scales for groups, `UNROLL` panels.
+/// single row `UNROLL` steps of one panel.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -625,28 +730,27 @@ pub(crate) fn linear<S: IntSimd, U: Unpack, const MR: usize, const NP: usize, co
         // Groups that cut a block: rare enough for the plain loops.
         return reference::linear(matrix, rows, out);
     }
-    let range = out.range();
-    let (mut p, end) = (range.start / PANEL, range.end.div_ceil(PANEL));
-    let mut job = Job { matrix, rows, out };
-    if job.rows.rows() == 1 {
-        while p < end && !matrix.grouped() {
-            job.row::<S, U, UNROLL>(s, p);
-            p += 1;
-        }
-        // What the last loop does as well is not compiled twice.
-        while const { UNROLL > 1 } && p + UNROLL <= end {
-            job.tile::<S, U, 1, UNROLL>(s, 0, p);
-            p += UNROLL;
-        }
-    } else if const { NP > 1 } {
-        while p + NP <= end {
-            job.strip::<S, U, MR, NP>(s, p);
-            p += NP;
-        }
+    let (of, groups) = (rows.rows(), matrix.groups());
+    if !matrix.grouped() {
+        let mut job = Job { matrix, rows, out, group_sums: &[], block: 0..of };
+        return job.run::<S, U, MR, NP, UNROLL>(s);
     }
-    while p < end {
-        job.strip::<S, U, MR, 1>(s, p);
-        p += 1;
+    if groups > GROUP_SUMS {
+        return reference::linear(matrix, rows, out);
+    }
+    // Every strip of panels needs the sums: they are computed once for as many rows as there is room for.
+    let mut sums = [0i32; GROUP_SUMS];
+    let padded_len = matrix.group_len().next_multiple_of(depth);
+    for from in (0..of).step_by(GROUP_SUMS / groups) {
+        let block = from..of.min(from + GROUP_SUMS / groups);
+        for (index, row) in block.clone().enumerate() {
+            for (codes, sums) in
+                rows.padded(row).chunks(padded_len).zip(sums.chunks_mut(block.len())).take(groups)
+            {
+                sums[index] = codes.iter().map(|&code| i32::from(code)).sum();
+            }
+        }
+        Job { matrix, rows, out, group_sums: &sums, block }.run::<S, U, MR, NP, UNROLL>(s);
     }
 }
 

@@ -87,7 +87,8 @@ impl QuantPlan {
     ///
     /// `fp`; `wW` (weights only) or `wWaA` with W in 8, 4, 3, 2 and A in 8, 4; `ternary` or `ternary-aA`; `rhoN` or
     /// `wW-rhoN` with N the percentage of 8-bit tokens. A suffix `-tT` sets the bits of the tables (embedding and head),
-    /// which have 8 otherwise: `w4a8-t4`.
+    /// which have 8 otherwise: `w4a8-t4`; a suffix `-gN` gives every group of N inputs of a linear layer a scale of its own:
+    /// `w4a8-g64`.
     ///
     /// # Errors
     /// A name outside this grammar, with the nearest usual name.
@@ -106,6 +107,13 @@ impl QuantPlan {
             let table = Some(WeightScheme::per_channel(bits));
             let plan = Self::parse_name(rest).filter(|plan| plan.weight.is_some())?;
             return Some(Self { embedding: table, head: table, ..plan });
+        }
+        if let Some((rest, len)) = name.rsplit_once("-g") {
+            let len = Some(len).filter(|len| len.len() <= 5 && len.bytes().all(|b| b.is_ascii_digit()))?;
+            let granularity = len.parse().ok().filter(|&len| len > 0).map(Granularity::PerGroup)?;
+            let plan = Self::parse_name(rest)?;
+            let weight = plan.weight.filter(|weight| weight.granularity == Granularity::PerChannel)?;
+            return Some(Self { weight: Some(WeightScheme { granularity, ..weight }), ..plan });
         }
         let (bits, rest) = if let Some(rest) = name.strip_prefix("ternary") {
             (WeightBits::Ternary, rest)

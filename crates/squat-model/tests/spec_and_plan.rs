@@ -171,6 +171,14 @@ fn named_plans() {
     }
     assert_eq!(QuantPlan::named("w4a8").unwrap(), QuantPlan::default());
     assert_eq!(QuantPlan::named("w2-rho25").unwrap().rho, 0.25);
+    for name in ["w3a8-g64-t4", "w3a8-t4-g64"] {
+        let plan = QuantPlan::named(name).unwrap();
+        let weight = WeightScheme { bits: WeightBits::W3, granularity: Granularity::PerGroup(64) };
+        assert_eq!((plan.weight, plan.head), (Some(weight), Some(WeightScheme::per_channel(WeightBits::W4))));
+    }
+    for wrong in ["w4a8-g", "w4a8-g0", "w4a8-g64-g32", "fp-g64", "w4a8-g+64"] {
+        assert!(QuantPlan::named(wrong).is_err(), "{wrong}");
+    }
     let plan = QuantPlan::named("rho50").unwrap();
     assert_eq!((plan.policy, plan.rho, plan.needs_thresholds()), (TokenPolicy::SinkAttention, 0.5, true));
     assert_eq!(plan.widths(ActPoint::Key), &ActBits::ALL);

@@ -232,7 +232,7 @@ pub struct Bench {
     #[arg(long, value_name = "SHAPE")]
     pub random: Option<String>,
     /// How to run a model that is not packed: w4a8, w4a4, rho50, w8a8, w2a8, f16, f32, ...; w4a8-t4 for embedding and
-    /// head in 4 bits too. In a build with training, with --train: fp, or a plan that is trained with every term of the
+    /// head in 4 bits too, w4a8-g64 for a scale for every 64 inputs. In a build with training, with --train: fp, or a plan that is trained with every term of the
     /// loss.
     #[arg(long)]
     pub scheme: Option<String>,

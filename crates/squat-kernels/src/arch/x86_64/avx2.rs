@@ -11,7 +11,7 @@ use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
 use crate::float::FloatSimd;
 use crate::matrix::{Block, PANEL};
-use crate::product::{IntSimd, PAIRS_IN_16_BITS, RowScale};
+use crate::product::{IntSimd, Lanes, PAIRS_IN_16_BITS, RowScale};
 use core::arch::x86_64::*;
 
 /// Token: the CPU has AVX2 and F16C, and AVX-VNNI if `VNNI`.
@@ -181,6 +181,19 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
             }
         }
         y
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, y: &mut Lanes, v: Self::V, shift: i32, scales: &[f32; PANEL]) {
+        // SAFETY: the token proves AVX2; every load and store is half as long as its array, and those of `y` are aligned.
+        unsafe {
+            for i in 0..2 {
+                let sums = _mm256_cvtepi32_ps(_mm256_sub_epi32(v[i], _mm256_set1_epi32(shift)));
+                let scaled = _mm256_mul_ps(sums, _mm256_loadu_ps(scales.as_ptr().add(8 * i)));
+                let y = y.0.as_mut_ptr().add(8 * i);
+                _mm256_store_ps(y, _mm256_add_ps(_mm256_load_ps(y), scaled));
+            }
+        }
     }
 
     #[inline(always)]

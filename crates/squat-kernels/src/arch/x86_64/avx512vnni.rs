@@ -5,7 +5,7 @@ use crate::arch::table::kernel_table;
 use crate::attention::CodeSimd;
 use crate::float::{FloatSimd, padded};
 use crate::matrix::{Block, PANEL};
-use crate::product::{IntSimd, RowScale};
+use crate::product::{IntSimd, Lanes, RowScale};
 use crate::rows::Code;
 use core::arch::x86_64::*;
 use squat_quant::Affine;
@@ -114,6 +114,16 @@ impl IntSimd for Avx512 {
             _mm512_storeu_ps(y.as_mut_ptr(), _mm512_mul_ps(scaled, _mm512_loadu_ps(scales.as_ptr())));
         }
         y
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, y: &mut Lanes, v: Self::V, shift: i32, scales: &[f32; PANEL]) {
+        // SAFETY: the token proves AVX-512; loads and store are as long as their arrays, and that of `y` is aligned.
+        unsafe {
+            let sums = _mm512_cvtepi32_ps(_mm512_sub_epi32(v, _mm512_set1_epi32(shift)));
+            let scaled = _mm512_mul_ps(sums, _mm512_loadu_ps(scales.as_ptr()));
+            _mm512_store_ps(y.0.as_mut_ptr(), _mm512_add_ps(_mm512_load_ps(y.0.as_ptr()), scaled));
+        }
     }
 
     #[inline(always)]
