@@ -130,26 +130,28 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Makes the weights of all jobs, the largest first, so that the threads end together.
     fn run(&self, pool: &Pool, jobs: &mut [WeightJob<'_>]) {
-        let memory = WeightMemory::new(jobs.iter().map(|job| self.room(job)).sum());
+        // Where so much is not to be had, errors of the parts say more than an allocation that failed.
+        let room = jobs.iter().try_fold(0usize, |sum, job| sum.checked_add(self.room(job)?));
+        let memory = room.and_then(WeightMemory::reserve);
         let mut order: Vec<&mut WeightJob<'_>> = jobs.iter_mut().collect();
         order.sort_by_key(|job| std::cmp::Reverse(job.size()));
         pool.for_each(order.into_iter(), |_, job| {
-            job.done = Some(self.weight(job, &memory));
+            job.done = Some(self.weight(job, memory.as_ref()));
             job.parts.iter().for_each(|part| self.source.release(part));
         });
     }
 
     /// Bytes of the memory that a job's codes or values take.
-    fn room(&self, job: &WeightJob<'_>) -> usize {
+    fn room(&self, job: &WeightJob<'_>) -> Option<usize> {
         let (rows, cols) = (job.rows(), job.cols());
         match (job.scheme, self.weights) {
             (Some(scheme), _) => PackedMatrix::room(rows, cols, scheme),
-            (None, Weights::F32) => WeightMemory::room::<f32>(rows * cols),
-            (None, Weights::F16) => WeightMemory::room::<u16>(rows * cols),
+            (None, Weights::F32) => WeightMemory::room::<f32>(rows.checked_mul(cols)?),
+            (None, Weights::F16) => WeightMemory::room::<u16>(rows.checked_mul(cols)?),
         }
     }
 
-    fn weight(&self, job: &WeightJob<'_>, memory: &Arc<WeightMemory>) -> Result<(Weight, Vec<f32>)> {
+    fn weight(&self, job: &WeightJob<'_>, memory: Option<&Arc<WeightMemory>>) -> Result<(Weight, Vec<f32>)> {
         let mut bias = Vec::new();
         for part in &job.biases {
             bias.extend(self.source.values(part)?);
@@ -165,14 +167,14 @@ impl Builder<'_> {
         Ok((Weight::Packed(matrix), Vec::new()))
     }
 
-    fn float_weight(&self, job: &WeightJob<'_>, memory: &Arc<WeightMemory>) -> Result<Weight> {
+    fn float_weight(&self, job: &WeightJob<'_>, memory: Option<&Arc<WeightMemory>>) -> Result<Weight> {
         let parts = job.parts.iter().map(|part| self.source.values(part)).collect::<Result<Vec<_>>>()?;
         let (len, values) = (job.rows() * job.cols(), parts.iter().flatten().copied());
         Ok(match self.weights {
-            Weights::F32 => Weight::F32(Piece::new(Some(memory), len, values)),
+            Weights::F32 => Weight::F32(Piece::new(memory, len, values)),
             Weights::F16 => {
                 let halves = values.map(|x| half::f16::from_f32(x).to_bits());
-                Weight::F16(Piece::new(Some(memory), len, halves))
+                Weight::F16(Piece::new(memory, len, halves))
             }
         })
     }
@@ -181,7 +183,7 @@ impl Builder<'_> {
         &self,
         job: &WeightJob<'_>,
         scheme: WeightScheme,
-        memory: &Arc<WeightMemory>,
+        memory: Option<&Arc<WeightMemory>>,
     ) -> Result<PackedMatrix> {
         let (rows, cols, parts) = (job.rows(), job.cols(), &job.parts);
         // Joined per-tensor weights have one scale each: repeated for their channels, the product is the same.
@@ -209,7 +211,6 @@ impl Builder<'_> {
             let (first, rows) = &sources[sources.partition_point(|(first, _)| *first <= row) - 1];
             (row - first, rows)
         };
-        let memory = Some(memory);
         let matrix = if sources.iter().all(|(_, rows)| matches!(rows, CodeRows::Words(..))) {
             PackedMatrix::from_words(self.kernels, memory, rows, cols, joined, &scales, |row| {
                 match find(row) {

@@ -85,7 +85,7 @@
 //! 1. [`Kernels::name`]: `scalar` on a CPU that has more means a build without the feature `std`.
 //! 2. A single row: divide [`PackedMatrix::bytes`] by the time and hold it against the speed of reading a buffer of the size
 //!    of the model. Nine tenths of it is what to expect.
-//! 3. Many rows: hold operations against the peak. Scales for groups take half of it, because sums are converted and
+//! 3. Many rows: hold operations against the peak. Scales for groups take a quarter of it, because sums are converted and
 //!    scaled for every group; so do rows too few for a tile.
 //! 4. `benches/instructions` counts the instructions of each kernel, which a loaded machine does not change.
 //!

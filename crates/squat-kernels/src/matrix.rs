@@ -215,10 +215,10 @@ impl PackedMatrix {
         Ok(matrix)
     }
 
-    /// Bytes of a [`WeightMemory`] that the blocks of such a matrix take.
-    pub fn room(rows: usize, cols: usize, scheme: WeightScheme) -> usize {
-        let blocks = rows.div_ceil(PANEL) * Self::blocks_per_panel(cols, Storage::of(scheme, cols));
-        WeightMemory::room::<Block>(blocks)
+    /// Bytes of a [`WeightMemory`] that the blocks of such a matrix take; none for more than the address space has.
+    pub fn room(rows: usize, cols: usize, scheme: WeightScheme) -> Option<usize> {
+        let per_panel = Self::blocks_per_panel(cols, Storage::of(scheme, cols));
+        WeightMemory::room::<Block>(rows.div_ceil(PANEL).checked_mul(per_panel)?)
     }
 
     /// Blocks of 16 channels over all inputs.

@@ -33,27 +33,33 @@ unsafe impl Sync for WeightMemory {}
 
 impl WeightMemory {
     /// Reserves room for `bytes` bytes of pieces; [`Self::room`] says how many a piece needs. Pages are taken from the
-    /// system when they are first written.
-    ///
-    /// # Panics
-    /// When more than the address space is asked for; as every allocation, ends the process when there is no memory.
-    pub fn new(bytes: usize) -> Arc<Self> {
-        let align = if bytes < LARGE_PAGE { ALIGN } else { LARGE_PAGE };
-        let layout = Layout::from_size_align(bytes.max(ALIGN), align).expect("weights fit the address space");
-        // SAFETY: the layout has a size.
-        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
-        #[cfg(all(feature = "std", target_os = "linux", not(miri)))]
-        if align == LARGE_PAGE {
-            // SAFETY: this range was just allocated and begins on a page; the advice changes nothing but its backing.
-            // A system that refuses it goes on with small pages.
-            unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
-        }
-        Arc::new(Self { start, layout, used: AtomicUsize::new(0) })
+    /// system when they are first written. None when the system refuses so much.
+    pub fn reserve(bytes: usize) -> Option<Arc<Self>> {
+        Self::allocate(Self::layout(bytes)?)
     }
 
-    /// Bytes that a piece of `len` values takes.
-    pub const fn room<T>(len: usize) -> usize {
-        (len * size_of::<T>()).next_multiple_of(ALIGN)
+    fn layout(bytes: usize) -> Option<Layout> {
+        let align = if bytes < LARGE_PAGE { ALIGN } else { LARGE_PAGE };
+        Layout::from_size_align(bytes.max(ALIGN), align).ok()
+    }
+
+    fn allocate(layout: Layout) -> Option<Arc<Self>> {
+        // SAFETY: the layout has a size.
+        let start = NonNull::new(unsafe { alloc(layout) })?;
+        #[cfg(all(feature = "std", target_os = "linux", not(miri)))]
+        if layout.align() == LARGE_PAGE {
+            // SAFETY: this range was just allocated and begins on a page; the advice changes nothing but its backing.
+            // A system that refuses it goes on with small pages.
+            unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+        }
+        Some(Arc::new(Self { start, layout, used: AtomicUsize::new(0) }))
+    }
+
+    /// Bytes that a piece of `len` values takes; none for more than the address space has.
+    pub fn room<T>(len: usize) -> Option<usize> {
+        len.checked_mul(size_of::<T>())?
+            .checked_next_multiple_of(ALIGN)
+            .filter(|&bytes| bytes <= isize::MAX as usize)
     }
 
     /// The next `bytes` bytes, if there are as many.
@@ -87,12 +93,16 @@ unsafe impl<T: Copy + Sync> Sync for Piece<T> {}
 impl<T: Copy> Piece<T> {
     /// A piece of `len` values that are yet to be written, from `memory`, or from memory of its own where there is none or
     /// too little.
+    ///
+    /// # Panics
+    /// For more than the address space has. As every allocation it ends the process when there is no memory.
     pub(crate) fn uninit(memory: Option<&Arc<WeightMemory>>, len: usize) -> Piece<MaybeUninit<T>> {
         const { assert!(align_of::<T>() <= ALIGN && size_of::<T>() > 0) };
-        let bytes = WeightMemory::room::<T>(len);
+        let bytes = WeightMemory::room::<T>(len).expect("values that fit the address space");
         let shared = memory.and_then(|memory| Some((memory.take(bytes)?, memory.clone())));
         let (start, memory) = shared.unwrap_or_else(|| {
-            let own = WeightMemory::new(bytes);
+            let layout = WeightMemory::layout(bytes).expect("values that fit the address space");
+            let own = WeightMemory::allocate(layout).unwrap_or_else(|| handle_alloc_error(layout));
             (own.take(bytes).expect("memory of its size"), own)
         });
         Piece { start: start.cast(), len, memory }
@@ -101,7 +111,7 @@ impl<T: Copy> Piece<T> {
     /// `len` values of an iterator, from `memory`, or from memory of their own where there is none or too little.
     ///
     /// # Panics
-    /// When the iterator has fewer.
+    /// When the iterator has fewer, and as a `Vec` for more than the address space has.
     pub fn new(memory: Option<&Arc<WeightMemory>>, len: usize, values: impl IntoIterator<Item = T>) -> Self {
         let mut piece = Self::uninit(memory, len);
         let mut written = 0;
@@ -166,9 +176,9 @@ mod tests {
 
     #[test]
     fn pieces_follow_each_other_and_outlive_the_handle() {
-        let room = WeightMemory::room::<u8>(65) + WeightMemory::room::<u32>(3);
+        let room = WeightMemory::room::<u8>(65).unwrap() + WeightMemory::room::<u32>(3).unwrap();
         assert_eq!(room, 128 + 64);
-        let memory = WeightMemory::new(room);
+        let memory = WeightMemory::reserve(room).unwrap();
         let a = Piece::new(Some(&memory), 65, 0u8..);
         let mut b = Piece::new(Some(&memory), 3, [7u32, 8, 9]);
         // What does not fit has memory of its own.
@@ -190,8 +200,21 @@ mod tests {
 
     #[test]
     fn large_memory_begins_on_a_large_page() {
-        let memory = WeightMemory::new(LARGE_PAGE + 1);
+        let memory = WeightMemory::reserve(LARGE_PAGE + 1).unwrap();
         let first = Piece::new(Some(&memory), 1, [1u8]);
         assert_eq!(first.start.as_ptr() as usize % LARGE_PAGE, 0);
+    }
+
+    #[test]
+    fn more_than_there_is() {
+        assert!(WeightMemory::reserve(usize::MAX).is_none());
+        assert!(WeightMemory::room::<f32>(usize::MAX / 4 + 2).is_none());
+        assert!(WeightMemory::room::<u8>(usize::MAX).is_none());
+    }
+
+    #[test]
+    #[should_panic = "address space"]
+    fn a_length_that_wraps() {
+        let _ = Piece::<f32>::new(None, usize::MAX / 4 + 2, core::iter::repeat(0.0));
     }
 }

@@ -741,8 +741,10 @@ pub(crate) fn linear<S: IntSimd, U: Unpack, const MR: usize, const NP: usize, co
     // Every strip of panels needs the sums: they are computed once for as many rows as there is room for.
     let mut sums = [0i32; GROUP_SUMS];
     let padded_len = matrix.group_len().next_multiple_of(depth);
-    for from in (0..of).step_by(GROUP_SUMS / groups) {
-        let block = from..of.min(from + GROUP_SUMS / groups);
+    let room = GROUP_SUMS / groups;
+    let together = if room > MR { room - room % MR } else { room };
+    for from in (0..of).step_by(together) {
+        let block = from..of.min(from + together);
         for (index, row) in block.clone().enumerate() {
             for (codes, sums) in
                 rows.padded(row).chunks(padded_len).zip(sums.chunks_mut(block.len())).take(groups)

@@ -17,7 +17,7 @@ pub(crate) use table::Table;
 #[inline(always)]
 pub fn prefetch<T>(values: &[T]) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for offset in (0..size_of_val(values)).step_by(64) {
+    for offset in (0..size_of_val(values) + values.as_ptr().addr() % 64).step_by(64) {
         x86_64::prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
             values.as_ptr().wrapping_byte_add(offset).cast(),
         );

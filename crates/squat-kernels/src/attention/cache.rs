@@ -373,7 +373,7 @@ impl KvHead {
         self.len += 1;
     }
 
-    /// Asks for what appending a position and attending to all begin with, so that it is near when it is wanted: a cache that
+    /// Asks for most of what appending a position and attending to all begin with, so that it is near when it is wanted: a cache that
     /// was last used a layer, a token or a sequence ago is in memory, and its parts would be waited for one after another.
     pub fn prefetch(&self) {
         for bits in ActBits::ALL.into_iter().filter(|&bits| self.run(bits).count > 0) {
