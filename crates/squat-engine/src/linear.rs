@@ -24,7 +24,7 @@ pub(crate) enum Weight {
     /// Integers in the kernel's layout.
     Packed(PackedMatrix),
     /// Row-major floats.
-    F32(Piece<f32>),
+    F32(Vec<f32>),
     /// Row-major half-precision numbers, as bits.
     F16(Piece<u16>),
 }

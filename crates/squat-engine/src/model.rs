@@ -141,12 +141,12 @@ impl Builder<'_> {
         });
     }
 
-    /// Bytes of the memory that a job's codes or values take.
+    /// Bytes of the memory that a job's codes or values take. Values in f32 come as they are, in memory of their own.
     fn room(&self, job: &WeightJob<'_>) -> Option<usize> {
         let (rows, cols) = (job.rows(), job.cols());
         match (job.scheme, self.weights) {
             (Some(scheme), _) => PackedMatrix::room(rows, cols, scheme),
-            (None, Weights::F32) => WeightMemory::room::<f32>(rows.checked_mul(cols)?),
+            (None, Weights::F32) => Some(0),
             (None, Weights::F16) => WeightMemory::room::<u16>(rows.checked_mul(cols)?),
         }
     }
@@ -167,16 +167,28 @@ impl Builder<'_> {
         Ok((Weight::Packed(matrix), Vec::new()))
     }
 
+    /// One part at a time, so that little is held twice.
     fn float_weight(&self, job: &WeightJob<'_>, memory: Option<&Arc<WeightMemory>>) -> Result<Weight> {
-        let parts = job.parts.iter().map(|part| self.source.values(part)).collect::<Result<Vec<_>>>()?;
-        let (len, values) = (job.rows() * job.cols(), parts.iter().flatten().copied());
-        Ok(match self.weights {
-            Weights::F32 => Weight::F32(Piece::new(memory, len, values)),
-            Weights::F16 => {
-                let halves = values.map(|x| half::f16::from_f32(x).to_bits());
-                Weight::F16(Piece::new(memory, len, halves))
+        let len = job.rows() * job.cols();
+        if self.weights == Weights::F16 {
+            let mut halves = Piece::new(memory, len, std::iter::repeat(0u16));
+            let mut rest = &mut halves[..];
+            for part in &job.parts {
+                let values = self.source.values(part)?;
+                let (these, after) = rest.split_at_mut(values.len());
+                these.iter_mut().zip(values).for_each(|(half, x)| *half = half::f16::from_f32(x).to_bits());
+                rest = after;
             }
-        })
+            return Ok(Weight::F16(halves));
+        }
+        if let &[part] = &job.parts[..] {
+            return self.source.values(part).map(Weight::F32);
+        }
+        let mut values = Vec::with_capacity(len);
+        for part in &job.parts {
+            values.extend(self.source.values(part)?);
+        }
+        Ok(Weight::F32(values))
     }
 
     fn packed_weight(

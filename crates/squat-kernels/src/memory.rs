@@ -73,7 +73,7 @@ impl WeightMemory {
 
 impl Drop for WeightMemory {
     fn drop(&mut self) {
-        // SAFETY: allocated by `new` with this layout; no piece is left, since each holds a reference.
+        // SAFETY: allocated by `allocate` with this layout; no piece is left, since each holds a reference.
         unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }

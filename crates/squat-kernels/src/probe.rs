@@ -17,9 +17,8 @@
 use crate::dispatch::Kernels;
 use crate::float::FloatSimd;
 use crate::matrix::Block;
+use crate::memory::Piece;
 use crate::product::IntSimd;
-use alloc::vec;
-use alloc::vec::Vec;
 use core::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -157,15 +156,14 @@ pub(crate) type Line = [f32; 16];
 
 /// Memory to be read by [`read_bandwidth`].
 #[derive(Debug)]
-pub struct Buffer(Vec<Line>);
+pub struct Buffer(Piece<Line>);
 
 impl Buffer {
-    /// At least `bytes` bytes, written once so that they have pages of their own.
+    /// At least `bytes` bytes, written once so that they have pages of their own, in the kind of memory that weights have.
     pub fn new(bytes: usize) -> Self {
-        let mut lines = vec![[1.0; 16]; bytes.div_ceil(64).next_multiple_of(64)];
         // Not all the same: pages of one content may be shared.
-        lines.iter_mut().enumerate().for_each(|(i, line)| line[0] = (i % 4096) as f32);
-        Self(lines)
+        let line = |i: usize| core::array::from_fn(|at| if at == 0 { (i % 4096) as f32 } else { 1.0 });
+        Self(Piece::new(None, bytes.div_ceil(64).next_multiple_of(64), (0..).map(line)))
     }
 
     /// Bytes held.
