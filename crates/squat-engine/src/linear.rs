@@ -8,7 +8,7 @@
 //! | full precision | full precision | floats |
 
 use crate::pool::Pool;
-use squat_kernels::{ColumnsMut, Kernels, PackedMatrix, Piece, QuantizedRows, RowQuantizer, RowsMut};
+use squat_kernels::{ArenaSlice, ColumnsMut, Kernels, PackedMatrix, QuantizedRows, RowQuantizer, RowsMut};
 use squat_quant::ActBits;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(crate) enum Weight {
     /// Row-major floats.
     F32(Vec<f32>),
     /// Row-major half-precision numbers, as bits.
-    F16(Piece<u16>),
+    F16(ArenaSlice<u16>),
 }
 
 impl Weight {

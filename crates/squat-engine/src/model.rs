@@ -5,7 +5,7 @@ use crate::error::{EngineError, Result};
 use crate::linear::{Linear, Weight};
 use crate::pool::Pool;
 use crate::source::{CodeRows, Source};
-use squat_kernels::{Kernels, PackedMatrix, Piece, RowQuantizer, StaticAffines, WeightMemory};
+use squat_kernels::{ArenaSlice, Kernels, PackedMatrix, RowQuantizer, StaticAffines, WeightArena};
 use squat_model::rope::rope_tables;
 use squat_model::spec::bias_name;
 use squat_model::{LinearKind, Mlp, ModelSpec, ParamInfo, ParamKind, QuantPlan, arch};
@@ -130,34 +130,34 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Makes the weights of all jobs, the largest first, so that the threads end together.
     fn run(&self, pool: &Pool, jobs: &mut [WeightJob<'_>]) {
-        // Where so much is not to be had, errors of the parts say more than an allocation that failed.
-        let room = jobs.iter().try_fold(0usize, |sum, job| sum.checked_add(self.room(job)?));
-        let memory = room.and_then(WeightMemory::reserve);
+        // Without an arena each weight allocates for itself: if that fails, its error says more than this one would.
+        let bytes = jobs.iter().try_fold(0usize, |sum, job| sum.checked_add(self.bytes_needed(job)?));
+        let arena = bytes.and_then(WeightArena::reserve);
         let mut order: Vec<&mut WeightJob<'_>> = jobs.iter_mut().collect();
         order.sort_by_key(|job| std::cmp::Reverse(job.size()));
         pool.for_each(order.into_iter(), |_, job| {
-            job.done = Some(self.weight(job, memory.as_ref()));
+            job.done = Some(self.weight(job, arena.as_ref()));
             job.parts.iter().for_each(|part| self.source.release(part));
         });
     }
 
-    /// Bytes of the memory that a job's codes or values take. Values in f32 come as they are, in memory of their own.
-    fn room(&self, job: &WeightJob<'_>) -> Option<usize> {
+    /// Bytes of the arena that a job's codes or values take. f32 values are used as the source returns them, outside it.
+    fn bytes_needed(&self, job: &WeightJob<'_>) -> Option<usize> {
         let (rows, cols) = (job.rows(), job.cols());
         match (job.scheme, self.weights) {
-            (Some(scheme), _) => PackedMatrix::room(rows, cols, scheme),
+            (Some(scheme), _) => PackedMatrix::bytes_needed(rows, cols, scheme),
             (None, Weights::F32) => Some(0),
-            (None, Weights::F16) => WeightMemory::room::<u16>(rows.checked_mul(cols)?),
+            (None, Weights::F16) => WeightArena::bytes_needed::<u16>(rows.checked_mul(cols)?),
         }
     }
 
-    fn weight(&self, job: &WeightJob<'_>, memory: Option<&Arc<WeightMemory>>) -> Result<(Weight, Vec<f32>)> {
+    fn weight(&self, job: &WeightJob<'_>, arena: Option<&Arc<WeightArena>>) -> Result<(Weight, Vec<f32>)> {
         let mut bias = Vec::new();
         for part in &job.biases {
             bias.extend(self.source.values(part)?);
         }
-        let Some(scheme) = job.scheme else { return Ok((self.float_weight(job, memory)?, bias)) };
-        let mut matrix = self.packed_weight(job, scheme, memory)?;
+        let Some(scheme) = job.scheme else { return Ok((self.float_weight(job, arena)?, bias)) };
+        let mut matrix = self.packed_weight(job, scheme, arena)?;
         if !bias.is_empty() {
             let name = &job.biases[0].name;
             matrix = matrix
@@ -168,10 +168,10 @@ impl Builder<'_> {
     }
 
     /// One part at a time, so that little is held twice.
-    fn float_weight(&self, job: &WeightJob<'_>, memory: Option<&Arc<WeightMemory>>) -> Result<Weight> {
+    fn float_weight(&self, job: &WeightJob<'_>, arena: Option<&Arc<WeightArena>>) -> Result<Weight> {
         let len = job.rows() * job.cols();
         if self.weights == Weights::F16 {
-            let mut halves = Piece::new(memory, len, std::iter::repeat(0u16));
+            let mut halves = ArenaSlice::new(arena, len, std::iter::repeat(0u16));
             let mut rest = &mut halves[..];
             for part in &job.parts {
                 let values = self.source.values(part)?;
@@ -195,7 +195,7 @@ impl Builder<'_> {
         &self,
         job: &WeightJob<'_>,
         scheme: WeightScheme,
-        memory: Option<&Arc<WeightMemory>>,
+        arena: Option<&Arc<WeightArena>>,
     ) -> Result<PackedMatrix> {
         let (rows, cols, parts) = (job.rows(), job.cols(), &job.parts);
         // Joined per-tensor weights have one scale each: repeated for their channels, the product is the same.
@@ -224,14 +224,12 @@ impl Builder<'_> {
             (row - first, rows)
         };
         let matrix = if sources.iter().all(|(_, rows)| matches!(rows, CodeRows::Words(..))) {
-            PackedMatrix::from_words(self.kernels, memory, rows, cols, joined, &scales, |row| {
-                match find(row) {
-                    (row, CodeRows::Words(words, per_row)) => &words[row * per_row..(row + 1) * per_row],
-                    _ => &[],
-                }
+            self.kernels.matrix_from_words(arena, rows, cols, joined, &scales, |row| match find(row) {
+                (row, CodeRows::Words(words, per_row)) => &words[row * per_row..(row + 1) * per_row],
+                _ => &[],
             })
         } else {
-            PackedMatrix::from_rows(memory, rows, cols, joined, &scales, |row, codes: &mut [i8]| {
+            PackedMatrix::from_rows(arena, rows, cols, joined, &scales, |row, codes: &mut [i8]| {
                 if let (row, CodeRows::Fill(fill)) = find(row) {
                     fill(row, codes);
                 }

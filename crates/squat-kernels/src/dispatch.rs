@@ -1,15 +1,15 @@
 //! Which kernels there are, which this CPU can run, and the functions they offer.
 
 use crate::arch::{self, Table};
+use crate::arena::WeightArena;
 use crate::attention::{AttentionScratch, Causal, FloatKvHead, KvHead, attend, attend_float};
 use crate::error::{MatrixError, UnknownIsa};
-use crate::matrix::{Block, PANEL, PackedMatrix};
+use crate::matrix::PackedMatrix;
 use crate::output::ColumnsMut;
 use crate::paired::PairedMatrix;
-use crate::panels::PanelSource;
 use crate::rows::{Grid, QuantizedRows, RowQuantizer, RowsMut, RowsView};
 use alloc::string::ToString;
-use core::mem::MaybeUninit;
+use alloc::sync::Arc;
 use squat_quant::{ActBits, WeightBits, WeightScheme};
 
 /// The functions of one instruction set.
@@ -43,7 +43,7 @@ static I8MM: Kernels =
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 static SIMD128: Kernels = Kernels { name: "simd128", supported: || true, table: &arch::wasm32::SIMD128 };
 
-/// Every set of this build, plainest first; the last one that the CPU can run is the one to use, unless it has a rival.
+/// Every set of this build, plainest first. The last one that the CPU can run is used, unless it has an alternative.
 static ALL: &[&Kernels] = &[
     &SCALAR,
     #[cfg(target_arch = "x86_64")]
@@ -64,7 +64,7 @@ static ALL: &[&Kernels] = &[
 
 /// What is measured where two sets compete.
 #[cfg(feature = "std")]
-mod contest {
+mod autotune {
     use super::Kernels;
     use crate::matrix::PackedMatrix;
     use crate::output::ColumnsMut;
@@ -164,12 +164,12 @@ impl Kernels {
         self.table
     }
 
-    /// The last set that the CPU can run; between it and a rival that it can run too, a measurement decides.
+    /// The last set that the CPU can run, or its alternative if that one measures faster.
     fn best() -> &'static Self {
         let last = Self::available().next_back().unwrap_or(&SCALAR);
         #[cfg(feature = "std")]
-        if let Some(rival) = last.rival() {
-            return contest::faster(rival, last);
+        if let Some(alternative) = last.alternative() {
+            return autotune::faster(alternative, last);
         }
         last
     }
@@ -177,7 +177,7 @@ impl Kernels {
     /// Another set that this CPU can run and that may be the faster one, depending on the CPU: AVX-VNNI is one
     /// instruction where AVX2 needs three for two products kept in 16 bits, but CPUs differ in how many of them they
     /// start in a cycle; so they do in `usmmla` of i8mm, which does twice what `sdot` does.
-    pub fn rival(&self) -> Option<&'static Self> {
+    pub fn alternative(&self) -> Option<&'static Self> {
         let name = match self.name {
             "avxvnni" => "avx2",
             "neon-i8mm" => "neon-dotprod",
@@ -405,14 +405,23 @@ impl Kernels {
         (self.table.linear[matrix.storage() as usize])(matrix, rows, &mut out);
     }
 
-    /// See [`crate::panels::fill_panel`].
-    pub(crate) fn fill_panel(
+    /// Packs rows of dense words, the layout of weight files: code plus `2^(b-1)`, lowest bits first, each row on a new
+    /// word. `words(row)` returns the words of a row; the blocks are placed in `arena`, if there is one.
+    ///
+    /// The same matrix as [`PackedMatrix::from_rows`] makes of the codes, many times as fast.
+    ///
+    /// # Errors
+    /// What [`PackedMatrix::from_codes`] refuses, and rows with another number of words.
+    pub fn matrix_from_words<'a>(
         &self,
-        source: &PanelSource<'_>,
-        blocks: &mut [MaybeUninit<Block>],
-        sums: &mut [[i32; PANEL]],
-    ) -> bool {
-        (self.table.fill_panel)(source, blocks, sums)
+        arena: Option<&Arc<WeightArena>>,
+        rows: usize,
+        cols: usize,
+        scheme: WeightScheme,
+        scales: &[f32],
+        words: impl Fn(usize) -> &'a [i32],
+    ) -> Result<PackedMatrix, MatrixError> {
+        PackedMatrix::from_words_by(self.table.fill_panel, arena, rows, cols, scheme, scales, words)
     }
 
     /// See [`crate::paired::product`].

@@ -97,12 +97,12 @@ extern crate alloc;
 extern crate std;
 
 mod arch;
+mod arena;
 pub mod attention;
 mod dispatch;
 mod error;
 pub mod float;
 mod matrix;
-mod memory;
 mod output;
 pub mod paired;
 mod panels;
@@ -114,11 +114,11 @@ mod rows;
 mod storage;
 
 pub use arch::prefetch;
+pub use arena::{ArenaSlice, WeightArena};
 pub use attention::{AttentionScheme, AttentionScratch, Causal, FloatKvHead, KvHead, MAX_CONTEXT};
 pub use dispatch::{Kernels, ProductName};
 pub use error::{CacheError, MatrixError, UnknownIsa};
 pub use matrix::{MAX_COLS, PANEL, PackedMatrix};
-pub use memory::{Piece, WeightMemory};
 pub use output::ColumnsMut;
 pub use rows::{CodeRow, QuantizedRows, ROW_ALIGN, RowQuantizer, RowsMut, RowsView, StaticAffines};
 pub use storage::Storage;

@@ -22,14 +22,14 @@
 //!
 //! A panel is 16 channels over all inputs; panels follow each other. Missing channels and inputs hold code 0.
 
-use crate::dispatch::Kernels;
+use crate::arena::{ArenaSlice, WeightArena};
 use crate::error::MatrixError;
-use crate::memory::{Piece, WeightMemory};
 use crate::panels::PanelSource;
 use crate::storage::Storage;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::mem::MaybeUninit;
 use squat_quant::pack::{pack_bits, packed_len, unpack_bits};
 use squat_quant::{Granularity, WeightScheme};
 
@@ -56,7 +56,7 @@ pub struct PackedMatrix {
     /// Groups of a row that have a scale of their own (1 for per-tensor and per-channel).
     groups: usize,
     /// `[panels, blocks_per_panel]`
-    blocks: Piece<Block>,
+    blocks: ArenaSlice<Block>,
     /// `[panels, groups, 16]`
     scales: Vec<[f32; PANEL]>,
     /// Sums of codes, `[panels, groups, 16]`
@@ -86,13 +86,13 @@ impl PackedMatrix {
         })
     }
 
-    /// Packs rows that `fill(row, codes)` writes one at a time, so that packed files need no second copy in memory. Blocks
-    /// lie in `memory`; see [`WeightMemory`].
+    /// Packs rows that `fill(row, codes)` writes one at a time, so that a packed file is never held twice. The blocks are
+    /// placed in `arena`, if there is one.
     ///
     /// # Errors
     /// What [`Self::from_codes`] refuses, and whatever `fill` returns.
     pub fn from_rows<E: From<MatrixError>>(
-        memory: Option<&Arc<WeightMemory>>,
+        arena: Option<&Arc<WeightArena>>,
         rows: usize,
         cols: usize,
         scheme: WeightScheme,
@@ -102,7 +102,7 @@ impl PackedMatrix {
         let mut matrix = Self::shaped(rows, cols, scheme, scales)?;
         let blocks = rows.div_ceil(PANEL) * matrix.blocks_per_panel;
         let zeros = matrix.storage.zero_bytes();
-        matrix.blocks = Piece::new(memory, blocks, zeros.iter().map(|&byte| Block([byte; 64])).cycle());
+        matrix.blocks = ArenaSlice::new(arena, blocks, zeros.iter().map(|&byte| Block([byte; 64])).cycle());
         let mut row_codes = vec![0i8; cols];
         for row in 0..rows {
             fill(row, &mut row_codes)?;
@@ -149,16 +149,10 @@ impl PackedMatrix {
         })
     }
 
-    /// Packs rows of dense words, as weight files hold them: code plus `2^(b-1)`, lowest bits first, each row on a new
-    /// word. `words(row)` are the words of a row.
-    ///
-    /// The same as [`Self::from_rows`] of the codes, many times as fast.
-    ///
-    /// # Errors
-    /// What [`Self::from_codes`] refuses, rows with another number of words.
-    pub fn from_words<'a>(
-        kernels: &Kernels,
-        memory: Option<&Arc<WeightMemory>>,
+    /// [`crate::Kernels::matrix_from_words`], given the compiled form of [`crate::panels::fill_panel`].
+    pub(crate) fn from_words_by<'a>(
+        fill_panel: impl Fn(&PanelSource<'_>, &mut [MaybeUninit<Block>], &mut [[i32; PANEL]]) -> bool,
+        arena: Option<&Arc<WeightArena>>,
         rows: usize,
         cols: usize,
         scheme: WeightScheme,
@@ -178,7 +172,7 @@ impl PackedMatrix {
         let cut = matrix.groups > 1 && !matrix.group_len().is_multiple_of(depth);
         if cols == 0 || cut || matrix.storage.bits() != bits as usize {
             let mut bytes = Vec::with_capacity(per_row * 4);
-            return Self::from_rows(memory, rows, cols, scheme, scales, |row, codes: &mut [i8]| {
+            return Self::from_rows(arena, rows, cols, scheme, scales, |row, codes: &mut [i8]| {
                 bytes.clear();
                 bytes.extend(words(row).iter().flat_map(|word| word.to_le_bytes()));
                 unpack_bits(&bytes[..packed_len(cols, bits)], bits, codes)
@@ -195,7 +189,7 @@ impl PackedMatrix {
         let zeros: Vec<i32> = bytes.as_chunks().0.iter().map(word).collect();
         let panels = rows.div_ceil(PANEL);
         let count = panels * matrix.blocks_per_panel;
-        let mut blocks = Piece::uninit(memory, count);
+        let mut blocks = ArenaSlice::uninit(arena, count);
         let sums = matrix.sums.chunks_exact_mut(matrix.groups);
         for (panel, (blocks, sums)) in blocks.chunks_exact_mut(matrix.blocks_per_panel).zip(sums).enumerate()
         {
@@ -206,7 +200,7 @@ impl PackedMatrix {
                 steps_per_group,
                 rows: core::array::from_fn(|lane| if row(lane) < rows { words(row(lane)) } else { &zeros }),
             };
-            if !kernels.fill_panel(&source, blocks, sums) {
+            if !fill_panel(&source, blocks, sums) {
                 return Err(invalid_code(&source, panel * PANEL));
             }
         }
@@ -215,10 +209,10 @@ impl PackedMatrix {
         Ok(matrix)
     }
 
-    /// Bytes of a [`WeightMemory`] that the blocks of such a matrix take; none for more than the address space has.
-    pub fn room(rows: usize, cols: usize, scheme: WeightScheme) -> Option<usize> {
+    /// Bytes of a [`WeightArena`] that the blocks of such a matrix take; `None` if they exceed the address space.
+    pub fn bytes_needed(rows: usize, cols: usize, scheme: WeightScheme) -> Option<usize> {
         let per_panel = Self::blocks_per_panel(cols, Storage::of(scheme, cols));
-        WeightMemory::room::<Block>(rows.div_ceil(PANEL).checked_mul(per_panel)?)
+        WeightArena::bytes_needed::<Block>(rows.div_ceil(PANEL).checked_mul(per_panel)?)
     }
 
     /// Blocks of 16 channels over all inputs.
@@ -260,7 +254,7 @@ impl PackedMatrix {
             storage,
             blocks_per_panel,
             groups,
-            blocks: Piece::new(None, 0, []),
+            blocks: ArenaSlice::new(None, 0, []),
             scales: laid_out,
             sums: vec![[0; PANEL]; panels * groups],
             bias: Vec::new(),
@@ -457,6 +451,7 @@ fn invalid_code(source: &PanelSource<'_>, first: usize) -> MatrixError {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::Kernels;
     use proptest::prelude::*;
     use squat_quant::WeightBits;
     use std::vec::Vec;
@@ -529,7 +524,7 @@ mod tests {
             let want = PackedMatrix::from_codes(rows, cols, scheme, &codes, &scales).unwrap();
             let mut words = file_words(&codes, cols, scheme.bits.storage_bits(), next());
             for kernels in Kernels::available() {
-                let got = PackedMatrix::from_words(kernels, None, rows, cols, scheme, &scales, |row| &words[row]).unwrap();
+                let got = kernels.matrix_from_words(None, rows, cols, scheme, &scales, |row| &words[row]).unwrap();
                 prop_assert!(got.blocks == want.blocks, "{}: blocks", kernels.name());
                 prop_assert_eq!(&got.sums, &want.sums, "{}: sums", kernels.name());
                 prop_assert_eq!(&got.scales, &want.scales);
@@ -538,7 +533,7 @@ mod tests {
                 // A field of 0 is the code -2, which ternary weights have not.
                 let (row, col) = (next() as usize % rows, next() as usize % cols);
                 words[row][col / 16] &= !(3 << (col % 16 * 2));
-                let first = PackedMatrix::from_words(Kernels::detect(), None, rows, cols, scheme, &scales, |row| &words[row]);
+                let first = Kernels::detect().matrix_from_words(None, rows, cols, scheme, &scales, |row| &words[row]);
                 prop_assert_eq!(first.unwrap_err(), MatrixError::Code(row, col, -2, scheme.bits));
             }
         }
@@ -568,7 +563,7 @@ mod tests {
             PackedMatrix::from_codes(0, wide, w4, &[], &[]).unwrap_err(),
             MatrixError::Columns(MAX_COLS, wide)
         );
-        let short = PackedMatrix::from_words(Kernels::scalar(), None, 1, 9, w4, &[1.0], |_| &[0]);
+        let short = Kernels::scalar().matrix_from_words(None, 1, 9, w4, &[1.0], |_| &[0]);
         assert_eq!(short.unwrap_err(), MatrixError::Words(0, 2, 1));
         let one = PackedMatrix::from_codes(1, 1, w4, &[1], &[1.0]).unwrap();
         assert_eq!(one.with_bias(&[]).unwrap_err(), MatrixError::Bias(1, 0));

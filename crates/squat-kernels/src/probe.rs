@@ -14,10 +14,10 @@
 //! println!("{:.0} GOP/s, {:.0} GB/s", peak / 1e9, memory / 1e9);
 //! ```
 
+use crate::arena::ArenaSlice;
 use crate::dispatch::Kernels;
 use crate::float::FloatSimd;
 use crate::matrix::Block;
-use crate::memory::Piece;
 use crate::product::IntSimd;
 use core::hint::black_box;
 use std::time::{Duration, Instant};
@@ -156,14 +156,14 @@ pub(crate) type Line = [f32; 16];
 
 /// Memory to be read by [`read_bandwidth`].
 #[derive(Debug)]
-pub struct Buffer(Piece<Line>);
+pub struct Buffer(ArenaSlice<Line>);
 
 impl Buffer {
     /// At least `bytes` bytes, written once so that they have pages of their own, in the kind of memory that weights have.
     pub fn new(bytes: usize) -> Self {
         // Not all the same: pages of one content may be shared.
         let line = |i: usize| core::array::from_fn(|at| if at == 0 { (i % 4096) as f32 } else { 1.0 });
-        Self(Piece::new(None, bytes.div_ceil(64).next_multiple_of(64), (0..).map(line)))
+        Self(ArenaSlice::new(None, bytes.div_ceil(64).next_multiple_of(64), (0..).map(line)))
     }
 
     /// Bytes held.

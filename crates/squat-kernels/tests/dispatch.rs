@@ -11,17 +11,17 @@ fn the_best_set_is_the_expected_one() {
     }
     if std::env::var_os("SQUAT_ISA").is_none_or(|name| name.is_empty()) {
         let chosen = Kernels::detect().name();
-        let rival = Kernels::available().next_back().and_then(Kernels::rival).map(Kernels::name);
-        assert!(best == Some(chosen) || rival == Some(chosen), "{chosen}");
+        let alternative = Kernels::available().next_back().and_then(Kernels::alternative).map(Kernels::name);
+        assert!(best == Some(chosen) || alternative == Some(chosen), "{chosen}");
         assert_eq!(Kernels::detect().name(), chosen, "measured once");
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn rivals_are_sets_of_this_cpu() {
+fn the_alternative_is_a_set_of_this_cpu() {
     for kernels in Kernels::available() {
-        let rival = kernels.rival().map(Kernels::name);
-        assert_eq!(rival, (kernels.name() == "avxvnni").then_some("avx2"));
+        let alternative = kernels.alternative().map(Kernels::name);
+        assert_eq!(alternative, (kernels.name() == "avxvnni").then_some("avx2"));
     }
 }

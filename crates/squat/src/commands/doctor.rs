@@ -61,10 +61,10 @@ pub fn run(args: &Doctor) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let last = Kernels::available().next_back();
-    let why = match (forced, last.and_then(|last| Some((last, last.rival()?)))) {
+    let why = match (forced, last.and_then(|last| Some((last, last.alternative()?)))) {
         (Some(_), _) => "forced by SQUAT_ISA".to_owned(),
-        (None, Some((last, rival))) => {
-            let other = if kernels.name() == last.name() { rival } else { last };
+        (None, Some((last, alternative))) => {
+            let other = if kernels.name() == last.name() { alternative } else { last };
             format!("measured faster than {}", other.name())
         }
         (None, None) => "the last of those that this CPU can run".to_owned(),
