@@ -6,7 +6,7 @@
 //! before the prompt or the decoded tokens, a list.
 
 use squat_engine::{Engine, EngineOptions, SessionOptions, Step, Weights};
-use squat_model::{QuantPlan, random};
+use squat_model::{QuantPlan, shapes};
 use std::time::Instant;
 
 struct Arguments {
@@ -63,7 +63,7 @@ fn arguments() -> Arguments {
 fn main() -> squat_engine::Result<()> {
     let Arguments { plans, depths, repeats, prompt, decode, threads, block, batches, shape } = arguments();
     let capacity = (depths.iter().copied().max().unwrap_or(0) + prompt.max(decode)).max(2);
-    let mut spec = random::shape(&shape)?;
+    let mut spec = shapes::shape(&shape)?;
     spec.max_position_embeddings = spec.max_position_embeddings.max(capacity);
     eprintln!("{shape} shape, {:.1}M parameters, blocks of {block}", spec.num_parameters() as f64 / 1e6);
     eprintln!("plan     kernel                threads   depth    test   best tok/s median tok/s");
@@ -77,7 +77,7 @@ fn main() -> squat_engine::Result<()> {
         if plan.needs_thresholds() {
             plan.thresholds = vec![1.0; spec.num_hidden_layers];
         }
-        let tensors = random::tensors(&spec, &plan, 1)?;
+        let tensors = shapes::tensors(&spec, &plan, 1)?;
         for &threads in &threads {
             let options = EngineOptions { threads, weights, kernels: None };
             let engine = Engine::from_parts(&spec, &plan, &tensors, options)?;

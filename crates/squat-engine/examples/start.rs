@@ -7,8 +7,7 @@
 #![allow(clippy::print_stdout)]
 
 use squat_engine::{Engine, EngineOptions, SessionOptions};
-use squat_model::tokenizer::Tokenizer;
-use squat_model::{ModelSpec, PackSource, QuantPlan, TokenizerFiles, pack, random};
+use squat_model::{PackSource, QuantPlan, TokenizerFiles, pack, shapes};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,12 +17,12 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn make(folder: &Path, words: &[String]) -> Outcome {
     let word = |index: usize, default: &str| words.get(index).cloned().unwrap_or_else(|| default.to_owned());
-    let spec = random::shape(&word(0, "llama-58m"))?;
+    let spec = shapes::shape(&word(0, "llama-58m"))?;
     let mut plan = QuantPlan::named(&word(1, "w4a8"))?;
     if plan.needs_thresholds() {
         plan.thresholds = vec![1.0; spec.num_hidden_layers];
     }
-    let tensors = random::tensors(&spec, &plan, 1)?;
+    let tensors = shapes::tensors(&spec, &plan, 1)?;
     let tokenizer = match words.get(2) {
         Some(path) => TokenizerFiles::from_tokenizer_json(std::fs::read(path)?),
         None => TokenizerFiles::none(),
@@ -52,13 +51,11 @@ fn once(folder: &Path, threads: usize, context: usize) -> Outcome {
         line
     };
     let before = lap("start");
+    let model = squat_model::open(folder)?;
     // At the same time, as `squat generate` does.
     let (engine, tokenizer) = std::thread::scope(|scope| {
-        let engine = scope.spawn(|| Engine::load_with(folder, EngineOptions::threads(threads)));
-        let tokenizer = folder
-            .join("tokenizer.json")
-            .exists()
-            .then(|| ModelSpec::open(folder).and_then(|spec| Tokenizer::open(folder, &spec)));
+        let engine = scope.spawn(|| Engine::from_model(&model, EngineOptions::threads(threads)));
+        let tokenizer = folder.join("tokenizer.json").exists().then(|| model.tokenizer());
         (engine.join().expect("the engine's thread"), tokenizer)
     });
     let (engine, tokenizer) = (engine?, tokenizer.transpose()?);

@@ -8,7 +8,7 @@ use crate::pool::{Pool, lock};
 use crate::session::{Session, SessionOptions, check_ids};
 use crate::source::Unpacked;
 use squat_kernels::Kernels;
-use squat_model::{ModelSpec, PackedModel, QuantPlan, TensorSource};
+use squat_model::{ModelError, ModelKind, ModelSpec, OpenedModel, PackedModel, QuantPlan, TensorSource};
 use squat_quant::{ActBits, ActPoint, WeightBits};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -50,29 +50,43 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads a packed folder, a folder in full precision, a GGUF or a llama2.c file, whatever `path` is, with
-    /// `threads` threads (0: one for each core).
+    /// Opens and loads whatever model `path` holds ([`squat_model::open`]) with `threads` threads (0: one for each core).
     ///
     /// # Errors
     /// Everything that can be wrong with the files; a thread that cannot be started.
     pub fn load(path: impl AsRef<Path>, threads: usize) -> Result<Self> {
-        Self::load_with(path, EngineOptions::threads(threads))
+        Self::from_model(&squat_model::open(path)?, EngineOptions::threads(threads))
     }
 
-    /// [`Engine::load`] with all options.
+    /// Loads an opened model: packed integers as they are, a checkpoint quantized by its own plan, anything else in full
+    /// precision.
     ///
     /// # Errors
-    /// As [`Engine::load`], or an instruction set that this CPU lacks.
-    pub fn load_with(path: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
-        crate::load::load(path.as_ref(), options)
+    /// Damaged or non-finite tensors, an instruction set that this CPU lacks, a thread that cannot be started.
+    pub fn from_model(model: &OpenedModel, options: EngineOptions) -> Result<Self> {
+        if let Some(packed) = model.packed() {
+            return Self::from_packed(packed, options);
+        }
+        let full_precision = QuantPlan::full_precision();
+        Self::from_parts(model.spec(), model.plan().unwrap_or(&full_precision), model.tensors(), options)
     }
 
-    /// Loads a model in full precision (folder or file) and quantizes it to nearest as `plan` says, in memory.
+    /// Loads an opened model in full precision and quantizes it to nearest as `plan` says, in memory.
     ///
     /// # Errors
-    /// As [`Engine::load`]; a packed model, or a checkpoint with a plan of its own.
-    pub fn load_as(path: impl AsRef<Path>, plan: &QuantPlan, options: EngineOptions) -> Result<Self> {
-        crate::load::load_as(path.as_ref(), plan, options)
+    /// As [`Engine::from_model`]; a packed model, or a checkpoint with a plan of its own.
+    pub fn from_model_as(model: &OpenedModel, plan: &QuantPlan, options: EngineOptions) -> Result<Self> {
+        let found = match model.kind() {
+            ModelKind::FullPrecision => {
+                return Self::from_parts(model.spec(), plan, model.tensors(), options);
+            }
+            ModelKind::Packed => "a packed model; run it as it is, or give the model it was packed from",
+            ModelKind::Checkpoint => {
+                "a checkpoint with a plan of its own; run it as it is, or give the model it was trained from"
+            }
+        };
+        let message = format!("expected weights in full precision, to be run by another plan, got {found}");
+        Err(ModelError::Folder { path: model.path().to_path_buf(), message }.into())
     }
 
     /// An engine over an open packed folder.

@@ -6,9 +6,8 @@ use crate::linear::{Linear, Weight};
 use crate::pool::Pool;
 use crate::source::{CodeRows, Source};
 use squat_kernels::{ArenaSlice, Kernels, PackedMatrix, RowQuantizer, StaticAffines, WeightArena};
-use squat_model::rope::rope_tables;
-use squat_model::spec::bias_name;
-use squat_model::{LinearKind, Mlp, ModelSpec, ParamInfo, ParamKind, QuantPlan, arch};
+use squat_model::spec::{self, bias_name};
+use squat_model::{LinearKind, Mlp, ModelError, ModelSpec, ParamInfo, ParamKind, QuantPlan};
 use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightScheme};
 use std::sync::{Arc, Mutex};
 
@@ -92,8 +91,8 @@ pub(crate) struct Model {
 /// A weight to be laid out: tensors `[out_i, in]` of the same inputs whose output channels follow each other.
 struct WeightJob<'a> {
     parts: Vec<&'a ParamInfo>,
-    /// Bias of each part, or none at all.
-    biases: Vec<&'a ParamInfo>,
+    /// Bias of each part, empty where no part has one.
+    biases: Vec<Option<&'a ParamInfo>>,
     scheme: Option<WeightScheme>,
     /// Weight and bias as [`Linear`] has them, once they are made.
     done: Option<Result<(Weight, Vec<f32>)>>,
@@ -153,16 +152,17 @@ impl Builder<'_> {
 
     fn weight(&self, job: &WeightJob<'_>, arena: Option<&Arc<WeightArena>>) -> Result<(Weight, Vec<f32>)> {
         let mut bias = Vec::new();
-        for part in &job.biases {
-            bias.extend(self.source.values(part)?);
+        for (part, own) in job.parts.iter().zip(&job.biases) {
+            match own {
+                Some(own) => bias.extend(self.source.values(own)?),
+                None => bias.resize(bias.len() + part.shape[0], 0.0),
+            }
         }
         let Some(scheme) = job.scheme else { return Ok((self.float_weight(job, arena)?, bias)) };
         let mut matrix = self.packed_weight(job, scheme, arena)?;
         if !bias.is_empty() {
-            let name = &job.biases[0].name;
-            matrix = matrix
-                .with_bias(&bias)
-                .map_err(|source| EngineError::Matrix { name: name.clone(), source })?;
+            let name = bias_name(&job.parts[0].name);
+            matrix = matrix.with_bias(&bias).map_err(|source| EngineError::Matrix { name, source })?;
         }
         Ok((Weight::Packed(matrix), Vec::new()))
     }
@@ -274,6 +274,13 @@ impl Model {
     ) -> Result<Self> {
         spec.validate()?;
         plan.validate_frozen(&spec)?;
+        if spec.qk_norm {
+            let (expected, got) =
+                ("a model without norms of queries and keys".to_owned(), "one with them".to_owned());
+            return Err(
+                ModelError::Config { key: "qk_norm".to_owned(), expected, got, hint: String::new() }.into()
+            );
+        }
         let params = spec.parameters();
         let find = |kind: ParamKind, layer: Option<usize>| {
             let found = params.iter().find(|param| param.kind == kind && param.layer == layer);
@@ -283,13 +290,13 @@ impl Model {
             |name: &str| params.iter().find(|param| param.name == name).expect("a spec lists its own norms");
         let norm = |name: &str| -> Result<Norm> {
             let gain = source.values(by_name(name))?;
-            let bias = match spec.architecture.norm() {
-                arch::Norm::RootMeanSquare => None,
-                arch::Norm::Layer => Some(source.values(by_name(&bias_name(name)))?),
+            let bias = match spec.norm {
+                spec::Norm::Rms => None,
+                spec::Norm::Layer => Some(source.values(by_name(&bias_name(name)))?),
             };
             Ok(Norm { gain, bias, eps: spec.norm_eps as f32 })
         };
-        let mlp = spec.architecture.mlp();
+        let mlp = spec.mlp;
         let linears = linears(mlp);
         let builder = Builder { source, plan: &plan, weights, kernels };
         let table = find(ParamKind::Embedding, None);
@@ -298,10 +305,14 @@ impl Model {
             for kinds in linears {
                 let parts: Vec<_> =
                     kinds.iter().map(|&kind| find(ParamKind::Linear(kind), Some(layer))).collect();
-                let biases = match spec.architecture.biases() {
-                    true => parts.iter().map(|part| by_name(&bias_name(&part.name))).collect(),
-                    false => Vec::new(),
+                let bias = |(kind, part): (&LinearKind, &&ParamInfo)| match spec.biases.contains(*kind) {
+                    true => Some(by_name(&bias_name(&part.name))),
+                    false => None,
                 };
+                let mut biases: Vec<_> = kinds.iter().zip(&parts).map(bias).collect();
+                if biases.iter().all(Option::is_none) {
+                    biases.clear();
+                }
                 jobs.push(WeightJob { biases, ..WeightJob::new(parts, plan.weight) });
             }
         }
@@ -318,7 +329,7 @@ impl Model {
             Ok(Linear { weight: Arc::new(weight), bias, rows, cols, input })
         };
         let embedding = next(None)?.weight;
-        let positions = match spec.rope_theta {
+        let positions = match spec.rope {
             Some(_) => None,
             None => Some(source.values(find(ParamKind::Positions, None))?),
         };
@@ -353,10 +364,10 @@ impl Model {
 
     /// Rotary tables for at least `positions` positions; the largest made so far are kept. None for learned positions.
     pub(crate) fn rope(&self, positions: usize) -> Option<Arc<Rope>> {
-        let theta = self.spec.rope_theta?;
+        let rope = self.spec.rope.as_ref()?;
         let mut held = crate::pool::lock(&self.rope);
         if held.positions < positions {
-            let (cos, sin) = rope_tables(positions, self.spec.head_dim, theta);
+            let (cos, sin) = rope.tables(positions, self.spec.head_dim);
             *held = Arc::new(Rope { positions, cos, sin });
         }
         Some(held.clone())

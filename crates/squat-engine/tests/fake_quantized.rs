@@ -175,7 +175,7 @@ impl Fake<'_> {
         let (spec, plan) = (self.spec, self.plan);
         let (d, hidden, eps) = (spec.head_dim, spec.hidden_size, spec.norm_eps as f32);
         let group = spec.num_attention_heads / spec.num_key_value_heads;
-        let rope = spec.rope_theta.map(|theta| rope::rope_tables(ids.len(), d, theta));
+        let rope = spec.rope.as_ref().map(|rope| rope.tables(ids.len(), d));
         let table = self.weight(ModelSpec::EMBEDDING, hidden, plan.embedding);
         let lookup = |id: u32| -> Vec<f32> {
             let row = id as usize;
@@ -252,7 +252,7 @@ impl Fake<'_> {
                 let h = norm(&x[i], &spec.mlp_norm_name(layer));
                 let project = |kind| self.linear(&h, &name(kind), ActPoint::MlpIn, at, bits);
                 let mut mid = vec![0.0; spec.intermediate_size];
-                match spec.architecture.mlp() {
+                match spec.mlp {
                     Mlp::SwiGlu => {
                         float::silu_mul(&project(LinearKind::Gate), &project(LinearKind::Up), &mut mid);
                     }

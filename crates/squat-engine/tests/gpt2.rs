@@ -112,7 +112,9 @@ fn packed_folders_are_the_model_rounded_to_nearest() {
         let packed = Engine::load(&out, 2).unwrap();
         assert_eq!(packed.spec(), ModelFolder::open(&folder).unwrap().spec());
         let got = logits(&packed);
-        let in_memory = Engine::load_as(&folder, &plan, EngineOptions::threads(1)).unwrap();
+        let in_memory =
+            Engine::from_model_as(&squat_model::open(&folder).unwrap(), &plan, EngineOptions::threads(1))
+                .unwrap();
         assert_eq!(bits(&got), bits(&logits(&in_memory)), "{name}");
         let square: f32 = got.iter().zip(&exact).map(|(a, b)| (a - b) * (a - b)).sum();
         let found = (square / exact.len() as f32).sqrt();
@@ -136,12 +138,12 @@ fn what_is_no_gpt2_of_ours_is_refused() {
     ] {
         let mut config = config();
         config[key] = value;
-        let error = ModelSpec::from_config(config.as_object().unwrap()).unwrap_err().to_string();
+        let error = squat_model::arch::spec_of_config(config.as_object().unwrap()).unwrap_err().to_string();
         assert!(error.contains(key) || error.contains("max_position_embeddings"), "{error}");
         assert!(error.contains(expected), "{error}");
     }
-    let spec = ModelSpec::from_config(config().as_object().unwrap()).unwrap();
-    assert_eq!(ModelSpec::from_config(&spec.to_config()).unwrap(), spec);
+    let spec = squat_model::arch::spec_of_config(config().as_object().unwrap()).unwrap();
+    assert_eq!(squat_model::arch::spec_of_config(&squat_model::arch::config_of_spec(&spec)).unwrap(), spec);
     let count: usize = tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     assert_eq!(spec.num_parameters(), count);
 

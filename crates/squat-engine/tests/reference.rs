@@ -101,7 +101,7 @@ fn the_known_story_is_told() {
         EngineOptions::threads(2),
         EngineOptions { threads: 1, weights: Weights::F16, ..Default::default() },
     ] {
-        let engine = Engine::load_with(&path, options).unwrap();
+        let engine = Engine::from_model(&squat_model::open(&path).unwrap(), options).unwrap();
         let generate = GenerateOptions { max_tokens: 120, ..Default::default() };
         let mut shown = Vec::new();
         let generation = engine

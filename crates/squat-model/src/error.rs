@@ -145,6 +145,16 @@ impl ModelError {
         Self::Config { key: key.into(), expected: expected.into(), got: got.into(), hint: hint.into() }
     }
 
+    /// The same error about a key of the object `outer`.
+    pub(crate) fn inside(self, outer: &str) -> Self {
+        match self {
+            Self::Config { key, expected, got, hint } => {
+                Self::Config { key: format!("{outer}.{key}"), expected, got, hint }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn unknown_name(kind: &'static str, got: &str, known: &[&str]) -> Self {
         Self::UnknownName {
             kind,

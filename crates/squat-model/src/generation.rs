@@ -65,6 +65,34 @@ impl GenerationConfig {
         Ok(config)
     }
 
+    /// Special tokens that one side names and the other does not are copied there; where both name them and differ,
+    /// those of `self` replace the spec's, and the notes returned say so.
+    pub(crate) fn merge_special_tokens(&mut self, spec: &mut ModelSpec) -> Vec<String> {
+        let mut notes = Vec::new();
+        let mut merge = |key: &str, own: &mut Vec<u32>, of_spec: &mut Vec<u32>| {
+            if own.is_empty() {
+                own.clone_from(of_spec);
+            } else if own != of_spec {
+                if !of_spec.is_empty() {
+                    notes.push(format!(
+                        "{key}: generation_config.json says {own:?}, config.json {of_spec:?}; the former counts"
+                    ));
+                }
+                of_spec.clone_from(own);
+            }
+        };
+        merge("eos_token_id", &mut self.eos_token_ids, &mut spec.eos_token_ids);
+        for (key, own, of_spec) in [
+            ("bos_token_id", &mut self.bos_token_id, &mut spec.bos_token_id),
+            ("pad_token_id", &mut self.pad_token_id, &mut spec.pad_token_id),
+        ] {
+            let (mut a, mut b) = (Vec::from_iter(*own), Vec::from_iter(*of_spec));
+            merge(key, &mut a, &mut b);
+            (*own, *of_spec) = (a.first().copied(), b.first().copied());
+        }
+        notes
+    }
+
     /// The JSON object; keys without value are left out.
     pub fn to_json(&self) -> Value {
         let eos = match self.eos_token_ids.as_slice() {

@@ -13,17 +13,18 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::arch;
 use crate::atomic::write_folder_atomically;
 use crate::error::{ModelError, did_you_mean};
 use crate::format::safetensors::{Declaration, Writer};
 use crate::generation::GenerationConfig;
 use crate::json::read_object;
 use crate::plan::{QuantPlan, log_scale_name, static_scale_name, static_zero_point_name};
-use crate::section;
 use crate::spec::{ModelSpec, ParamInfo};
+use crate::squat_config;
 use crate::tensors::{Dtype, TensorSource, check_shape, missing, read_finite, read_shaped, wrong};
 pub use crate::tokenizer_files::TokenizerFiles;
-use crate::weights::{Stored, WEIGHTS, Weights};
+use crate::weights::{TensorLocation, WEIGHTS, Weights};
 
 /// Name of the configuration.
 pub(crate) const CONFIG: &str = "config.json";
@@ -39,8 +40,9 @@ pub struct ModelFolder {
     plan: Option<QuantPlan>,
     generation: GenerationConfig,
     weights: Weights,
-    /// Where each parameter stands, if not under its own name.
-    stored: BTreeMap<String, Stored>,
+    /// Where each parameter lies, if not under its own name.
+    locations: BTreeMap<String, TensorLocation>,
+    notes: Vec<String>,
 }
 
 /// Path and `config.json` of a model folder, whatever its kind.
@@ -61,19 +63,28 @@ pub(crate) fn open_config(path: &Path) -> Result<Map<String, Value>, ModelError>
             .filter_map(|entry| entry.ok().map(|entry| entry.file_name().to_string_lossy().into_owned()))
             .collect();
         let hint = did_you_mean(CONFIG, names.iter().map(String::as_str));
+        let hint = hint + &crate::open::instead(path);
         return Err(ModelError::folder(path, format!("no model folder: {CONFIG} is missing{hint}")));
     }
     read_object(&config)
 }
 
-/// Reads `generation_config.json`, or takes the model's special tokens where there is none.
-pub(crate) fn open_generation(path: &Path, spec: &ModelSpec) -> Result<GenerationConfig, ModelError> {
+/// Reads `generation_config.json`, or takes the model's special tokens where there is none. Where both files name such
+/// tokens, those of `generation_config.json` count, as in transformers: they go into the spec, and a note says so.
+pub(crate) fn open_generation(
+    path: &Path,
+    spec: &mut ModelSpec,
+    notes: &mut Vec<String>,
+) -> Result<GenerationConfig, ModelError> {
     let file = path.join(GENERATION);
-    if file.exists() {
-        GenerationConfig::from_json(&read_object(&file)?)
-    } else {
-        Ok(GenerationConfig::of_spec(spec))
+    if !file.exists() {
+        return Ok(GenerationConfig::of_spec(spec));
     }
+    let mut generation =
+        GenerationConfig::from_json(&read_object(&file)?).map_err(|error| error.inside(GENERATION))?;
+    notes.extend(generation.merge_special_tokens(spec));
+    spec.validate().map_err(|error| error.inside(GENERATION))?;
+    Ok(generation)
 }
 
 impl ModelFolder {
@@ -87,24 +98,59 @@ impl ModelFolder {
     /// is packed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let path = path.as_ref();
-        let config = open_config(path)?;
-        let spec = ModelSpec::from_config(&config)?;
-        if config.contains_key("quantization_config") {
+        Self::from_config(path, open_config(path)?)
+    }
+
+    /// [`ModelFolder::open`] with the content of `config.json`.
+    pub(crate) fn from_config(path: &Path, config: Map<String, Value>) -> Result<Self, ModelError> {
+        let mut spec = arch::spec_of_config(&config)?;
+        if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
             return Err(ModelError::folder(
                 path,
                 "expected weights in full precision, got a packed model (quantization_config in config.json); \
                  open it as a packed model, or give the folder it was packed from",
             ));
         }
-        let plan = section::plan_of(&config, &spec)?;
-        let generation = open_generation(path, &spec)?;
+        let plan = squat_config::plan_of(&config, &spec)?;
+        let mut notes = Vec::new();
+        let generation = open_generation(path, &mut spec, &mut notes)?;
         let weights = Weights::open(path)?;
-        let stored = stored(&spec, &weights)?;
-        let folder = Self { path: path.to_path_buf(), config, spec, plan, generation, weights, stored };
+        let locations = locate(&spec, &weights)?;
+        let mut folder =
+            Self { path: path.to_path_buf(), config, spec, plan, generation, weights, locations, notes };
+        folder.compare_head()?;
         for param in folder.spec.parameters() {
             check_shape(&folder, &param.name, &param.shape)?;
         }
         Ok(folder)
+    }
+
+    /// The head of a model that is said to be tied counts if it differs from the token table, as in transformers 5.
+    fn compare_head(&mut self) -> Result<(), ModelError> {
+        let weights = &self.weights;
+        if !self.spec.tie_word_embeddings || weights.info(ModelSpec::HEAD).is_none() {
+            return Ok(());
+        }
+        let table =
+            self.locations.get(ModelSpec::EMBEDDING).map_or(ModelSpec::EMBEDDING, |location| &location.name);
+        let equal = weights.info(ModelSpec::HEAD) == weights.info(table)
+            && weights.file(ModelSpec::HEAD)?.bytes(ModelSpec::HEAD)? == weights.file(table)?.bytes(table)?;
+        weights.release(ModelSpec::HEAD);
+        weights.release(table);
+        if !equal {
+            self.spec.tie_word_embeddings = false;
+            self.locations = locate(&self.spec, &self.weights)?;
+            self.notes.push(format!(
+                "config.json says tie_word_embeddings, but {} differs from the token table: the stored head is used",
+                ModelSpec::HEAD
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a user should know of how the files were read, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The folder.
@@ -180,19 +226,22 @@ impl TensorSource for ModelFolder {
 
     /// Of the parameters alone, where the file has other names for them.
     fn names(&self) -> Vec<String> {
-        if self.stored.is_empty() { self.weights.names() } else { self.stored.keys().cloned().collect() }
+        match self.locations.is_empty() {
+            true => self.weights.names(),
+            false => self.locations.keys().cloned().collect(),
+        }
     }
 
     fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
-        match self.stored.get(name) {
-            Some(stored) => stored.info(&self.weights),
+        match self.locations.get(name) {
+            Some(location) => location.info(&self.weights),
             None => self.weights.info(name),
         }
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        match self.stored.get(name) {
-            Some(stored) => stored.read_f32(&self.weights),
+        match self.locations.get(name) {
+            Some(location) => location.read_f32(&self.weights),
             None => self.weights.read_f32(name),
         }
     }
@@ -202,27 +251,28 @@ impl TensorSource for ModelFolder {
     }
 
     fn release(&self, name: &str) {
-        self.weights.release(self.stored.get(name).map_or(name, |stored| &stored.name));
+        self.weights.release(self.locations.get(name).map_or(name, |location| &location.name));
     }
 }
 
-/// Where each parameter stands in files that have other names than the spec; empty where they have the same.
-fn stored(spec: &ModelSpec, weights: &Weights) -> Result<BTreeMap<String, Stored>, ModelError> {
+/// Where each parameter lies in files with other names than the spec; empty where the names are the same.
+fn locate(spec: &ModelSpec, weights: &Weights) -> Result<BTreeMap<String, TensorLocation>, ModelError> {
     let mut map = BTreeMap::new();
-    let Some(place) = spec.architecture.stored().filter(|_| weights.info(ModelSpec::EMBEDDING).is_none())
+    let Some(place) =
+        arch::definition(spec.architecture).location.filter(|_| weights.info(ModelSpec::EMBEDDING).is_none())
     else {
         return Ok(map);
     };
     for param in spec.parameters() {
-        let mut stored = place(&param);
-        if weights.info(&stored.name).is_none() {
+        let mut location = place(&param);
+        if weights.info(&location.name).is_none() {
             // Models that were saved without their head have no name for the rest as a whole.
-            if let Some(bare) = stored.name.strip_prefix("transformer.") {
-                stored.name = bare.to_owned();
+            if let Some(bare) = location.name.strip_prefix("transformer.") {
+                location.name = bare.to_owned();
             }
-            weights.info(&stored.name).ok_or_else(|| missing(weights, &stored.name))?;
+            weights.info(&location.name).ok_or_else(|| missing(weights, &location.name))?;
         }
-        map.insert(param.name, stored);
+        map.insert(param.name, location);
     }
     Ok(map)
 }
@@ -262,14 +312,14 @@ pub struct FolderContents<'a> {
 /// replaced (see [`write_folder_atomically`]), and the file system's.
 pub fn write_folder(path: impl AsRef<Path>, contents: &FolderContents<'_>) -> Result<(), ModelError> {
     let declarations = declare(contents)?;
-    let mut config = contents.spec.to_config();
+    let mut config = arch::config_of_spec(contents.spec);
     let dtype = match contents.dtype {
         WeightDtype::F32 => "float32",
         WeightDtype::F16 => "float16",
     };
     config.insert("torch_dtype".to_owned(), Value::from(dtype));
     if let Some(plan) = contents.plan {
-        config.insert(section::KEY.to_owned(), section::to_json(plan));
+        config.insert(squat_config::KEY.to_owned(), squat_config::to_json(plan));
     }
     write_folder_atomically(path.as_ref(), |folder| {
         write_side_files(folder, &config, contents.spec, contents.tokenizer, contents.generation)?;

@@ -2,10 +2,10 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`spec`] | [`ModelSpec`]: the sizes of an architecture, its parameters and their names |
-//! | [`arch`] | the registry of architectures |
+//! | [`spec`] | [`ModelSpec`]: features and sizes of an architecture, its parameters and their names |
+//! | [`arch`] | the registry of architectures: how each is read and written |
 //! | [`plan`] | [`QuantPlan`]: what is quantized and how |
-//! | [`random`] | models of known shapes with random weights |
+//! | [`shapes`] | models of known shapes with random weights |
 //! | [`rope`] | tables of the rotary position embedding |
 //! | [`tensors`] | [`TensorSource`]: whatever has tensors by name; [`Tensors`] in memory |
 //! | [`hf`] | Hugging Face folders in full precision, and training checkpoints |
@@ -16,7 +16,8 @@
 //! | [`reference`](mod@reference) | the forward pass, slow and readable |
 //! | [`tokenizer`] | text to ids and back |
 //! | [`tokenizer_files`] | its files, carried from folder to folder |
-//! | [`summary`] | any model folder, opened and described |
+//! | [`mod@open`] | [`open()`]: whatever model a path holds |
+//! | [`summary`] | an opened model, described |
 //! | [`error`] | [`ModelError`] |
 #![warn(missing_docs)]
 
@@ -27,29 +28,30 @@ pub mod format;
 pub mod generation;
 pub mod hf;
 mod json;
+pub mod open;
 pub mod packed;
 pub mod plan;
 mod plan_json;
-pub mod random;
 pub mod reference;
 pub mod rope;
-mod section;
+pub mod shapes;
 pub mod spec;
+mod squat_config;
 pub mod summary;
 pub mod tensors;
 pub mod tokenizer;
 pub mod tokenizer_files;
 mod weights;
 
-pub use arch::{Architecture, Mlp, Norm};
 pub use atomic::write_folder_atomically;
 pub use error::ModelError;
 pub use generation::GenerationConfig;
 pub use hf::{FolderContents, ModelFolder, WeightDtype, write_folder};
+pub use open::{ModelKind, OpenedModel, open};
 pub use packed::{PackReport, PackSource, PackedModel, PackedTensor, pack};
 pub use plan::QuantPlan;
-pub use spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
-pub use summary::{FolderKind, ModelSummary, OpenedModel};
+pub use spec::{Architecture, LinearKind, LinearSet, Mlp, ModelSpec, Norm, NormKind, ParamInfo, ParamKind};
+pub use summary::ModelSummary;
 pub use tensors::{Dtype, TensorSource, Tensors};
 pub use tokenizer::Tokenizer;
 pub use tokenizer_files::TokenizerFiles;

@@ -189,7 +189,7 @@ impl QuantPlan {
             ParamKind::Embedding => self.embedding,
             ParamKind::Head => self.head,
             ParamKind::Linear(_) => self.weight,
-            ParamKind::Norm | ParamKind::Bias | ParamKind::Positions => None,
+            ParamKind::Norm(_) | ParamKind::Bias | ParamKind::Positions => None,
         }
     }
 

@@ -1,9 +1,7 @@
 //! The forward pass in full precision, slow and readable: the definition that trainer and engine are tested against.
 
-use crate::arch::{Mlp, Norm};
 use crate::error::ModelError;
-use crate::rope::rope_tables;
-use crate::spec::{LinearKind, ModelSpec, bias_name};
+use crate::spec::{LinearKind, Mlp, ModelSpec, Norm, bias_name};
 use crate::tensors::{TensorSource, read_shaped};
 
 /// Logits of one sequence, `[tokens, vocab]` row-major.
@@ -34,12 +32,11 @@ pub fn forward(
             "; use the tokenizer that belongs to the model",
         ));
     }
-    let biases = spec.architecture.biases();
     let linear = |layer: usize, kind: LinearKind, x: &[f32]| -> Result<Vec<f32>, ModelError> {
         let [out, cols] = spec.linear_shape(kind);
         let name = spec.linear_name(layer, kind);
         let mut y = matmul(x, &read_shaped(tensors, &name, &[out, cols])?, cols);
-        if biases {
+        if spec.biases.contains(kind) {
             let bias = read_shaped(tensors, &bias_name(&name), &[out])?;
             y.chunks_exact_mut(out).for_each(|row| add(row, &bias));
         }
@@ -48,8 +45,8 @@ pub fn forward(
     let norm = |name: &str, x: &[f32]| -> Result<Vec<f32>, ModelError> {
         let gain = read_shaped(tensors, name, &[hidden])?;
         let eps = spec.norm_eps as f32;
-        match spec.architecture.norm() {
-            Norm::RootMeanSquare => Ok(rms_norm(x, &gain, eps)),
+        match spec.norm {
+            Norm::Rms => Ok(rms_norm(x, &gain, eps)),
             Norm::Layer => Ok(layer_norm(x, &gain, &read_shaped(tensors, &bias_name(name), &[hidden])?, eps)),
         }
     };
@@ -59,16 +56,22 @@ pub fn forward(
         .iter()
         .flat_map(|&id| table[id as usize * hidden..(id as usize + 1) * hidden].iter().copied())
         .collect();
-    if spec.rope_theta.is_none() {
+    if spec.rope.is_none() {
         let shape = [spec.max_position_embeddings, hidden];
         add(&mut x, &read_shaped(tensors, ModelSpec::POSITIONS, &shape)?);
     }
-    let rope = spec.rope_theta.map(|theta| rope_tables(tokens.len(), spec.head_dim, theta));
+    let rope = spec.rope.as_ref().map(|rope| rope.tables(tokens.len(), spec.head_dim));
     for layer in 0..spec.num_hidden_layers {
         let h = norm(&spec.attn_norm_name(layer), &x)?;
         let mut q = linear(layer, LinearKind::Q, &h)?;
         let mut k = linear(layer, LinearKind::K, &h)?;
         let v = linear(layer, LinearKind::V, &h)?;
+        if spec.qk_norm {
+            for (kind, x) in [(LinearKind::Q, &mut q), (LinearKind::K, &mut k)] {
+                let name = ModelSpec::head_norm_name(layer, kind);
+                *x = rms_norm(x, &read_shaped(tensors, &name, &[spec.head_dim])?, spec.norm_eps as f32);
+            }
+        }
         if let Some((cos, sin)) = &rope {
             rotate(&mut q, spec.num_attention_heads, spec.head_dim, cos, sin);
             rotate(&mut k, spec.num_key_value_heads, spec.head_dim, cos, sin);
@@ -77,7 +80,7 @@ pub fn forward(
         add(&mut x, &linear(layer, LinearKind::O, &attended)?);
         let h = norm(&spec.mlp_norm_name(layer), &x)?;
         let up = linear(layer, LinearKind::Up, &h)?;
-        let mid: Vec<f32> = match spec.architecture.mlp() {
+        let mid: Vec<f32> = match spec.mlp {
             Mlp::SwiGlu => {
                 let gate = linear(layer, LinearKind::Gate, &h)?;
                 gate.iter().zip(&up).map(|(&g, &u)| g / (1.0 + (-g).exp()) * u).collect()

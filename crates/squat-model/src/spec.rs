@@ -1,19 +1,95 @@
-//! An architecture as data: sizes, and the parameters that follow from them.
+//! An architecture as data: its features, its sizes, and the parameters that follow from them.
+//!
+//! This is the ground floor: nothing here opens a file or knows a family of models. [`crate::arch`] reads and writes the
+//! configuration of each family; trainer, engine and [`crate::reference`] interpret the fields.
 
-use std::path::Path;
-
-use serde_json::{Map, Value};
 use squat_quant::ActPoint;
 
-use crate::arch::{self, Architecture, Mlp, Norm};
 use crate::error::ModelError;
-use crate::format::gguf::{GgufModel, is_gguf};
-use crate::hf::open_config;
+use crate::rope::Rope;
 
-/// Sizes and constants of a decoder-only transformer, as `config.json` states them.
+/// The family that a model belongs to, as Hugging Face names it. It decides how configurations and files are written,
+/// never what is computed: that follows from the other fields of [`ModelSpec`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Architecture {
+    /// Entry of `architectures` in `config.json`: `LlamaForCausalLM`.
+    pub class: &'static str,
+    /// `model_type` in `config.json`: `llama`.
+    pub model_type: &'static str,
+}
+
+/// Normalization of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// RMSNorm: divided by the root mean square, times a gain.
+    Rms,
+    /// LayerNorm: mean subtracted, divided by the standard deviation, times a gain, plus a bias.
+    Layer,
+}
+
+/// The feed-forward block of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mlp {
+    /// `down(silu(gate(x)) * up(x))`
+    SwiGlu,
+    /// `down(gelu(up(x)))`, with the tanh approximation of GELU.
+    Gelu,
+}
+
+/// A set of linear layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinearSet(u8);
+
+impl LinearSet {
+    /// The empty set.
+    pub const NONE: Self = Self(0);
+    /// Query, key and value projections.
+    pub const QKV: Self = Self::of(&[LinearKind::Q, LinearKind::K, LinearKind::V]);
+    /// The four projections of attention.
+    pub const ATTENTION: Self = Self::of(&[LinearKind::Q, LinearKind::K, LinearKind::V, LinearKind::O]);
+    /// The projections of the MLP.
+    pub const MLP: Self = Self::of(&[LinearKind::Gate, LinearKind::Up, LinearKind::Down]);
+    /// Every linear layer.
+    pub const ALL: Self = Self::of(&LinearKind::ALL);
+
+    /// The set of these kinds.
+    pub const fn of(kinds: &[LinearKind]) -> Self {
+        let (mut bits, mut i) = (0, 0);
+        while i < kinds.len() {
+            bits |= 1 << kinds[i] as u8;
+            i += 1;
+        }
+        Self(bits)
+    }
+
+    /// Whether `kind` belongs to the set.
+    pub const fn contains(self, kind: LinearKind) -> bool {
+        self.0 & (1 << kind as u8) != 0
+    }
+
+    /// Whether every element of `other` belongs to the set.
+    pub const fn contains_all(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Elements of either set.
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the set is empty.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Features, sizes and constants of a decoder-only transformer.
+///
+/// `arch::llama::base()` and its siblings give the features of a family; sizes are filled in with struct update syntax,
+/// so that a new field does not change the places that build a spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
-    /// Which forward pass these sizes belong to.
+    /// The family.
     pub architecture: Architecture,
     /// Rows of the embedding; token ids are `0..vocab_size`.
     pub vocab_size: usize,
@@ -31,10 +107,18 @@ pub struct ModelSpec {
     pub head_dim: usize,
     /// Longest sequence, in tokens.
     pub max_position_embeddings: usize,
-    /// Added to the mean square, or to the variance, in norms.
+    /// Norm before attention, before the MLP and before the head.
+    pub norm: Norm,
+    /// Added to the mean square, or to the variance, in every norm.
     pub norm_eps: f64,
-    /// Base of the RoPE frequencies; none where positions are learned and added to the tokens' rows.
-    pub rope_theta: Option<f64>,
+    /// Whether each head of the queries and of the keys passes through an RMSNorm (gain `[head_dim]`) before RoPE.
+    pub qk_norm: bool,
+    /// Feed-forward block.
+    pub mlp: Mlp,
+    /// Linear layers with a bias; the head never has one.
+    pub biases: LinearSet,
+    /// Rotary position embedding; without one, positions are learned and added to the rows of the token table.
+    pub rope: Option<Rope>,
     /// Whether the output projection is the embedding itself.
     pub tie_word_embeddings: bool,
     /// Token that begins every sequence.
@@ -92,6 +176,21 @@ impl LinearKind {
     }
 }
 
+/// Which norm of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NormKind {
+    /// Before attention, `[hidden]`.
+    Attn,
+    /// Of each head of the queries, `[head_dim]`.
+    Query,
+    /// Of each head of the keys, `[head_dim]`.
+    Key,
+    /// Before the MLP, `[hidden]`.
+    Mlp,
+    /// Before the head, `[hidden]`.
+    Final,
+}
+
 /// What a parameter does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ParamKind {
@@ -99,8 +198,8 @@ pub enum ParamKind {
     Embedding,
     /// Learned positions, `[max_position_embeddings, hidden]`.
     Positions,
-    /// Gain of a norm, `[hidden]`.
-    Norm,
+    /// Gain of a norm.
+    Norm(NormKind),
     /// Weight of a linear layer, `[out, in]`.
     Linear(LinearKind),
     /// Bias of a norm, `[hidden]`, or of a linear layer, `[out]`.
@@ -144,6 +243,15 @@ pub fn bias_name(weight: &str) -> String {
     format!("{}.bias", module(weight))
 }
 
+/// The norm of each head behind a projection.
+const fn head_norm(kind: LinearKind) -> Option<NormKind> {
+    match kind {
+        LinearKind::Q => Some(NormKind::Query),
+        LinearKind::K => Some(NormKind::Key),
+        _ => None,
+    }
+}
+
 fn module(name: &str) -> &str {
     name.strip_suffix(".weight").unwrap_or(name)
 }
@@ -160,35 +268,6 @@ impl ModelSpec {
 
     /// Largest number of parameters accepted: a configuration beyond it is a mistake, and sizes could overflow.
     pub const MAX_PARAMETERS: u64 = 1 << 40;
-
-    /// Reads the `config.json` of a model folder, or the metadata of a GGUF file.
-    ///
-    /// # Errors
-    /// No such folder or file, and as [`ModelSpec::from_config`] and [`GgufModel::open`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
-        if is_gguf(path.as_ref()) {
-            return Ok(GgufModel::open(path)?.spec().clone());
-        }
-        Self::from_config(&open_config(path.as_ref())?)
-    }
-
-    /// Reads a Hugging Face `config.json` object.
-    ///
-    /// Keys that do not change the forward pass are ignored.
-    ///
-    /// # Errors
-    /// An unknown architecture, a missing or mistyped key, a feature that is not implemented, sizes that do not fit
-    /// together: each names the key, what was expected and what was found.
-    pub fn from_config(config: &Map<String, Value>) -> Result<Self, ModelError> {
-        let spec = arch::of_config(config)?.read_config(config)?;
-        spec.validate()?;
-        Ok(spec)
-    }
-
-    /// The Hugging Face `config.json` object; [`ModelSpec::from_config`] reads it back to an equal spec.
-    pub fn to_config(&self) -> Map<String, Value> {
-        self.architecture.to_config(self)
-    }
 
     /// Checks that the sizes describe a model.
     ///
@@ -226,19 +305,19 @@ impl ModelSpec {
                 "",
             ));
         }
-        if self.rope_theta.is_some() && !self.head_dim.is_multiple_of(2) {
+        if self.rope.is_some() && !self.head_dim.is_multiple_of(2) {
             let got = self.head_dim.to_string();
             return Err(ModelError::config("head_dim", "an even number, for rotary pairs", got, ""));
         }
-        let eps = match self.architecture.norm() {
-            Norm::RootMeanSquare => "rms_norm_eps",
+        let eps = match self.norm {
+            Norm::Rms => "rms_norm_eps",
             Norm::Layer => "layer_norm_epsilon",
         };
-        for (key, value) in [(eps, Some(self.norm_eps)), ("rope_theta", self.rope_theta)] {
-            let Some(value) = value else { continue };
-            if !(value.is_finite() && value > 0.0) {
-                return Err(ModelError::config(key, "a positive finite number", value.to_string(), ""));
-            }
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
+            return Err(ModelError::config(eps, "a positive finite number", self.norm_eps.to_string(), ""));
+        }
+        if let Some(rope) = &self.rope {
+            rope.validate()?;
         }
         let ids = [("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id)];
         let ids = ids.into_iter().filter_map(|(key, id)| id.map(|id| (key, id)));
@@ -259,41 +338,22 @@ impl ModelSpec {
         }
     }
 
-    /// Number of parameters, `None` on overflow.
+    /// Number of parameters, `None` on overflow. One layer stands for all, so an absurd number of layers costs nothing.
     fn checked_num_parameters(&self) -> Option<u64> {
-        let mul = |a: usize, b: usize| (a as u64).checked_mul(b as u64);
-        let table = mul(self.vocab_size, self.hidden_size)?;
-        let q = mul(self.num_attention_heads, self.head_dim)?;
-        let kv = mul(self.num_key_value_heads, self.head_dim)?;
-        let hidden = self.hidden_size as u64;
-        let attention = q.checked_add(kv)?.checked_mul(2)?.checked_mul(hidden)?;
-        let (inner, matrices) = (self.intermediate_size as u64, self.linears().len() as u64 - 4);
-        let mlp = inner.checked_mul(matrices)?.checked_mul(hidden)?;
-        let biases = match self.architecture.biases() {
-            true => (q + 2 * kv).checked_add((matrices - 1) * inner)?.checked_add(2 * hidden)?,
-            false => 0,
-        };
-        let norm = match self.architecture.norm() {
-            Norm::RootMeanSquare => hidden,
-            Norm::Layer => 2 * hidden,
-        };
-        let layer = attention.checked_add(mlp)?.checked_add(biases)?.checked_add(2 * norm)?;
-        let tables = table.checked_mul(if self.tie_word_embeddings { 1 } else { 2 })?;
-        let positions = match self.rope_theta {
-            Some(_) => 0,
-            None => mul(self.max_position_embeddings, self.hidden_size)?,
-        };
-        layer
-            .checked_mul(self.num_hidden_layers as u64)?
-            .checked_add(tables)?
-            .checked_add(positions)?
-            .checked_add(norm)
+        let one = Self { num_hidden_layers: 1, ..self.clone() };
+        let (mut layer, mut outside) = (0u64, 0u64);
+        for param in one.parameters() {
+            let len = param.shape.iter().try_fold(1u64, |len, &size| len.checked_mul(size as u64))?;
+            let sum = if param.layer.is_some() { &mut layer } else { &mut outside };
+            *sum = sum.checked_add(len)?;
+        }
+        layer.checked_mul(self.num_hidden_layers as u64)?.checked_add(outside)
     }
 
     /// The linears of a layer, in the order of the forward pass.
     pub fn linears(&self) -> &'static [LinearKind] {
         use LinearKind::{Down, K, O, Q, Up, V};
-        match self.architecture.mlp() {
+        match self.mlp {
             Mlp::SwiGlu => &LinearKind::ALL,
             Mlp::Gelu => &[Q, K, V, O, Up, Down],
         }
@@ -310,23 +370,33 @@ impl ModelSpec {
                 params.push(ParamInfo { name, shape, kind: ParamKind::Bias, layer });
             }
         };
-        let layer_norm = self.architecture.norm() == Norm::Layer;
+        let layer_norm = self.norm == Norm::Layer;
         push(Self::EMBEDDING, &[vocab, hidden], ParamKind::Embedding, None, false);
-        if self.rope_theta.is_none() {
+        if self.rope.is_none() {
             push(Self::POSITIONS, &[self.max_position_embeddings, hidden], ParamKind::Positions, None, false);
         }
         for layer in 0..self.num_hidden_layers {
             let at = Some(layer);
-            push(&self.attn_norm_name(layer), &[hidden], ParamKind::Norm, at, layer_norm);
+            push(&self.attn_norm_name(layer), &[hidden], ParamKind::Norm(NormKind::Attn), at, layer_norm);
             for &kind in self.linears() {
                 let (name, shape) = (self.linear_name(layer, kind), self.linear_shape(kind));
-                push(&name, &shape, ParamKind::Linear(kind), at, self.architecture.biases());
+                push(&name, &shape, ParamKind::Linear(kind), at, self.biases.contains(kind));
+                if let (true, Some(norm)) = (self.qk_norm, head_norm(kind)) {
+                    let name = Self::head_norm_name(layer, kind);
+                    push(&name, &[self.head_dim], ParamKind::Norm(norm), at, false);
+                }
                 if kind == LinearKind::O {
-                    push(&self.mlp_norm_name(layer), &[hidden], ParamKind::Norm, at, layer_norm);
+                    push(
+                        &self.mlp_norm_name(layer),
+                        &[hidden],
+                        ParamKind::Norm(NormKind::Mlp),
+                        at,
+                        layer_norm,
+                    );
                 }
             }
         }
-        push(Self::FINAL_NORM, &[hidden], ParamKind::Norm, None, layer_norm);
+        push(Self::FINAL_NORM, &[hidden], ParamKind::Norm(NormKind::Final), None, layer_norm);
         if !self.tie_word_embeddings {
             push(Self::HEAD, &[vocab, hidden], ParamKind::Head, None, false);
         }
@@ -367,6 +437,13 @@ impl ModelSpec {
     /// Name of the gain of the norm before the MLP.
     pub fn mlp_norm_name(&self, layer: usize) -> String {
         format!("model.layers.{layer}.post_attention_layernorm.weight")
+    }
+
+    /// Name of the gain of the norm of each head behind a projection, e.g. `model.layers.0.self_attn.q_norm.weight`:
+    /// of the queries for [`LinearKind::Q`], of the keys otherwise.
+    pub fn head_norm_name(layer: usize, kind: LinearKind) -> String {
+        let letter = if kind == LinearKind::Q { 'q' } else { 'k' };
+        format!("model.layers.{layer}.self_attn.{letter}_norm.weight")
     }
 
     /// Name of the table the logits come from: the head, or the embedding of a tied model.

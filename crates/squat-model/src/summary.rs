@@ -5,99 +5,12 @@ use std::path::Path;
 use serde::Serialize;
 use squat_quant::ActPoint;
 
+use crate::arch;
 use crate::error::ModelError;
-use crate::format::gguf::{GgufModel, is_gguf};
-use crate::hf::{ModelFolder, declare_static, has_learned_scales, open_config};
-use crate::packed::{PackReport, PackedModel, schema};
+use crate::hf::{declare_static, has_learned_scales};
+use crate::open::{ModelKind, OpenedModel};
 use crate::plan::{QuantPlan, describe};
-use crate::spec::{ModelSpec, ParamInfo};
-use crate::tensors::TensorSource;
-
-/// Which kind of folder it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FolderKind {
-    /// Full precision, no plan.
-    FullPrecision,
-    /// Full-precision weights with a plan: a quantization-aware training checkpoint.
-    Checkpoint,
-    /// Integers on disk.
-    Packed,
-}
-
-/// A model folder or file of any kind, opened.
-#[derive(Debug)]
-pub enum OpenedModel {
-    /// A GGUF file; what it holds in few bits is widened when it is read.
-    Gguf(GgufModel),
-    /// Full precision, or a checkpoint.
-    Folder(ModelFolder),
-    /// Packed.
-    Packed(PackedModel),
-}
-
-impl OpenedModel {
-    /// Opens a GGUF file, or a folder as what its `config.json` says it is.
-    ///
-    /// # Errors
-    /// As [`ModelFolder::open`], [`PackedModel::open`] and [`GgufModel::open`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
-        let path = path.as_ref();
-        if is_gguf(path) {
-            GgufModel::open(path).map(Self::Gguf)
-        } else if open_config(path)?.contains_key(schema::KEY) {
-            PackedModel::open(path).map(Self::Packed)
-        } else {
-            ModelFolder::open(path).map(Self::Folder)
-        }
-    }
-
-    /// Sizes.
-    pub fn spec(&self) -> &ModelSpec {
-        match self {
-            Self::Gguf(model) => model.spec(),
-            Self::Folder(model) => model.spec(),
-            Self::Packed(model) => model.spec(),
-        }
-    }
-
-    /// The plan, where there is one.
-    pub fn plan(&self) -> Option<&QuantPlan> {
-        match self {
-            Self::Gguf(_) => None,
-            Self::Folder(model) => model.plan(),
-            Self::Packed(model) => Some(model.plan()),
-        }
-    }
-
-    /// Packs the model into `out`, by `plan` or, without one, by the checkpoint's own.
-    ///
-    /// # Errors
-    /// A model that is packed already, no plan at all, and as [`crate::pack`].
-    pub fn pack(&self, plan: Option<&QuantPlan>, out: impl AsRef<Path>) -> Result<PackReport, ModelError> {
-        match (self, plan) {
-            (Self::Folder(model), plan) => model.pack(plan, out),
-            (Self::Gguf(model), Some(plan)) => model.pack(plan, out),
-            (Self::Gguf(model), None) => Err(ModelError::file(
-                model.path(),
-                "the model has no quantization plan; give one, such as w4a8",
-            )),
-            (Self::Packed(model), _) => Err(ModelError::folder(
-                model.path(),
-                "expected weights in full precision, got a packed model; give the one it was packed from",
-            )),
-        }
-    }
-
-    /// Which kind it is.
-    pub fn kind(&self) -> FolderKind {
-        match self {
-            Self::Folder(model) if model.plan().is_some() => FolderKind::Checkpoint,
-            Self::Folder(_) | Self::Gguf(_) => FolderKind::FullPrecision,
-            Self::Packed(_) => FolderKind::Packed,
-        }
-    }
-}
+use crate::spec::ParamInfo;
 
 /// One parameter.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -142,7 +55,7 @@ pub struct PointSummary {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelSummary {
     /// Which kind of folder it is.
-    pub kind: FolderKind,
+    pub kind: ModelKind,
     /// Hugging Face class.
     pub architecture: &'static str,
     /// `config.json` of the sizes.
@@ -172,12 +85,12 @@ pub struct ModelSummary {
 }
 
 impl ModelSummary {
-    /// Opens a folder and describes it; elements are not read.
+    /// Opens a model and describes it; elements are not read.
     ///
     /// # Errors
-    /// As [`OpenedModel::open`].
+    /// As [`crate::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
-        Self::of(&OpenedModel::open(path)?)
+        Self::of(&crate::open(path)?)
     }
 
     /// Describes an opened folder.
@@ -207,23 +120,20 @@ impl ModelSummary {
                 None => outside.push(tensor),
             }
         }
-        let weight_bytes = match model {
-            OpenedModel::Gguf(model) => model.file().file_bytes(),
-            OpenedModel::Folder(model) => model.weight_bytes(),
-            OpenedModel::Packed(model) => model.weight_bytes(),
-        };
-        let learned_scales = match (model, plan) {
-            (OpenedModel::Folder(folder), Some(plan)) => {
-                has_learned_scales(folder, spec, plan)? || !declare_static(folder, spec, plan)?.is_empty()
+        let weight_bytes = model.weight_bytes();
+        let learned_scales = match (model.kind(), plan) {
+            (ModelKind::Checkpoint, Some(plan)) => {
+                let tensors = model.tensors();
+                has_learned_scales(tensors, spec, plan)? || !declare_static(tensors, spec, plan)?.is_empty()
             }
-            (OpenedModel::Packed(_), Some(plan)) => !plan.static_quantizers(spec).is_empty(),
+            (ModelKind::Packed, Some(plan)) => !plan.static_quantizers(spec).is_empty(),
             _ => false,
         };
         let num_parameters = spec.num_parameters();
         Ok(Self {
             kind: model.kind(),
-            architecture: spec.architecture.class(),
-            config: spec.to_config(),
+            architecture: spec.architecture.class,
+            config: arch::config_of_spec(spec),
             num_parameters,
             weight_bytes,
             f32_bytes: 4 * num_parameters as u64,
@@ -259,34 +169,12 @@ fn points(plan: &QuantPlan) -> Vec<PointSummary> {
 
 fn summarize(model: &OpenedModel, param: &ParamInfo) -> TensorSummary {
     let scheme = model.plan().and_then(|plan| plan.scheme_of(param));
-    let (stored_as, bytes) = match model {
-        OpenedModel::Packed(packed) if packed.is_packed(&param.name) => match packed.tensor(&param.name) {
-            Ok(tensor) => {
-                let bits = tensor.scheme.bits.storage_bits();
-                let bytes = 4 * (tensor.words.len() + tensor.scales.len()) + 16;
-                (format!("int{bits}"), bytes as u64)
-            }
-            Err(_) => ("missing".to_owned(), 0),
-        },
-        OpenedModel::Packed(packed) => stored(packed, param),
-        OpenedModel::Folder(folder) => stored(folder, param),
-        OpenedModel::Gguf(model) => match model.stored_as(param) {
-            Ok((name, bytes)) => (name.to_owned(), bytes),
-            Err(_) => ("missing".to_owned(), 0),
-        },
-    };
+    let (stored_as, bytes) = model.stored_as(param);
     TensorSummary {
         name: param.name.clone(),
         shape: param.shape.clone(),
         scheme: describe(scheme),
         stored_as,
         bytes,
-    }
-}
-
-fn stored(source: &impl TensorSource, param: &ParamInfo) -> (String, u64) {
-    match source.info(&param.name) {
-        Some((dtype, _)) => (dtype.name().to_owned(), (param.len() * dtype.size()) as u64),
-        None => ("missing".to_owned(), 0),
     }
 }

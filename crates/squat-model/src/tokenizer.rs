@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::ModelError;
-use crate::format::gguf::{self, GgufFile, is_gguf};
-use crate::format::llama2c::Llama2cTokenizer;
+use crate::format::llama2c::{self, Llama2cTokenizer};
 use crate::spec::ModelSpec;
-use crate::tokenizer_files::TokenizerFiles;
 
 /// A tokenizer that belongs to a model.
 #[derive(Clone, Debug)]
@@ -30,7 +28,8 @@ enum Kind {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a folder, the file itself, or the tokenizer in a GGUF file, and checks it against the model.
+    /// Reads `tokenizer.json` of a folder (else `tokenizer.bin` of llama2.c), or the file itself, and checks it against the
+    /// model. [`crate::OpenedModel::tokenizer`] finds the tokenizer of any model.
     ///
     /// # Errors
     /// No such file, one that is no tokenizer, or one with another vocabulary than the model.
@@ -39,16 +38,12 @@ impl Tokenizer {
         if !path.exists() {
             return Err(ModelError::not_found(path));
         }
-        if is_gguf(path) {
-            let files = gguf::tokenizer::files(&GgufFile::open(path)?)?;
-            let json = files.get(TokenizerFiles::NAMES[0]).ok_or_else(|| ModelError::Tokenizer {
-                place: path.display().to_string(),
-                message: "the file says that it has none; it can be measured, but gives no text".to_owned(),
-            })?;
-            return Self::from_json(json, &path.display().to_string(), spec);
-        }
         let file: PathBuf = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
         if !file.exists() {
+            let llama2c = path.join(llama2c::TOKENIZER);
+            if llama2c.is_file() {
+                return Self::open_llama2c(llama2c, spec);
+            }
             return Err(ModelError::folder(
                 path,
                 "tokenizer.json is missing; copy it from the folder the model came from",

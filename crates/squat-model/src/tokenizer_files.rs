@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::error::ModelError;
 use crate::format::gguf::{self, GgufFile, is_gguf};
+use crate::format::llama2c;
 
 /// Files of a tokenizer, as bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,8 +15,13 @@ pub struct TokenizerFiles {
 
 impl TokenizerFiles {
     /// Names that belong to a tokenizer.
-    pub const NAMES: [&'static str; 4] =
-        ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+    pub const NAMES: [&'static str; 5] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        llama2c::TOKENIZER,
+    ];
 
     /// No tokenizer.
     pub fn none() -> Self {
@@ -25,6 +31,11 @@ impl TokenizerFiles {
     /// A `tokenizer.json` in memory.
     pub fn from_tokenizer_json(text: impl Into<Vec<u8>>) -> Self {
         Self { files: vec![(Self::NAMES[0].to_owned(), text.into())] }
+    }
+
+    /// A llama2.c tokenizer in memory.
+    pub fn from_llama2c(bytes: Vec<u8>) -> Self {
+        Self { files: vec![(llama2c::TOKENIZER.to_owned(), bytes)] }
     }
 
     /// The same with a chat template.

@@ -16,9 +16,9 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// Name of the list of shards.
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Where a parameter stands in a file whose names and shapes are not those of a [`crate::ModelSpec`].
+/// Where a parameter lies in a file whose names and shapes are not those of a [`crate::ModelSpec`].
 #[derive(Clone, Debug)]
-pub(crate) struct Stored {
+pub(crate) struct TensorLocation {
     /// Name of the tensor.
     pub name: String,
     /// Whether the file has `[in, out]` for our `[out, in]`.
@@ -28,7 +28,7 @@ pub(crate) struct Stored {
     pub parts: usize,
 }
 
-impl Stored {
+impl TensorLocation {
     /// A tensor that is the parameter.
     pub(crate) fn plain(name: &str) -> Self {
         Self { name: name.to_owned(), transposed: false, part: 0, parts: 1 }
@@ -86,7 +86,10 @@ impl Weights {
         if !path.exists() {
             return Err(ModelError::folder(
                 folder,
-                format!("the weights are missing: expected {WEIGHTS} or {INDEX}; copy them here"),
+                match crate::open::instead(folder).as_str() {
+                    "" => format!("the weights are missing: expected {WEIGHTS} or {INDEX}; copy them here"),
+                    instead => format!("the weights are missing: expected {WEIGHTS} or {INDEX}{instead}"),
+                },
             ));
         }
         let index = read_object(&path)?;

@@ -9,7 +9,7 @@ use std::path::Path;
 use common::{add_log_scales, add_static, assert_same, listing, spec, tensors, tokenizer_files};
 use serde_json::{Value, json};
 use squat_model::{
-    FolderContents, FolderKind, GenerationConfig, ModelFolder, ModelSpec, ModelSummary, QuantPlan,
+    FolderContents, GenerationConfig, ModelFolder, ModelKind, ModelSpec, ModelSummary, QuantPlan,
     TensorSource, Tensors, Tokenizer, TokenizerFiles, WeightDtype, reference, write_folder,
 };
 
@@ -90,7 +90,7 @@ fn checkpoints_carry_plan_scales_and_quantizers() {
     assert!(error.contains("up_proj.weight_log_scale") && error.contains("missing"), "{error}");
     assert_eq!(ModelFolder::open(&path).unwrap().plan(), Some(&plan), "the old folder is kept");
     let summary = ModelSummary::open(&path).unwrap();
-    assert_eq!((summary.kind, summary.learned_scales), (FolderKind::Checkpoint, true));
+    assert_eq!((summary.kind, summary.learned_scales), (ModelKind::Checkpoint, true));
     assert_eq!(summary.layers[1].threshold, Some(1.0 / 3.0));
     assert_eq!(summary.num_parameters, spec.num_parameters());
 }

@@ -12,8 +12,8 @@ use common::{spec, tensors};
 use proptest::prelude::*;
 use squat_model::format::gguf::{GgufFile, GgufModel};
 use squat_model::{
-    FolderKind, ModelError, ModelSummary, OpenedModel, PackedModel, QuantPlan, TensorSource, Tensors,
-    Tokenizer, TokenizerFiles,
+    ModelError, ModelKind, ModelSummary, PackedModel, QuantPlan, TensorSource, Tensors, Tokenizer,
+    TokenizerFiles,
 };
 use writer::{Gguf, model};
 
@@ -54,15 +54,15 @@ fn a_converted_model_comes_back() {
         assert!(read.read_i32("x").is_err() && read.read_f32("model.norm.wieght").is_err());
 
         let summary = ModelSummary::open(&place.path).unwrap();
-        assert_eq!((summary.kind, summary.outside[0].stored_as.as_str()), (FolderKind::FullPrecision, "F32"));
+        assert_eq!((summary.kind, summary.outside[0].stored_as.as_str()), (ModelKind::FullPrecision, "F32"));
 
         let out = place.path.with_extension("packed");
-        let opened = OpenedModel::open(&place.path).unwrap();
+        let opened = squat_model::open(&place.path).unwrap();
         assert!(opened.pack(None, &out).unwrap_err().to_string().contains("no quantization plan"));
         opened.pack(Some(&QuantPlan::w4a8()), &out).unwrap();
         let packed = PackedModel::open(&out).unwrap();
         assert_eq!(packed.spec(), &spec);
-        let again = OpenedModel::open(&out).unwrap().pack(None, out.with_extension("2"));
+        let again = squat_model::open(&out).unwrap().pack(None, out.with_extension("2"));
         assert!(again.unwrap_err().to_string().contains("got a packed model"));
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use common::{add_log_scales, add_static, listing, spec, tensors, tokenizer_files};
 use squat_model::packed::{PackSource, PackedModel, pack};
 use squat_model::{
-    FolderContents, FolderKind, ModelFolder, ModelSpec, ModelSummary, PackReport, QuantPlan, TensorSource,
+    FolderContents, ModelFolder, ModelKind, ModelSpec, ModelSummary, PackReport, QuantPlan, TensorSource,
     Tensors, WeightDtype, reference, write_folder,
 };
 use squat_quant::calibrate::weight_scales;
@@ -110,7 +110,7 @@ fn bytes_are_what_the_report_says() {
     assert_eq!(report.bytes_after, fs::metadata(out.join("model.safetensors")).unwrap().len());
     assert!(report.bytes_after > parts && report.bytes_after < parts + 8192);
     let summary = ModelSummary::open(&out).unwrap();
-    assert_eq!((summary.kind, summary.weight_bytes), (FolderKind::Packed, report.bytes_after));
+    assert_eq!((summary.kind, summary.weight_bytes), (ModelKind::Packed, report.bytes_after));
     let listed: u64 = summary.layers.iter().map(|l| l.bytes).sum::<u64>()
         + summary.outside.iter().map(|t| t.bytes).sum::<u64>();
     assert_eq!(listed, parts);

@@ -11,7 +11,7 @@ use squat_quant::token_policy::TokenPolicy;
 use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
 
 fn read(config: &Value) -> Result<ModelSpec, String> {
-    ModelSpec::from_config(config.as_object().unwrap()).map_err(|error| error.to_string())
+    squat_model::arch::spec_of_config(config.as_object().unwrap()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn published_shape_has_the_published_number_of_parameters() {
     }))
     .unwrap();
     assert_eq!(spec.num_parameters(), 58_343_936);
-    assert_eq!((spec.num_key_value_heads, spec.head_dim, spec.rope_theta), (8, 64, Some(10_000.0)));
+    assert_eq!((spec.num_key_value_heads, spec.head_dim, spec.rope.unwrap().theta), (8, 64, 10_000.0));
 }
 
 #[test]
@@ -51,18 +51,24 @@ fn config_reads_back() {
     for tied in [true, false] {
         let mut spec = spec(tied);
         spec.norm_eps = 1e-6;
-        assert_eq!(ModelSpec::from_config(&spec.to_config()).unwrap(), spec);
+        assert_eq!(
+            squat_model::arch::spec_of_config(&squat_model::arch::config_of_spec(&spec)).unwrap(),
+            spec
+        );
         spec.eos_token_ids = vec![2, 3];
         spec.pad_token_id = None;
         spec.bos_token_id = None;
-        assert_eq!(ModelSpec::from_config(&spec.to_config()).unwrap(), spec);
+        assert_eq!(
+            squat_model::arch::spec_of_config(&squat_model::arch::config_of_spec(&spec)).unwrap(),
+            spec
+        );
     }
 }
 
 #[test]
 fn wrong_configurations_are_named() {
     let change = |key: &str, value: Value| {
-        let mut config = spec(false).to_config();
+        let mut config = squat_model::arch::config_of_spec(&spec(false));
         if value == "absent" {
             config.remove(key);
         } else {
@@ -95,7 +101,7 @@ fn wrong_configurations_are_named() {
         let error = match wide {
             // Sizes that are allowed one by one and absurd together.
             Some(()) => {
-                let mut config = spec(false).to_config();
+                let mut config = squat_model::arch::config_of_spec(&spec(false));
                 for key in
                     ["vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_attention_heads"]
                 {
@@ -109,10 +115,10 @@ fn wrong_configurations_are_named() {
     }
     assert!(read(&json!({})).unwrap_err().contains("config.json of a language model"));
     let default_rope = json!({"rope_type": "default", "rope_theta": 500000.0});
-    let mut config = spec(false).to_config();
+    let mut config = squat_model::arch::config_of_spec(&spec(false));
     config.insert("rope_parameters".to_owned(), default_rope);
     config.remove("rope_theta");
-    assert_eq!(read(&Value::Object(config)).unwrap().rope_theta, Some(500_000.0));
+    assert_eq!(read(&Value::Object(config)).unwrap().rope.unwrap().theta, 500_000.0);
 }
 
 fn schemes() -> impl Strategy<Value = Option<WeightScheme>> {

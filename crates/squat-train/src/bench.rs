@@ -64,12 +64,12 @@ impl StepSpeed {
 }
 
 impl StepBench {
-    /// A model of one of the names of [`squat_model::random`].
+    /// A model of one of the names of [`squat_model::shapes`].
     ///
     /// # Errors
     /// An unknown name, with the nearest; a model that cannot be trained.
     pub fn named(shape: &str, scheme: &str) -> Result<Self, TrainError> {
-        let spec = squat_model::random::shape(shape)?;
+        let spec = squat_model::shapes::shape(shape)?;
         check_trainable(&spec)?;
         Ok(Self {
             spec,

@@ -119,7 +119,7 @@ pub fn load(path: &Path) -> Result<Loaded, TrainError> {
     let mut parameters = Parameters::default();
     for info in spec.parameters() {
         let values = read_finite(&folder, &info.name, &info.shape)?;
-        let group = if info.kind == ParamKind::Norm { Group::Norm } else { Group::Weight };
+        let group = if matches!(info.kind, ParamKind::Norm(_)) { Group::Norm } else { Group::Weight };
         parameters.push(info.name, matrix_shape(&info.shape), values, group);
     }
     if let Some(plan) = &plan {
@@ -242,30 +242,6 @@ fn read_state(path: &Path) -> Result<State, TrainError> {
 /// Whether a folder can be resumed from.
 pub fn resumable(path: &Path) -> bool {
     path.join(STATE).is_file()
-}
-
-/// Where a model folder is: the path itself, the best (else last) checkpoint of a stage, or those of the last stage
-/// of a run.
-pub fn locate(path: &Path) -> PathBuf {
-    if path.join("config.json").is_file() {
-        return path.to_path_buf();
-    }
-    for name in ["best", "last"] {
-        if path.join(name).join("config.json").is_file() {
-            return path.join(name);
-        }
-    }
-    let stages = std::fs::read_to_string(path.join("recipe.toml")).ok();
-    let stages = stages.and_then(|text| crate::Recipe::parse(&text, &[]).ok());
-    if let Some(recipe) = stages {
-        for stage in recipe.stages.iter().rev() {
-            let found = locate_stage(path, &stage.name);
-            if found.join("config.json").is_file() {
-                return found;
-            }
-        }
-    }
-    path.to_path_buf()
 }
 
 /// The checkpoint of a stage of a run.

@@ -18,7 +18,7 @@ use crate::quantizer::{ActQuant, STATIC_PARAMETERS, TokenBits, pack_weight};
 use crate::recipe::MixedPrecision;
 use burn::tensor::{Device, Tensor, TensorData};
 use squat_kernels::{Kernels, PackedMatrix};
-use squat_model::{Architecture, LinearKind, ModelSpec, ParamKind, QuantPlan};
+use squat_model::{LinearKind, ModelSpec, ParamKind, QuantPlan};
 use squat_quant::token_policy::TokenEvidence;
 use squat_quant::{ActBits, ActPoint, ActScheme, WeightScheme};
 use std::collections::HashMap;
@@ -261,8 +261,8 @@ impl Model {
     /// # Panics
     /// With a spec that [`check_trainable`] refuses.
     pub fn new(spec: ModelSpec, plan: Option<QuantPlan>, max_seq: usize) -> Self {
-        let theta = spec.rope_theta.expect("models that can be trained have RoPE, callers check");
-        let (cos, sin) = squat_model::rope::rope_tables(max_seq, spec.head_dim, theta);
+        let rope = spec.rope.as_ref().expect("models that can be trained have RoPE, callers check");
+        let (cos, sin) = rope.tables(max_seq, spec.head_dim);
         Self {
             spec,
             plan,
@@ -501,7 +501,7 @@ impl Model {
             }
             _ => vec![0.0; sink.len()],
         };
-        let theta = plan.thresholds.get(layer).copied().unwrap_or(0.0);
+        let rope = plan.thresholds.get(layer).copied().unwrap_or(0.0);
         let mut found = Vec::new();
         let bits: Vec<ActBits> = sink
             .iter()
@@ -645,15 +645,16 @@ pub fn matrix_shape(shape: &[usize]) -> [usize; 2] {
 /// # Errors
 /// Any architecture but LLaMA's.
 pub fn check_trainable(spec: &ModelSpec) -> Result<(), TrainError> {
-    match spec.architecture {
-        Architecture::Llama => Ok(()),
-        other => Err(TrainError::Input(format!(
-            "models of the class {} cannot be trained, nor teach: the trainer has the forward pass of {} alone; they can be \
-             packed by rounding to nearest (squat pack --plan w4a8), run and evaluated",
-            other.class(),
-            Architecture::Llama.class()
-        ))),
+    let llama = squat_model::arch::llama::base();
+    let features = |spec: &ModelSpec| (spec.norm, spec.qk_norm, spec.mlp, spec.biases, spec.rope.is_some());
+    if features(spec) == features(&llama) {
+        return Ok(());
     }
+    Err(TrainError::Input(format!(
+        "models of the class {} cannot be trained, nor teach: the trainer has the forward pass of {} alone; they can be \
+         packed by rounding to nearest (squat pack --plan w4a8), run and evaluated",
+        spec.architecture.class, llama.architecture.class
+    )))
 }
 
 /// Fresh parameters: normal weights of standard deviation `std` (residual projections scaled by `1/sqrt(2 layers)`),
@@ -665,7 +666,7 @@ pub fn initial_parameters(spec: &ModelSpec, std: f32, seed: u64) -> Parameters {
         let shape = matrix_shape(&info.shape);
         let n = shape[0] * shape[1];
         let (values, group) = match info.kind {
-            ParamKind::Norm => (vec![1.0; n], Group::Norm),
+            ParamKind::Norm(_) => (vec![1.0; n], Group::Norm),
             ParamKind::Bias => (vec![0.0; n], Group::Norm),
             ParamKind::Linear(LinearKind::O | LinearKind::Down) => {
                 (normal(n, residual, seed, index as u64), Group::Weight)

@@ -353,7 +353,9 @@ fn fingerprint(recipe: &Recipe, config: &StageConfig, data: &RunData, folder: &P
 fn check_models(recipe: &Recipe) -> Result<(), TrainError> {
     for name in recipe.stages.iter().flat_map(|stage| stage.init.iter().chain(&stage.teachers)) {
         if !recipe.stages.iter().any(|stage| &stage.name == name) {
-            check_trainable(squat_model::ModelFolder::open(checkpoint::locate(&expand(name)?))?.spec())?;
+            check_trainable(
+                squat_model::ModelFolder::open(squat_model::open::locate(&expand(name)?)?)?.spec(),
+            )?;
         }
     }
     Ok(())
@@ -400,7 +402,7 @@ fn named_model(recipe: &Recipe, run: &Path, name: &str) -> Result<PathBuf, Train
             "stage `{name}` has no checkpoint yet; it must come before the stages that use it"
         )));
     }
-    Ok(checkpoint::locate(&expand(name)?))
+    Ok(squat_model::open::locate(&expand(name)?)?)
 }
 
 fn stage_input<'a>(

@@ -29,7 +29,7 @@ fn the_training_forward_continues_the_story() {
     let tokenizer = Llama2cTokenizer::load(path.join("tok512.bin"), spec.vocab_size).unwrap();
     let mut parameters = Parameters::default();
     for info in spec.parameters() {
-        let group = if info.kind == ParamKind::Norm { Group::Norm } else { Group::Weight };
+        let group = if matches!(info.kind, ParamKind::Norm(_)) { Group::Norm } else { Group::Weight };
         let values = tensors.read_f32(&info.name).unwrap();
         parameters.push(info.name, matrix_shape(&info.shape), values, group);
     }

@@ -4,8 +4,10 @@ use anyhow::{Context, Result, bail};
 use squat_engine::{Engine, EngineOptions};
 use squat_eval::{EvalError, Form, LanguageModel, Tokenize};
 use squat_model::tokenizer::Tokenizer;
-use squat_model::{Architecture, ModelSpec, OpenedModel};
-use std::path::{Path, PathBuf};
+use squat_model::{ModelKind, OpenedModel};
+use std::path::Path;
+
+use crate::printer;
 
 /// Threads to use for a request of `threads` (0: one for each core).
 pub fn threads(threads: usize) -> usize {
@@ -15,20 +17,11 @@ pub fn threads(threads: usize) -> usize {
     }
 }
 
-/// The model folder that a path means: the folder itself, or the checkpoint of a stage or run.
-pub fn locate(path: &Path) -> PathBuf {
-    #[cfg(feature = "train")]
-    return squat_train::checkpoint::locate(path);
-    #[cfg(not(feature = "train"))]
-    path.to_path_buf()
-}
-
-/// Sizes of the model that a path holds.
-pub fn spec_of(path: &Path) -> Result<ModelSpec> {
-    if squat_engine::is_llama2c(path) {
-        return Ok(squat_model::format::llama2c::load_checkpoint(path)?.0);
-    }
-    Ok(ModelSpec::open(path)?)
+/// Opens whatever model `path` holds, and says on stderr how files that disagree were read.
+pub fn open_model(path: &Path) -> Result<OpenedModel> {
+    let model = squat_model::open(path)?;
+    model.notes().iter().for_each(|note| printer::note(&format!("{}: {note}", model.path().display())));
+    Ok(model)
 }
 
 /// A model in the engine: packed, or in full precision.
@@ -39,10 +32,10 @@ pub struct EngineForm {
 }
 
 impl EngineForm {
-    /// Loads a folder.
-    pub fn load(path: &Path, form: Form, threads: usize) -> Result<Self> {
-        let engine = Engine::load_with(path, EngineOptions::threads(threads))?;
-        Ok(Self { engine, name: path.display().to_string(), form })
+    /// Loads an opened model.
+    pub fn load(model: &OpenedModel, form: Form, threads: usize) -> Result<Self> {
+        let engine = Engine::from_model(model, EngineOptions::threads(threads))?;
+        Ok(Self { engine, name: model.path().display().to_string(), form })
     }
 }
 
@@ -115,12 +108,11 @@ pub struct ModelTokenizer {
 }
 
 impl ModelTokenizer {
-    /// The tokenizer of a model folder.
-    pub fn open(path: &Path, spec: &ModelSpec) -> Result<Self> {
-        let inner = Tokenizer::open(path, spec)?;
+    /// The tokenizer of an opened model.
+    pub fn open(model: &OpenedModel) -> Result<Self> {
+        let inner = model.tokenizer()?;
         let bos = inner
             .bos_id()
-            .or(spec.bos_token_id)
             .context("the tokenizer names no BOS token, and every sequence must begin with one; set bos_token_id in config.json")?;
         Ok(Self { inner, bos })
     }
@@ -141,13 +133,13 @@ impl Tokenize for ModelTokenizer {
     }
 }
 
-/// Loads a model folder and its tokenizer at the same time: for a small model they take equally long.
+/// Loads a model and its tokenizer at the same time: for a small model they take equally long.
 pub fn engine_and_tokenizer(path: &Path, threads: usize) -> Result<(Engine, ModelTokenizer)> {
+    let model = open_model(path)?;
     std::thread::scope(|scope| {
         // What reading a tokenizer leaves free serves this thread later; a thread of its own would keep it, 5 MB.
-        let engine = scope.spawn(|| Engine::load(path, threads));
-        let tokenizer =
-            ModelSpec::open(path).map_err(Into::into).and_then(|spec| ModelTokenizer::open(path, &spec));
+        let engine = scope.spawn(|| Engine::from_model(&model, EngineOptions::threads(threads)));
+        let tokenizer = ModelTokenizer::open(&model);
         // The model's errors come first.
         let engine = engine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok((engine, tokenizer?))
@@ -162,23 +154,19 @@ pub struct Subject {
     pub tokenizer: ModelTokenizer,
 }
 
-/// Opens `path` in `form`, or in the form that the folder holds.
+/// Opens `path` in `form`, or in the form that it holds.
 pub fn open(path: &Path, form: Option<Form>, threads: usize) -> Result<Subject> {
-    let path = locate(path);
-    let opened = OpenedModel::open(&path)?;
-    let packed = matches!(opened, OpenedModel::Packed(_));
-    let gguf = matches!(opened, OpenedModel::Gguf(_));
-    let spec = opened.spec().clone();
-    let quantized = opened.plan().is_some();
-    drop(opened);
-    let form = form.unwrap_or(match (packed, quantized) {
-        (true, _) => Form::Packed,
-        (false, true) => Form::Fake,
-        (false, false) => Form::Fp,
+    let opened = open_model(path)?;
+    let path = opened.path().to_path_buf();
+    let packed = opened.kind() == ModelKind::Packed;
+    let form = form.unwrap_or(match opened.kind() {
+        ModelKind::Packed => Form::Packed,
+        ModelKind::Checkpoint => Form::Fake,
+        ModelKind::FullPrecision => Form::Fp,
     });
-    let tokenizer = ModelTokenizer::open(&path, &spec)?;
+    let tokenizer = ModelTokenizer::open(&opened)?;
     let model: Box<dyn LanguageModel> = match (form, packed) {
-        (Form::Packed, true) => Box::new(EngineForm::load(&path, form, threads)?),
+        (Form::Packed, true) => Box::new(EngineForm::load(&opened, form, threads)?),
         (Form::Packed, false) => {
             bail!("{} is not packed; pack it first: squat pack {} --out DIR", path.display(), path.display())
         }
@@ -186,17 +174,22 @@ pub fn open(path: &Path, form: Option<Form>, threads: usize) -> Result<Subject> 
             "{} is packed: only --form packed can be evaluated; give the run it was packed from for --form {form}",
             path.display()
         ),
-        // The trainer reads folders of LLaMA; in full precision the engine computes the same up to rounding.
-        (Form::Fp, false) if gguf || spec.architecture != Architecture::Llama => {
-            Box::new(EngineForm::load(&path, form, threads)?)
-        }
-        (Form::Fake, false) if gguf => {
-            bail!("a GGUF file has no quantizers of ours; pack it, or give --form fp")
+        (Form::Fake, false) if opened.kind() == ModelKind::FullPrecision => bail!(
+            "{} has no quantization plan, so there is no fake-quantized form; pack it, or give --form fp",
+            path.display()
+        ),
+        // The trainer reads folders of the architectures that it trains; in full precision the engine computes the same
+        // up to rounding.
+        #[cfg(feature = "train")]
+        (Form::Fp, false)
+            if !path.is_dir() || squat_train::model::check_trainable(opened.spec()).is_err() =>
+        {
+            Box::new(EngineForm::load(&opened, form, threads)?)
         }
         #[cfg(feature = "train")]
         (_, false) => Box::new(TrainingForm::load(&path, form, threads)?),
         #[cfg(not(feature = "train"))]
-        (Form::Fp, false) => Box::new(EngineForm::load(&path, form, threads)?),
+        (Form::Fp, false) => Box::new(EngineForm::load(&opened, form, threads)?),
         #[cfg(not(feature = "train"))]
         (Form::Fake, false) => bail!("this build has no fake-quantized form; build with the feature `train`"),
     };

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use squat_model::{
-    FolderContents, ModelFolder, ModelSpec, QuantPlan, TokenizerFiles, WeightDtype, random, write_folder,
+    FolderContents, ModelFolder, ModelSpec, QuantPlan, TokenizerFiles, WeightDtype, shapes, write_folder,
 };
 use std::path::Path;
 use std::process::{Command, Output};
@@ -19,9 +19,9 @@ fn models(dir: &Path) {
         num_key_value_heads: 1,
         head_dim: 32,
         max_position_embeddings: 64,
-        ..random::shape("smollm2-135m").unwrap()
+        ..shapes::shape("smollm2-135m").unwrap()
     };
-    let tensors = random::tensors(&spec, &QuantPlan::full_precision(), 3).unwrap();
+    let tensors = shapes::tensors(&spec, &QuantPlan::full_precision(), 3).unwrap();
     let contents = FolderContents {
         spec: &spec,
         plan: None,

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use squat_model::{FolderContents, ModelSpec, QuantPlan, TokenizerFiles, WeightDtype, random, write_folder};
+use squat_model::{FolderContents, ModelSpec, QuantPlan, TokenizerFiles, WeightDtype, shapes, write_folder};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -20,7 +20,7 @@ fn model(dir: &Path) {
         num_key_value_heads: 4,
         head_dim: 12,
         max_position_embeddings: 32,
-        ..random::shape("gpt2-97m").unwrap()
+        ..shapes::shape("gpt2-97m").unwrap()
     };
     let vocab: serde_json::Map<String, Value> = (0..WORDS).map(|id| (format!("w{id}"), id.into())).collect();
     let tokenizer = json!({
@@ -28,7 +28,7 @@ fn model(dir: &Path) {
         "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"},
     });
-    let tensors = random::tensors(&spec, &QuantPlan::full_precision(), 4).unwrap();
+    let tensors = shapes::tensors(&spec, &QuantPlan::full_precision(), 4).unwrap();
     let contents = FolderContents {
         spec: &spec,
         plan: None,

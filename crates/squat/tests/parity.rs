@@ -167,7 +167,7 @@ fn a_prefix_never_sees_what_follows() {
         let dir = tempfile::tempdir().unwrap();
         let (checkpoint, packed) = checkpoint_and_packed(dir.path(), quant, false, 11);
         let (spec, ids) = (spec(false), tokens(&spec(false), 33, 5));
-        let engine = Engine::load_with(&packed, EngineOptions::threads(2)).unwrap();
+        let engine = Engine::load(&packed, 2).unwrap();
         let mut session = engine.session_with(SessionOptions { capacity: None, block: 8 }).unwrap();
         let whole = session.prefill_all(&ids).unwrap();
         let row = |t: usize| bits(&whole[t * spec.vocab_size..(t + 1) * spec.vocab_size]);

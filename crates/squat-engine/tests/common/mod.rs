@@ -3,7 +3,7 @@
 
 use squat_engine::{Engine, EngineOptions};
 use squat_model::plan::{static_scale_name, static_zero_point_name};
-use squat_model::{Architecture, ModelSpec, ParamKind, QuantPlan, Tensors};
+use squat_model::{ModelSpec, ParamKind, QuantPlan, Tensors, arch};
 use squat_quant::token_policy::TokenPolicy;
 use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
 
@@ -29,7 +29,6 @@ impl Rng {
 /// Odd sizes, grouped-query heads, a head width that is no multiple of any vector.
 pub fn spec(tied: bool) -> ModelSpec {
     ModelSpec {
-        architecture: Architecture::Llama,
         vocab_size: 37,
         hidden_size: 24,
         intermediate_size: 41,
@@ -39,23 +38,29 @@ pub fn spec(tied: bool) -> ModelSpec {
         head_dim: 10,
         max_position_embeddings: 96,
         norm_eps: 1e-5,
-        rope_theta: Some(10_000.0),
         tie_word_embeddings: tied,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
         pad_token_id: None,
+        ..arch::llama::base()
     }
 }
 
 /// The same sizes with the operations of GPT-2: every query head has a key-value head of its own.
 pub fn gpt2() -> ModelSpec {
     ModelSpec {
-        architecture: Architecture::Gpt2,
         num_attention_heads: 2,
         head_dim: 13,
         hidden_size: 26,
-        rope_theta: None,
-        ..spec(true)
+        vocab_size: 37,
+        intermediate_size: 41,
+        num_hidden_layers: 3,
+        num_key_value_heads: 2,
+        max_position_embeddings: 96,
+        tie_word_embeddings: true,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+        ..arch::gpt2::base()
     }
 }
 
@@ -83,7 +88,7 @@ pub fn tensors(spec: &ModelSpec, seed: u64) -> Tensors {
     for param in spec.parameters() {
         let n = param.len();
         let values = match param.kind {
-            ParamKind::Norm => (0..n).map(|_| 1.0 + 0.2 * rng.normal()).collect(),
+            ParamKind::Norm(_) => (0..n).map(|_| 1.0 + 0.2 * rng.normal()).collect(),
             ParamKind::Bias => (0..n).map(|_| 0.5 * rng.normal()).collect(),
             _ => {
                 let std = 1.5 / (param.shape[1] as f32).sqrt();

@@ -2,23 +2,29 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Architecture, Definition, Mlp, Norm};
+use super::{Definition, llama};
 use crate::error::ModelError;
 use crate::json::{self as read, shown};
-use crate::spec::{ModelSpec, ParamInfo, ParamKind};
-use crate::weights::Stored;
+use crate::spec::{Architecture, LinearSet, Mlp, ModelSpec, Norm, ParamInfo, ParamKind};
+use crate::weights::TensorLocation;
 
-pub(super) const DEFINITION: Definition = Definition {
-    architecture: Architecture::Gpt2,
-    class: "GPT2LMHeadModel",
-    model_type: "gpt2",
-    norm: Norm::Layer,
-    mlp: Mlp::Gelu,
-    biases: true,
-    from_config,
-    to_config,
-    stored: Some(stored),
-};
+pub(super) const DEFINITION: Definition =
+    Definition { architecture: ARCHITECTURE, from_config, to_config, location: Some(location), gguf: None };
+
+/// Hugging Face's names of the family.
+pub const ARCHITECTURE: Architecture = Architecture { class: "GPT2LMHeadModel", model_type: "gpt2" };
+
+/// The features of the family, with sizes of zero: LayerNorm, learned positions, GELU, biases everywhere.
+pub fn base() -> ModelSpec {
+    ModelSpec {
+        architecture: ARCHITECTURE,
+        norm: Norm::Layer,
+        mlp: Mlp::Gelu,
+        biases: LinearSet::ALL,
+        rope: None,
+        ..llama::base()
+    }
+}
 
 fn from_config(config: &Map<String, Value>) -> Result<ModelSpec, ModelError> {
     refuse_unsupported(config)?;
@@ -29,7 +35,6 @@ fn from_config(config: &Map<String, Value>) -> Result<ModelSpec, ModelError> {
         return Err(ModelError::config("n_head", expected, heads.to_string(), ""));
     }
     Ok(ModelSpec {
-        architecture: Architecture::Gpt2,
         vocab_size: read::size(config, "vocab_size")?,
         hidden_size,
         intermediate_size: read::optional_size(config, "n_inner")?.unwrap_or(4 * hidden_size),
@@ -40,11 +45,11 @@ fn from_config(config: &Map<String, Value>) -> Result<ModelSpec, ModelError> {
         // The defaults are those of the family's configuration class.
         max_position_embeddings: read::optional_size(config, "n_positions")?.unwrap_or(1024),
         norm_eps: read::optional_number(config, "layer_norm_epsilon")?.unwrap_or(1e-5),
-        rope_theta: None,
         tie_word_embeddings: read::optional_bool(config, "tie_word_embeddings")?.unwrap_or(true),
         bos_token_id: read::token_ids(config, "bos_token_id")?.first().copied(),
         eos_token_ids: read::token_ids(config, "eos_token_id")?,
         pad_token_id: read::token_ids(config, "pad_token_id")?.first().copied(),
+        ..base()
     })
 }
 
@@ -74,8 +79,8 @@ fn refuse_unsupported(config: &Map<String, Value>) -> Result<(), ModelError> {
 
 fn to_config(spec: &ModelSpec) -> Map<String, Value> {
     let config = json!({
-        "architectures": [DEFINITION.class],
-        "model_type": DEFINITION.model_type,
+        "architectures": [ARCHITECTURE.class],
+        "model_type": ARCHITECTURE.model_type,
         "vocab_size": spec.vocab_size,
         "n_embd": spec.hidden_size,
         "n_inner": spec.intermediate_size,
@@ -96,13 +101,13 @@ fn to_config(spec: &ModelSpec) -> Map<String, Value> {
 }
 
 /// Linears are `Conv1D`: `[in, out]`, with queries, keys and values side by side in one.
-fn stored(param: &ParamInfo) -> Stored {
+fn location(param: &ParamInfo) -> TensorLocation {
     let (module, suffix) = param.name.rsplit_once('.').unwrap_or((&param.name, "weight"));
     let (name, part, parts) = match param.kind {
-        ParamKind::Head => return Stored::plain("lm_head.weight"),
+        ParamKind::Head => return TensorLocation::plain("lm_head.weight"),
         ParamKind::Embedding => ("wte", 0, 1),
         ParamKind::Positions => ("wpe", 0, 1),
-        ParamKind::Norm | ParamKind::Linear(_) | ParamKind::Bias => {
+        ParamKind::Norm(_) | ParamKind::Linear(_) | ParamKind::Bias => {
             match module.rsplit_once('.').map_or(module, |(_, last)| last) {
                 "input_layernorm" => ("ln_1", 0, 1),
                 "post_attention_layernorm" => ("ln_2", 0, 1),
@@ -118,5 +123,5 @@ fn stored(param: &ParamInfo) -> Stored {
     };
     let layer = param.layer.map(|layer| format!("h.{layer}.")).unwrap_or_default();
     let transposed = matches!(param.kind, ParamKind::Linear(_));
-    Stored { name: format!("transformer.{layer}{name}.{suffix}"), transposed, part, parts }
+    TensorLocation { name: format!("transformer.{layer}{name}.{suffix}"), transposed, part, parts }
 }

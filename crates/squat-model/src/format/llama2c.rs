@@ -6,14 +6,18 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use crate::arch::Architecture;
+use crate::arch;
 use crate::error::ModelError;
 use crate::rope::half_rotation;
 use crate::spec::{LinearKind, ModelSpec};
 use crate::tensors::{Tensors, check_finite};
+use crate::tokenizer_files::TokenizerFiles;
 
+/// Usual name of the tokenizer file.
+pub(crate) const TOKENIZER: &str = "tokenizer.bin";
 /// Bytes of the header: seven i32.
 const HEADER: usize = 28;
 /// Id of the token that begins a sequence.
@@ -23,6 +27,95 @@ const EOS: u32 = 2;
 /// First of the 256 tokens that stand for bytes; ids 0 to 2 are unknown, begin and end.
 const FIRST_BYTE: u32 = 3;
 
+/// A version-0 checkpoint, read.
+#[derive(Debug)]
+pub struct Llama2cModel {
+    path: PathBuf,
+    spec: ModelSpec,
+    tensors: Tensors,
+}
+
+impl Llama2cModel {
+    /// Reads a checkpoint.
+    ///
+    /// # Errors
+    /// As [`load_checkpoint`].
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let (spec, tensors) = load_checkpoint(path)?;
+        Ok(Self { path: path.to_path_buf(), spec, tensors })
+    }
+
+    /// Features and sizes.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Parameters in f32.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    /// Bytes of the file.
+    pub fn file_bytes(&self) -> u64 {
+        file_bytes(&self.spec)
+    }
+
+    /// Names that its tokenizer can have beside it: `tok512.bin` for a vocabulary of 512, or `tokenizer.bin`.
+    fn tokenizer_names(&self) -> [String; 2] {
+        [format!("tok{}.bin", self.spec.vocab_size), TOKENIZER.to_owned()]
+    }
+
+    /// The tokenizer file beside the checkpoint.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn tokenizer_path(&self) -> Result<PathBuf, ModelError> {
+        let names = self.tokenizer_names();
+        let found = names.iter().map(|name| self.path.with_file_name(name)).find(|path| path.is_file());
+        found.ok_or_else(|| ModelError::Tokenizer {
+            place: self.path.display().to_string(),
+            message: format!(
+                "expected the tokenizer of the checkpoint beside it, as {} or {}; the model can be benchmarked but \
+                 cannot generate text",
+                names[0], names[1]
+            ),
+        })
+    }
+
+    /// The tokenizer file as it is carried to other folders; none where there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn tokenizer_files(&self) -> Result<TokenizerFiles, ModelError> {
+        match self.tokenizer_path() {
+            Ok(path) => Ok(TokenizerFiles::from_llama2c(read(&path)?)),
+            Err(_) => Ok(TokenizerFiles::none()),
+        }
+    }
+}
+
+/// Whether a regular file has the header of a checkpoint, and the length that follows from it.
+pub fn is_checkpoint(path: &Path) -> bool {
+    let mut header = [0u8; HEADER];
+    let Ok(metadata) = fs::metadata(path) else { return false };
+    metadata.is_file()
+        && fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)).is_ok()
+        && spec_of_header(&integers(&header)).is_ok_and(|spec| file_bytes(&spec) == metadata.len())
+}
+
+fn integers(header: &[u8]) -> Vec<i64> {
+    header.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+}
+
+/// Two tables of RoPE frequencies lie between the last norm and the head; they follow from the header.
+fn num_frequencies(spec: &ModelSpec) -> usize {
+    spec.max_position_embeddings * spec.head_dim
+}
+
+fn file_bytes(spec: &ModelSpec) -> u64 {
+    (HEADER + 4 * (spec.num_parameters() + num_frequencies(spec))) as u64
+}
+
 /// Reads a version-0 checkpoint: its spec, and tensors with Hugging Face names and RoPE convention.
 ///
 /// # Errors
@@ -30,20 +123,14 @@ const FIRST_BYTE: u32 = 3;
 pub fn load_checkpoint(path: impl AsRef<Path>) -> Result<(ModelSpec, Tensors), ModelError> {
     let path = path.as_ref();
     let bytes = read(path)?;
-    let header: Vec<i64> = bytes
-        .get(..HEADER)
-        .ok_or_else(|| {
-            ModelError::file(path, format!("expected a header of {HEADER} bytes, got {} bytes", bytes.len()))
-        })?
-        .chunks_exact(4)
-        .map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])))
-        .collect();
-    let spec = spec_of_header(&header)
-        .map_err(|error| ModelError::file(path, format!("no llama2.c checkpoint of version 0: {error}")))?;
-    // Two tables of RoPE frequencies lie between the last norm and the head; they follow from the header.
-    let frequencies = spec.max_position_embeddings * spec.head_dim;
-    let expected = HEADER + 4 * (spec.num_parameters() + frequencies);
-    if bytes.len() != expected {
+    let header = bytes.get(..HEADER).ok_or_else(|| {
+        ModelError::file(path, format!("expected a header of {HEADER} bytes, got {} bytes", bytes.len()))
+    })?;
+    let spec = spec_of_header(&integers(header)).map_err(|error| {
+        ModelError::file(path, format!("not a llama2.c checkpoint of version 0: {error}"))
+    })?;
+    let expected = file_bytes(&spec);
+    if bytes.len() as u64 != expected {
         return Err(ModelError::file(
             path,
             format!(
@@ -81,7 +168,7 @@ pub fn load_checkpoint(path: impl AsRef<Path>) -> Result<(ModelSpec, Tensors), M
     }
     linears(&[LinearKind::Gate, LinearKind::Down, LinearKind::Up], &mut floats, &mut tensors)?;
     tensors.insert(ModelSpec::FINAL_NORM, &hidden, floats.take(&hidden))?;
-    floats.take(&[frequencies]);
+    floats.take(&[num_frequencies(&spec)]);
     if !spec.tie_word_embeddings {
         tensors.insert(ModelSpec::HEAD, &table, floats.take(&table))?;
     }
@@ -116,7 +203,6 @@ fn spec_of_header(header: &[i64]) -> Result<ModelSpec, ModelError> {
     }
     let vocab_size = usize::try_from(header[5].unsigned_abs()).unwrap_or(usize::MAX);
     let spec = ModelSpec {
-        architecture: Architecture::Llama,
         vocab_size,
         hidden_size,
         intermediate_size: size(1, "hidden_dim")?,
@@ -126,11 +212,11 @@ fn spec_of_header(header: &[i64]) -> Result<ModelSpec, ModelError> {
         head_dim: hidden_size / heads,
         max_position_embeddings: size(6, "seq_len")?,
         norm_eps: 1e-5,
-        rope_theta: Some(10_000.0),
         tie_word_embeddings: header[5] > 0,
         bos_token_id: Some(BOS),
         eos_token_ids: vec![EOS],
         pad_token_id: None,
+        ..arch::llama::base()
     };
     spec.validate()?;
     Ok(spec)

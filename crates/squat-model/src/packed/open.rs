@@ -4,17 +4,19 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use squat_quant::{ActBits, ActPoint, Affine, WeightBits, WeightScheme};
 
 use super::pack::scale_shape;
 use super::schema;
 use super::words::{unpack_row, words_per_row};
+use crate::arch;
 use crate::error::{ModelError, nearest_names};
 use crate::generation::GenerationConfig;
 use crate::hf::{declare_static, open_config, open_generation};
 use crate::plan::QuantPlan;
-use crate::section;
 use crate::spec::ModelSpec;
+use crate::squat_config;
 use crate::tensors::{
     Dtype, TensorSource, check_finite, check_scale, check_shape, missing, read_shaped, read_static_affine,
     wrong,
@@ -31,12 +33,13 @@ pub struct PackedModel {
     generation: GenerationConfig,
     weights: Weights,
     /// By name of the parameter.
-    tensors: BTreeMap<String, Stored>,
+    tensors: BTreeMap<String, PackedEntry>,
+    notes: Vec<String>,
 }
 
 /// What is known of a packed matrix besides its mapped words.
 #[derive(Debug)]
-struct Stored {
+struct PackedEntry {
     scheme: WeightScheme,
     rows: usize,
     cols: usize,
@@ -149,8 +152,12 @@ impl PackedModel {
     /// and finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let path = path.as_ref();
-        let config = open_config(path)?;
-        let spec = ModelSpec::from_config(&config)?;
+        Self::from_config(path, open_config(path)?)
+    }
+
+    /// [`PackedModel::open`] with the content of `config.json`.
+    pub(crate) fn from_config(path: &Path, config: Map<String, Value>) -> Result<Self, ModelError> {
+        let mut spec = arch::spec_of_config(&config)?;
         let Some(quantization) = config.get(schema::KEY) else {
             return Err(ModelError::folder(
                 path,
@@ -158,7 +165,7 @@ impl PackedModel {
                  pack it first",
             ));
         };
-        let plan = section::plan_of(&config, &spec)?.ok_or_else(|| {
+        let plan = squat_config::plan_of(&config, &spec)?.ok_or_else(|| {
             ModelError::folder(
                 path,
                 "the model was quantized by another program (config.json has no key squat); \
@@ -167,7 +174,8 @@ impl PackedModel {
         })?;
         plan.validate_frozen(&spec)?;
         schema::check(quantization, &spec, &plan)?;
-        let generation = open_generation(path, &spec)?;
+        let mut notes = Vec::new();
+        let generation = open_generation(path, &mut spec, &mut notes)?;
         let weights = Weights::open(path)?;
         let mut tensors = BTreeMap::new();
         for param in spec.parameters() {
@@ -186,7 +194,7 @@ impl PackedModel {
             }
         }
         declare_static(&weights, &spec, &plan)?;
-        Ok(Self { path: path.to_path_buf(), spec, plan, generation, weights, tensors })
+        Ok(Self { path: path.to_path_buf(), spec, plan, generation, weights, tensors, notes })
     }
 
     /// The folder.
@@ -207,6 +215,11 @@ impl PackedModel {
     /// Defaults of text generation.
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
+    }
+
+    /// What a user should know of how the files were read, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Bytes of the weight files.
@@ -368,7 +381,7 @@ fn read_stored(
     scheme: WeightScheme,
     rows: usize,
     cols: usize,
-) -> Result<Stored, ModelError> {
+) -> Result<PackedEntry, ModelError> {
     let name = packed_name(module);
     let expected = [rows, words_per_row(cols, scheme.bits.storage_bits())];
     match weights.info(&name) {
@@ -393,5 +406,5 @@ fn read_stored(
     let name = format!("{module}.weight_scale");
     let scales = read_shaped(weights, &name, &scale_shape(scheme, rows, cols))?;
     scales.iter().try_for_each(|&scale| check_scale(scale, &name, || weights.place()))?;
-    Ok(Stored { scheme, rows, cols, scales, copy })
+    Ok(PackedEntry { scheme, rows, cols, scales, copy })
 }

@@ -9,14 +9,15 @@ use squat_quant::{Affine, Granularity, WeightBits, WeightScheme, math};
 use super::open::PackedModel;
 use super::schema;
 use super::words::{pack_row, words_per_row};
+use crate::arch;
 use crate::atomic::write_folder_atomically;
 use crate::error::ModelError;
 use crate::format::safetensors::{Declaration, Writer};
 use crate::generation::GenerationConfig;
 use crate::hf::{ModelFolder, declare_static, has_learned_scales, log_scale_shape, write_side_files};
 use crate::plan::{QuantPlan, describe, log_scale_name};
-use crate::section;
 use crate::spec::{ModelSpec, ParamInfo};
+use crate::squat_config;
 use crate::tensors::{Dtype, TensorSource, check_scale, check_shape, read_finite, wrong};
 use crate::tokenizer_files::TokenizerFiles;
 use crate::weights::WEIGHTS;
@@ -144,10 +145,10 @@ pub fn pack(source: &PackSource<'_>, out: impl AsRef<Path>) -> Result<PackReport
         }
     }
     declarations.extend(statics.iter().cloned());
-    let mut config = spec.to_config();
+    let mut config = arch::config_of_spec(spec);
     config.insert("torch_dtype".to_owned(), "float32".into());
     config.insert(schema::KEY.to_owned(), schema::quantization_config(spec, plan));
-    config.insert(section::KEY.to_owned(), section::to_json(plan));
+    config.insert(squat_config::KEY.to_owned(), squat_config::to_json(plan));
     write_folder_atomically(out.as_ref(), |folder| {
         write_side_files(folder, &config, spec, source.tokenizer, source.generation)?;
         let mut writer = Writer::create(&folder.join(WEIGHTS), declarations)?;

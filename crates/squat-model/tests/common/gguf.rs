@@ -1,6 +1,6 @@
 //! Writes small GGUF files.
 
-use squat_model::{LinearKind, ModelSpec, ParamKind, Tensors};
+use squat_model::{LinearKind, ModelSpec, NormKind, ParamKind, Tensors};
 
 /// A file in the making.
 #[derive(Clone, Default)]
@@ -114,7 +114,7 @@ pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
         file.number(&format!("llama.{key}"), size as u32);
     }
     file.float("llama.attention.layer_norm_rms_epsilon", spec.norm_eps as f32);
-    file.float("llama.rope.freq_base", spec.rope_theta.unwrap() as f32);
+    file.float("llama.rope.freq_base", spec.rope.as_ref().unwrap().theta as f32);
     file.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "smollm");
     let tokens = [
         "<pad>", "<s>", "</s>", "a", "b", "c", "d", "Ġ", "Ġa", "ab", "cd", "1", "2", "Ċ", "e", "f", "g", "h",
@@ -134,9 +134,9 @@ pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
             ParamKind::Embedding => ("token_embd".to_owned(), false),
             ParamKind::Positions | ParamKind::Bias => unreachable!("a LLaMA has none"),
             ParamKind::Head => ("output".to_owned(), false),
-            ParamKind::Norm if param.layer.is_none() => ("output_norm".to_owned(), false),
-            ParamKind::Norm if param.name.contains("input") => (format!("blk.{layer}.attn_norm"), false),
-            ParamKind::Norm => (format!("blk.{layer}.ffn_norm"), false),
+            ParamKind::Norm(NormKind::Final) => ("output_norm".to_owned(), false),
+            ParamKind::Norm(NormKind::Attn) => (format!("blk.{layer}.attn_norm"), false),
+            ParamKind::Norm(_) => (format!("blk.{layer}.ffn_norm"), false),
             ParamKind::Linear(kind) => {
                 let name = match kind {
                     LinearKind::Q => "attn_q",

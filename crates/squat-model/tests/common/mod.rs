@@ -1,13 +1,12 @@
 //! A tiny model with weights from a fixed sequence, shared by the tests.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use squat_model::{Architecture, ModelSpec, QuantPlan, TensorSource, Tensors, TokenizerFiles};
+use squat_model::{ModelSpec, QuantPlan, TensorSource, Tensors, TokenizerFiles, arch};
 use squat_quant::{ActPoint, ActScheme};
 
 /// Two layers, grouped heads, sizes that are no multiples of 32.
 pub fn spec(tied: bool) -> ModelSpec {
     ModelSpec {
-        architecture: Architecture::Llama,
         vocab_size: 19,
         hidden_size: 24,
         intermediate_size: 37,
@@ -17,11 +16,11 @@ pub fn spec(tied: bool) -> ModelSpec {
         head_dim: 6,
         max_position_embeddings: 16,
         norm_eps: 1e-5,
-        rope_theta: Some(10_000.0),
         tie_word_embeddings: tied,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
         pad_token_id: Some(0),
+        ..arch::llama::base()
     }
 }
 

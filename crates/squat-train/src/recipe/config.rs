@@ -305,7 +305,6 @@ impl ModelConfig {
             )));
         }
         let spec = ModelSpec {
-            architecture: squat_model::Architecture::Llama,
             vocab_size,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
@@ -315,11 +314,12 @@ impl ModelConfig {
             head_dim: self.hidden_size / heads,
             max_position_embeddings: self.max_position_embeddings,
             norm_eps: self.rms_norm_eps,
-            rope_theta: Some(self.rope_theta),
+            rope: Some(squat_model::rope::Rope::new(self.rope_theta)),
             tie_word_embeddings: self.tie_word_embeddings,
             bos_token_id: Some(1),
             eos_token_ids: vec![2],
             pad_token_id: Some(0),
+            ..squat_model::arch::llama::base()
         };
         spec.validate()?;
         Ok(spec)

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use squat_engine::{Engine, EngineOptions, Weights};
-use squat_model::{ModelSpec, QuantPlan, random};
+use squat_model::{ModelSpec, QuantPlan, shapes};
 use squat_quant::ActBits;
 use std::path::Path;
 
@@ -38,25 +38,24 @@ impl Contestant {
 
     /// The known shape `name` with random weights.
     pub fn random(name: &str, scheme: Option<&str>) -> Result<Self> {
-        let spec = random::shape(name)?;
+        let spec = shapes::shape(name)?;
         let scheme = scheme.unwrap_or(DEFAULT_SCHEME);
         let (plan, weights) = scheme_of(scheme, &spec)?;
-        let tensors = random::tensors(&spec, &plan, SEED)?;
+        let tensors = shapes::tensors(&spec, &plan, SEED)?;
         let options = EngineOptions { threads: 1, weights, kernels: None };
         Self::new(format!("{name} {scheme}"), Engine::from_parts(&spec, &plan, &tensors, options)?, weights)
     }
 
     /// The model of a file or folder: as it is, or rounded to nearest by a scheme.
     pub fn file(path: &Path, scheme: Option<&str>) -> Result<Self> {
-        let path = forms::locate(path);
-        let name = path.display().to_string();
+        let model = forms::open_model(path)?;
+        let name = model.path().display().to_string();
         let Some(scheme) = scheme else {
-            return Self::new(name, Engine::load(&path, 1)?, Weights::F32);
+            return Self::new(name, Engine::from_model(&model, EngineOptions::threads(1))?, Weights::F32);
         };
-        let spec = forms::spec_of(&path)?;
-        let (plan, weights) = scheme_of(scheme, &spec)?;
+        let (plan, weights) = scheme_of(scheme, model.spec())?;
         let options = EngineOptions { threads: 1, weights, kernels: None };
-        Self::new(format!("{name} {scheme}"), Engine::load_as(&path, &plan, options)?, weights)
+        Self::new(format!("{name} {scheme}"), Engine::from_model_as(&model, &plan, options)?, weights)
     }
 }
 

@@ -84,11 +84,11 @@ fn weight_bytes(spec: &ModelSpec, plan: &QuantPlan, weights: Weights) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use squat_model::random;
+    use squat_model::shapes;
 
     #[test]
     fn weights_read_for_a_token() {
-        let spec = random::shape("smollm2-135m").unwrap();
+        let spec = shapes::shape("smollm2-135m").unwrap();
         let mut plan = QuantPlan::named("w4a8-t4").unwrap();
         let four = weight_bytes(&spec, &plan, Weights::F32);
         // Half a byte for each of 134.5M, and scales for the channels.
@@ -99,13 +99,13 @@ mod tests {
         let halves = weight_bytes(&spec, &plan, Weights::F16);
         assert!(halves > 2.0 * parameters && halves < 2.001 * parameters);
         // An untied table is not read.
-        let untied = random::shape("llama-58m").unwrap();
+        let untied = shapes::shape("llama-58m").unwrap();
         let table = (untied.vocab_size * untied.hidden_size) as f64;
         let all = untied.num_parameters() as f64;
         assert_eq!(weight_bytes(&untied, &plan, Weights::F32), 4.0 * (all - table));
         assert_eq!(weights(&untied), (16.0 * 2_621_440.0, table));
         // Nor are learned positions.
-        let gpt2 = random::shape("gpt2-97m").unwrap();
+        let gpt2 = shapes::shape("gpt2-97m").unwrap();
         let positions = (gpt2.max_position_embeddings * gpt2.hidden_size) as f64;
         assert_eq!(
             weight_bytes(&gpt2, &plan, Weights::F32),

@@ -8,8 +8,7 @@ use squat_eval::Tokenize;
 use std::process::ExitCode;
 
 pub fn run(args: &Generate) -> Result<ExitCode> {
-    let path = forms::locate(&args.model);
-    let (engine, tokenizer) = forms::engine_and_tokenizer(&path, forms::threads(args.threads))?;
+    let (engine, tokenizer) = forms::engine_and_tokenizer(&args.model, forms::threads(args.threads))?;
     printer::note(&format!("kernels: {}", engine.kernel_name()));
     let mut ids = vec![tokenizer.bos_id()];
     if !args.prompt.is_empty() {

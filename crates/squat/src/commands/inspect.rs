@@ -8,15 +8,15 @@ use squat_model::ModelSummary;
 use std::process::ExitCode;
 
 pub fn run(args: &Inspect) -> Result<ExitCode> {
-    let path = forms::locate(&args.model);
-    let summary = ModelSummary::open(&path)?;
+    let model = forms::open_model(&args.model)?;
+    let summary = ModelSummary::of(&model)?;
     if args.json {
         printer::json(&serde_json::to_value(&summary)?);
         return Ok(ExitCode::SUCCESS);
     }
     printer::line(&format!(
         "{}: {} parameters, {} bytes of weights, {:.2} bits per parameter",
-        path.display(),
+        model.path().display(),
         summary.num_parameters,
         summary.weight_bytes,
         summary.bits_per_parameter

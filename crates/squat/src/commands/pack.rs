@@ -4,11 +4,11 @@ use crate::args::Pack;
 use crate::{forms, printer};
 use anyhow::Result;
 use squat_eval::table::Table;
-use squat_model::{OpenedModel, QuantPlan};
+use squat_model::QuantPlan;
 use std::process::ExitCode;
 
 pub fn run(args: &Pack) -> Result<ExitCode> {
-    let model = OpenedModel::open(forms::locate(&args.run))?;
+    let model = forms::open_model(&args.run)?;
     let plan = args.plan.as_deref().map(QuantPlan::named).transpose()?;
     let plan = plan.map(|mut plan| {
         if model.spec().tie_word_embeddings {

@@ -74,9 +74,10 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
         let window = recipe.data.seq_len;
         perplexities.push(perplexity(subject.model.as_mut(), bos, &texts, Some(window), &mut scoring)?);
     }
-    let packed = Engine::load_with(&packed_folder, EngineOptions::threads(threads))?;
-    let float = Engine::load_with(&fp, EngineOptions::threads(threads))?;
-    let tokenizer = ModelTokenizer::open(&packed_folder, packed.spec())?;
+    let opened = squat_model::open(&packed_folder)?;
+    let packed = Engine::from_model(&opened, EngineOptions::threads(threads))?;
+    let float = Engine::load(&fp, threads)?;
+    let tokenizer = ModelTokenizer::open(&opened)?;
     let parity = parity(&packed, &fake, &tokenizer, &set)?;
     let samples = samples(&packed, &tokenizer, args.seed)?;
     let speed = |engine: &Engine| -> Result<f64> {

@@ -4,7 +4,7 @@
 pub mod command;
 
 use squat_model::plan::QuantPlan;
-use squat_model::{Architecture, ModelFolder, ModelSpec, TokenizerFiles};
+use squat_model::{ModelFolder, ModelSpec, TokenizerFiles, arch};
 use squat_train::calibration::calibrate;
 use squat_train::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters, initial_parameters};
 use squat_train::parameters::Group;
@@ -33,7 +33,6 @@ impl Rng {
 /// Odd sizes, grouped-query heads, a head width that is no multiple of any vector.
 pub fn spec(tied: bool) -> ModelSpec {
     ModelSpec {
-        architecture: Architecture::Llama,
         vocab_size: 67,
         hidden_size: 36,
         intermediate_size: 83,
@@ -43,11 +42,11 @@ pub fn spec(tied: bool) -> ModelSpec {
         head_dim: 10,
         max_position_embeddings: 64,
         norm_eps: 1e-5,
-        rope_theta: Some(10_000.0),
         tie_word_embeddings: tied,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
         pad_token_id: Some(0),
+        ..arch::llama::base()
     }
 }
 

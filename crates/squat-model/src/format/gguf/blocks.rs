@@ -47,6 +47,38 @@ const TYPES: [(BlockType, u32, &str, usize, usize); 11] = [
     (BlockType::Bf16, 30, "BF16", 1, 2),
 ];
 
+/// Types that are known and not read here.
+const OTHERS: [(u32, &str); 19] = [
+    (9, "Q8_1"),
+    (10, "Q2_K"),
+    (11, "Q3_K"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+    (41, "Q1_0"),
+    (42, "Q2_0"),
+];
+
+/// The type of a number, in words for messages.
+pub(super) fn type_name(id: u32) -> String {
+    let read = TYPES.iter().map(|row| (row.1, row.2));
+    match read.chain(OTHERS).find(|(number, _)| *number == id) {
+        Some((_, name)) => name.to_owned(),
+        None => format!("GGUF type number {id}"),
+    }
+}
+
 impl BlockType {
     /// The type of a number in a file, if it is read here.
     pub fn of_id(id: u32) -> Option<Self> {

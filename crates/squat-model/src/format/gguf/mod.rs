@@ -10,7 +10,7 @@
 //! | [`mod@self`] | [`GgufFile`]: metadata and tensors as they stand |
 //! | [`value`] | [`Value`]: metadata |
 //! | [`blocks`] | [`BlockType`]: how elements are stored, and their values |
-//! | [`model`] | [`GgufModel`]: a LLaMA with the names and the RoPE convention of Hugging Face |
+//! | [`model`] | [`GgufModel`]: a model under the names and with the RoPE convention of Hugging Face |
 //! | [`tokenizer`](mod@tokenizer) | the tokenizer in the metadata as `tokenizer.json` |
 
 pub mod blocks;
@@ -20,6 +20,7 @@ pub mod value;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -36,77 +37,121 @@ const MAGIC: &[u8] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// Most dimensions of a tensor.
 const MAX_DIMENSIONS: u32 = 4;
+/// Most parts of a split file.
+const MAX_PARTS: u64 = 10_000;
 
 /// Type, shape and place of a tensor.
 #[derive(Clone, Debug)]
 struct Entry {
+    /// Index of the part that holds it.
+    part: usize,
     kind: u32,
     /// Slowest dimension first, as everywhere else here.
     shape: Vec<usize>,
     elements: usize,
-    /// Offset from the beginning of the data.
+    /// Offset from the beginning of the part's data.
     offset: u64,
 }
 
-/// A GGUF file, mapped into memory.
+/// One file, mapped into memory.
 #[derive(Debug)]
-pub struct GgufFile {
+struct Part {
     path: PathBuf,
     map: Mmap,
-    metadata: BTreeMap<String, Value>,
-    entries: BTreeMap<String, Entry>,
     /// Where the data begin.
     data: u64,
 }
 
-/// Whether a path is a GGUF file by its name.
+/// A GGUF file, or all parts of one that was split, mapped into memory.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    parts: Vec<Part>,
+    /// Of the first part, which has everything but tensors.
+    metadata: BTreeMap<String, Value>,
+    /// Of all parts.
+    entries: BTreeMap<String, Entry>,
+}
+
+/// Whether a regular file begins as GGUF files do.
 pub fn is_gguf(path: &Path) -> bool {
-    path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+    let mut magic = [0; MAGIC.len()];
+    path.is_file()
+        && File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+        && magic == MAGIC
 }
 
 impl GgufFile {
-    /// Maps a file and reads its header: metadata, and tensors that all lie inside the file.
+    /// Maps a file and reads its header: metadata, and tensors that all lie inside the file. The parts of a split file
+    /// are opened together, whichever of them `path` names.
     ///
-    /// The file must not be changed or cut by other processes while it is mapped.
+    /// The files must not be changed or cut by other processes while they are mapped.
     ///
     /// # Errors
-    /// No such file; one that is no GGUF of version 2 or 3, truncated or damaged.
+    /// No such file; one that is no GGUF of version 2 or 3, truncated or damaged; a part that is missing or belongs to
+    /// another model.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        if !path.exists() {
-            return Err(ModelError::not_found(path));
-        }
-        let file = File::open(path).map_err(ModelError::io("open", path))?;
-        // SAFETY: the mapping is read-only; as documented, nobody may shorten the file while it is mapped.
-        let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))?;
-        let bad = |message: String| {
-            ModelError::file(path, format!("no valid GGUF file: {message}; copy or convert it again"))
+        let (part, metadata, mut entries) = open_part(path)?;
+        let Some(split) = Split::of(path, &metadata)? else {
+            return Ok(Self { path: path.to_path_buf(), parts: vec![part], metadata, entries });
         };
-        let mut cursor = Cursor::new(&map);
-        let (metadata, entries) = read_header(&mut cursor).map_err(bad)?;
-        let alignment = metadata.get("general.alignment").map_or(Some(DEFAULT_ALIGNMENT), Value::as_u64);
-        let alignment = alignment
-            .filter(|alignment| alignment.is_power_of_two())
-            .ok_or_else(|| bad("general.alignment: expected a power of two".to_owned()))?;
-        let data = (cursor.position() as u64)
-            .checked_next_multiple_of(alignment)
-            .ok_or_else(|| bad(format!("general.alignment is {alignment}")))?;
-        let file = Self { path: path.to_path_buf(), map, metadata, entries, data };
-        for (name, entry) in &file.entries {
-            if BlockType::of_id(entry.kind).is_some() {
-                file.bytes(name, entry).map_err(bad)?;
+        let mut first = (split.number == 0).then_some(metadata);
+        let mut opened = Some(part);
+        let mut parts = Vec::with_capacity(split.count);
+        entries.values_mut().for_each(|entry| entry.part = split.number);
+        for number in 0..split.count {
+            if number == split.number {
+                parts.extend(opened.take());
+                continue;
             }
+            let sibling = split.path(number);
+            if !sibling.exists() {
+                let message = format!(
+                    "part {} of {} of this GGUF file is missing: expected {}; put all parts into one folder",
+                    number + 1,
+                    split.count,
+                    sibling.display()
+                );
+                return Err(ModelError::file(path, message));
+            }
+            let (part, metadata, more) = open_part(&sibling)?;
+            if Split::of(&sibling, &metadata)?.is_none_or(|found| found.count != split.count) {
+                let message = format!("expected part {} of {} of one model", number + 1, split.count);
+                return Err(ModelError::file(&sibling, message + "; copy the parts again"));
+            }
+            for (name, mut entry) in more {
+                entry.part = number;
+                if entries.insert(name.clone(), entry).is_some() {
+                    let message = format!("tensor \"{name}\" occurs in two parts; copy the parts again");
+                    return Err(ModelError::file(&sibling, message));
+                }
+            }
+            if number == 0 {
+                first = Some(metadata);
+            }
+            parts.push(part);
         }
-        Ok(file)
+        if let Some(expected) = split.tensors.filter(|&expected| expected != entries.len() as u64) {
+            let message =
+                format!("split.tensors.count promises {expected} tensors, the parts hold {}", entries.len());
+            return Err(ModelError::file(path, message + "; copy the parts again"));
+        }
+        Ok(Self { path: path.to_path_buf(), parts, metadata: first.unwrap_or_default(), entries })
     }
 
-    /// The file.
+    /// The file, as it was given; one of the parts of a split file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes of the file.
+    /// Number of files.
+    pub fn num_parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Bytes of the file, or of all parts.
     pub fn file_bytes(&self) -> u64 {
-        self.map.len() as u64
+        self.parts.iter().map(|part| part.map.len() as u64).sum()
     }
 
     /// A metadata entry.
@@ -139,7 +184,8 @@ impl GgufFile {
     /// No such tensor (nearest names listed), or one of a type that is not read here.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let (entry, kind) = self.known(name)?;
-        let bytes = self.bytes(name, entry).map_err(|message| ModelError::file(&self.path, message))?;
+        let part = &self.parts[entry.part];
+        let bytes = part.bytes(name, entry).map_err(|message| ModelError::file(&part.path, message))?;
         let mut values = vec![0f32; entry.elements];
         kind.dequantize(bytes, &mut values);
         Ok(values)
@@ -156,12 +202,14 @@ impl GgufFile {
             name: name.to_owned(),
             place: place(),
             expected: format!("one of the types {}", BlockType::names()),
-            got: format!("GGUF type number {}", entry.kind),
+            got: blocks::type_name(entry.kind),
             hint: "; convert the model to F16 or Q8_0".to_owned(),
         })?;
         Ok((entry, kind))
     }
+}
 
+impl Part {
     /// The bytes of a tensor of a known type.
     fn bytes(&self, name: &str, entry: &Entry) -> Result<&[u8], String> {
         let kind =
@@ -186,6 +234,94 @@ impl GgufFile {
             )
         })
     }
+}
+
+/// Which part of a split file a file is.
+struct Split {
+    number: usize,
+    count: usize,
+    /// Tensors of all parts.
+    tensors: Option<u64>,
+    /// Path up to the number, such as `folder/model-`.
+    stem: PathBuf,
+}
+
+impl Split {
+    /// Reads `split.no`, `split.count` and the number in the name; none for a file that is whole.
+    fn of(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<Option<Self>, ModelError> {
+        let number = |key: &str| metadata.get(key).and_then(Value::as_u64);
+        let count = number("split.count").unwrap_or(0);
+        if count <= 1 {
+            return Ok(None);
+        }
+        if count > MAX_PARTS {
+            let message =
+                format!("metadata \"split.count\": expected at most {MAX_PARTS} parts, got {count}");
+            return Err(ModelError::file(path, message));
+        }
+        let (count, found) = (count as usize, number("split.no"));
+        let wrong = |expected: String| {
+            let message = format!(
+                "part {found:?} of {count} of a split GGUF file (split.no counts from 0): {expected}"
+            );
+            Err(ModelError::file(path, message))
+        };
+        let Some(part) = found.and_then(|found| usize::try_from(found).ok()).filter(|&part| part < count)
+        else {
+            return wrong("split.no names no part; copy the file again".to_owned());
+        };
+        let suffix = part_suffix(part, count);
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        match name.strip_suffix(&suffix) {
+            Some(stem) => {
+                let stem = path.with_file_name(stem);
+                Ok(Some(Self { number: part, count, tensors: number("split.tensors.count"), stem }))
+            }
+            None => {
+                wrong(format!("expected a name that ends with {suffix}; give the parts their names back"))
+            }
+        }
+    }
+
+    fn path(&self, number: usize) -> PathBuf {
+        let mut path = self.stem.clone().into_os_string();
+        path.push(part_suffix(number, self.count));
+        path.into()
+    }
+}
+
+/// End of the name of part `number`, from 0.
+fn part_suffix(number: usize, count: usize) -> String {
+    format!("-{:05}-of-{count:05}.gguf", number + 1)
+}
+
+/// Maps one file and checks that its tensors lie inside.
+fn open_part(path: &Path) -> Result<(Part, BTreeMap<String, Value>, BTreeMap<String, Entry>), ModelError> {
+    if !path.exists() {
+        return Err(ModelError::not_found(path));
+    }
+    let file = File::open(path).map_err(ModelError::io("open", path))?;
+    // SAFETY: the mapping is read-only; as documented, nobody may shorten the file while it is mapped.
+    let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))?;
+    let bad = |message: String| {
+        ModelError::file(path, format!("no valid GGUF file: {message}; copy or convert it again"))
+    };
+    let mut cursor = Cursor::new(&map);
+    let (metadata, entries) = read_header(&mut cursor).map_err(bad)?;
+    let alignment = metadata.get("general.alignment").map_or(Some(DEFAULT_ALIGNMENT), Value::as_u64);
+    let alignment = alignment
+        .filter(|alignment| alignment.is_power_of_two())
+        .ok_or_else(|| bad("general.alignment: expected a power of two".to_owned()))?;
+    let data = (cursor.position() as u64)
+        .checked_next_multiple_of(alignment)
+        .ok_or_else(|| bad(format!("general.alignment is {alignment}")))?;
+    let part = Part { path: path.to_path_buf(), map, data };
+    for (name, entry) in &entries {
+        if BlockType::of_id(entry.kind).is_some() {
+            part.bytes(name, entry).map_err(bad)?;
+        }
+    }
+    Ok((part, metadata, entries))
 }
 
 type Header = (BTreeMap<String, Value>, BTreeMap<String, Entry>);
@@ -223,7 +359,7 @@ fn read_header(cursor: &mut Cursor<'_>) -> Result<Header, String> {
         }
         let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
         let elements = elements.ok_or_else(|| format!("tensor \"{name}\" is too large: {shape:?}"))?;
-        let entry = Entry { kind: cursor.u32()?, shape, elements, offset: cursor.u64()? };
+        let entry = Entry { part: 0, kind: cursor.u32()?, shape, elements, offset: cursor.u64()? };
         if found.insert(name.clone(), entry).is_some() {
             return Err(format!("tensor \"{name}\" occurs twice"));
         }

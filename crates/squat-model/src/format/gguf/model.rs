@@ -1,24 +1,23 @@
-//! A LLaMA in a GGUF file, under the names and with the RoPE convention of Hugging Face.
+//! A model in a GGUF file, under the names and with the RoPE convention of Hugging Face.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{GgufFile, Value, tokenizer};
-use crate::arch::Architecture;
+use crate::arch::{Gguf, REGISTRY};
 use crate::error::ModelError;
-use crate::generation::GenerationConfig;
-use crate::plan::QuantPlan;
-use crate::rope::half_rotation;
-use crate::spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
+use crate::rope::{Rope, RopeScaling, half_rotation};
+use crate::spec::{LinearKind, LinearSet, ModelSpec, ParamInfo, ParamKind};
 use crate::tensors::{Dtype, TensorSource, check_shape};
 use crate::tokenizer_files::TokenizerFiles;
-use crate::{PackReport, PackSource, pack};
 
 /// A model in a GGUF file, opened: metadata read, shapes checked, weights mapped.
 #[derive(Debug)]
 pub struct GgufModel {
     file: GgufFile,
     spec: ModelSpec,
+    /// Whether rows of queries and keys are reordered for RoPE on neighbouring pairs.
+    interleaved_rope: bool,
     params: BTreeMap<String, ParamInfo>,
 }
 
@@ -26,14 +25,18 @@ impl GgufModel {
     /// Opens a file and checks that it holds a model this project can run.
     ///
     /// # Errors
-    /// As [`GgufFile::open`]; another architecture than LLaMA, scaled RoPE, experts or biases; missing or misshaped
-    /// tensors.
+    /// As [`GgufFile::open`]; an architecture that is not read from this format, another scaling of RoPE than linear,
+    /// experts; missing, misshaped or unknown tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let file = GgufFile::open(path.as_ref())?;
-        let spec = spec_of(&file)?;
+        let family = family_of(&file)?;
+        let spec = spec_of(&file, family)?;
+        let interleaved_rope = family.interleaved_rope;
         let params = spec.parameters().into_iter().map(|param| (param.name.clone(), param)).collect();
-        let model = Self { file, spec, params };
+        let model = Self { file, spec, interleaved_rope, params };
         for param in model.spec.parameters() {
+            // First, so that a type that is not read does not count as a missing tensor.
+            model.stored_as(&param)?;
             check_shape(&model, &param.name, &param.shape)?;
         }
         let expected: BTreeSet<String> = model.params.values().map(name_in_file).collect();
@@ -42,9 +45,9 @@ impl GgufModel {
             return Err(ModelError::Tensor {
                 name: name.to_owned(),
                 place: model.place(),
-                expected: "only the tensors of a plain LLaMA".to_owned(),
-                got: "one that such a model has not".to_owned(),
-                hint: "; biases, scaled rotary frequencies and experts are not supported".to_owned(),
+                expected: format!("only tensors of a {}", model.spec.architecture.class),
+                got: "one that such a model does not have".to_owned(),
+                hint: "; tables of rotary frequencies (rope_freqs) and experts are not supported".to_owned(),
             });
         }
         Ok(model)
@@ -77,17 +80,6 @@ impl GgufModel {
     pub fn tokenizer_files(&self) -> Result<TokenizerFiles, ModelError> {
         tokenizer::files(&self.file)
     }
-
-    /// Quantizes the model to nearest as `plan` says and packs it into `out`.
-    ///
-    /// # Errors
-    /// As [`pack`], and a tokenizer of a kind that is not read here.
-    pub fn pack(&self, plan: &QuantPlan, out: impl AsRef<Path>) -> Result<PackReport, ModelError> {
-        let tokenizer = self.tokenizer_files()?;
-        let generation = GenerationConfig::of_spec(&self.spec);
-        let generation = Some(&generation);
-        pack(&PackSource { spec: &self.spec, plan, tensors: self, tokenizer: &tokenizer, generation }, out)
-    }
 }
 
 impl TensorSource for GgufModel {
@@ -113,12 +105,10 @@ impl TensorSource for GgufModel {
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let param = self.params.get(name).ok_or_else(|| crate::tensors::missing(self, name))?;
         let values = self.file.read_f32(&name_in_file(param))?;
-        Ok(match param.kind {
-            // Converters to this format pair neighbouring rows for RoPE.
-            ParamKind::Linear(LinearKind::Q | LinearKind::K) => {
-                half_rotation(&values, self.spec.head_dim, self.spec.hidden_size)
-            }
-            _ => values,
+        let rotated = [LinearKind::Q, LinearKind::K].iter().any(|kind| param.name.contains(kind.module()));
+        Ok(match self.interleaved_rope && rotated {
+            true => half_rotation(&values, self.spec.head_dim, values.len() / param.shape[0]),
+            false => values,
         })
     }
 
@@ -127,114 +117,177 @@ impl TensorSource for GgufModel {
     }
 }
 
-/// Name of a parameter in the file.
+/// Last part of a module's name, ours and the format's.
+const MODULES: [(&str, &str); 14] = [
+    ("embed_tokens", "token_embd"),
+    ("lm_head", "output"),
+    ("norm", "output_norm"),
+    ("input_layernorm", "attn_norm"),
+    ("q_proj", "attn_q"),
+    ("k_proj", "attn_k"),
+    ("v_proj", "attn_v"),
+    ("o_proj", "attn_output"),
+    ("q_norm", "attn_q_norm"),
+    ("k_norm", "attn_k_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("gate_proj", "ffn_gate"),
+    ("up_proj", "ffn_up"),
+    ("down_proj", "ffn_down"),
+];
+
+/// Name of a parameter in the file; its own where the format has none, which then is missing.
 fn name_in_file(param: &ParamInfo) -> String {
-    let module = match param.kind {
-        ParamKind::Embedding => return "token_embd.weight".to_owned(),
-        // The models of this format that are read have neither; a name that no file has is an error where it is looked up.
-        ParamKind::Positions | ParamKind::Bias => return param.name.clone(),
-        ParamKind::Head => return "output.weight".to_owned(),
-        ParamKind::Norm if param.layer.is_none() => return "output_norm.weight".to_owned(),
-        ParamKind::Norm if param.name.ends_with("input_layernorm.weight") => "attn_norm",
-        ParamKind::Norm => "ffn_norm",
-        ParamKind::Linear(LinearKind::Q) => "attn_q",
-        ParamKind::Linear(LinearKind::K) => "attn_k",
-        ParamKind::Linear(LinearKind::V) => "attn_v",
-        ParamKind::Linear(LinearKind::O) => "attn_output",
-        ParamKind::Linear(LinearKind::Gate) => "ffn_gate",
-        ParamKind::Linear(LinearKind::Up) => "ffn_up",
-        ParamKind::Linear(LinearKind::Down) => "ffn_down",
-    };
-    format!("blk.{}.{module}.weight", param.layer.unwrap_or_default())
+    let (module, suffix) = param.name.rsplit_once('.').unwrap_or((&param.name, "weight"));
+    let last = module.rsplit_once('.').map_or(module, |(_, last)| last);
+    let Some((_, name)) = MODULES.iter().find(|(ours, _)| *ours == last) else { return param.name.clone() };
+    match param.layer {
+        Some(layer) => format!("blk.{layer}.{name}.{suffix}"),
+        None => format!("{name}.{suffix}"),
+    }
 }
 
-fn spec_of(file: &GgufFile) -> Result<ModelSpec, ModelError> {
-    let wrong = |key: &str, expected: &str, got: Option<&Value>, hint: &str| {
-        let got = got.map_or("nothing".to_owned(), Value::shown);
-        ModelError::file(file.path(), format!("metadata \"{key}\": expected {expected}, got {got}{hint}"))
-    };
-    let architecture = file.metadata("general.architecture");
-    if architecture.and_then(Value::as_str) != Some("llama") {
-        let hint = "; other architectures are not supported";
-        return Err(wrong("general.architecture", "\"llama\"", architecture, hint));
+/// Metadata of a model, under the prefix of its family.
+struct Metadata<'a> {
+    file: &'a GgufFile,
+    family: &'static str,
+}
+
+impl Metadata<'_> {
+    fn wrong(&self, key: &str, expected: &str, hint: &str) -> ModelError {
+        let got = self.file.metadata(key).map_or("nothing".to_owned(), Value::shown);
+        let message = format!("metadata \"{key}\": expected {expected}, got {got}{hint}");
+        ModelError::file(self.file.path(), message)
     }
-    let optional = |key: &str| match file.metadata(key) {
-        None => Ok(None),
-        Some(value) => value
-            .as_u64()
-            .and_then(|value| usize::try_from(value).ok())
-            .map(Some)
-            .ok_or_else(|| wrong(key, "a whole number", Some(value), "")),
-    };
-    let size = |key: &str| optional(key)?.ok_or_else(|| wrong(key, "a whole number", None, ""));
-    let number = |key: &str| match file.metadata(key) {
-        None => Ok(None),
-        Some(value) => value.as_f64().map(Some).ok_or_else(|| wrong(key, "a number", Some(value), "")),
-    };
-    let scaling = file.metadata("llama.rope.scaling.type").and_then(Value::as_str);
-    if scaling.is_some_and(|scaling| scaling != "none") {
-        let got = file.metadata("llama.rope.scaling.type");
-        return Err(wrong(
-            "llama.rope.scaling.type",
-            "\"none\"",
-            got,
-            "; scaled rotary frequencies are not supported",
-        ));
+
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.family)
     }
-    if optional("llama.expert_count")?.unwrap_or(0) > 0 {
-        let got = file.metadata("llama.expert_count");
-        return Err(wrong("llama.expert_count", "0", got, "; mixtures of experts are not supported"));
+
+    fn optional(&self, name: &str) -> Result<Option<usize>, ModelError> {
+        self.whole_number(&self.key(name))
     }
-    let hidden_size = size("llama.embedding_length")?;
-    let heads = size("llama.attention.head_count")?;
-    let head_dim = match optional("llama.attention.key_length")? {
+
+    fn whole_number(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        let Some(value) = self.file.metadata(key) else { return Ok(None) };
+        let number = value.as_u64().and_then(|value| usize::try_from(value).ok());
+        number.map(Some).ok_or_else(|| self.wrong(key, "a whole number", ""))
+    }
+
+    fn size(&self, name: &str) -> Result<usize, ModelError> {
+        self.optional(name)?.ok_or_else(|| self.wrong(&self.key(name), "a whole number", ""))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
+        let key = self.key(name);
+        let Some(value) = self.file.metadata(&key) else { return Ok(None) };
+        // Stored as f32: its shortest decimal is the number that was meant (1e-5, not 9.99999974e-6).
+        value.as_f64().map(|value| Some(shortest(value))).ok_or_else(|| self.wrong(&key, "a number", ""))
+    }
+
+    fn token(&self, key: &str) -> Result<Option<u32>, ModelError> {
+        let id = self.whole_number(key)?;
+        id.map(|id| u32::try_from(id).map_err(|_| self.wrong(key, "a token id", ""))).transpose()
+    }
+
+    /// As llama.cpp reads it (2026-10): a factor without a type is linear, the older key `rope.scale_linear` too, and
+    /// the type `none` switches a factor off.
+    fn rope(&self) -> Result<Rope, ModelError> {
+        let theta = self.number("rope.freq_base")?.unwrap_or(10_000.0);
+        let key = self.key("rope.scaling.type");
+        let factor = match self.number("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.number("rope.scale_linear")?,
+        };
+        let scaling = match (self.file.metadata(&key).map(Value::as_str), factor) {
+            (Some(Some("none")), _) | (None | Some(Some("linear")), None) => RopeScaling::Default,
+            // Converters write 0 or 1 where nothing is scaled.
+            (None | Some(Some("linear")), Some(factor)) if factor == 0.0 || factor == 1.0 => {
+                RopeScaling::Default
+            }
+            (None | Some(Some("linear")), Some(factor)) => RopeScaling::Linear { factor },
+            _ => {
+                let hint = "; other rotary scalings are not supported";
+                return Err(self.wrong(&key, "\"none\" or \"linear\"", hint));
+            }
+        };
+        Ok(Rope { theta, scaling })
+    }
+}
+
+/// The family of a file, by `general.architecture`.
+fn family_of(file: &GgufFile) -> Result<&'static Gguf, ModelError> {
+    const KEY: &str = "general.architecture";
+    let families = || REGISTRY.iter().filter_map(|definition| definition.gguf.as_ref());
+    let found = file.metadata(KEY).and_then(Value::as_str);
+    families().find(|family| Some(family.name) == found).ok_or_else(|| {
+        let known: Vec<String> = families().map(|family| format!("\"{}\"", family.name)).collect();
+        let metadata = Metadata { file, family: "general" };
+        metadata.wrong(
+            KEY,
+            &format!("one of {}", known.join(", ")),
+            "; other architectures are not supported",
+        )
+    })
+}
+
+fn spec_of(file: &GgufFile, family: &Gguf) -> Result<ModelSpec, ModelError> {
+    let metadata = Metadata { file, family: family.name };
+    if metadata.optional("expert_count")?.unwrap_or(0) > 0 {
+        let key = metadata.key("expert_count");
+        return Err(metadata.wrong(&key, "0", "; mixtures of experts are not supported"));
+    }
+    let hidden_size = metadata.size("embedding_length")?;
+    let heads = metadata.size("attention.head_count")?;
+    let head_dim = match metadata.optional("attention.key_length")? {
         Some(head_dim) => head_dim,
         None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             let expected = format!("a divisor of {hidden_size}");
-            return Err(wrong(
-                "llama.attention.head_count",
-                &expected,
-                Some(&Value::Unsigned(heads as u64)),
-                "",
-            ));
+            return Err(metadata.wrong(&metadata.key("attention.head_count"), &expected, ""));
         }
     };
-    for key in ["llama.rope.dimension_count", "llama.attention.value_length"] {
-        if optional(key)?.is_some_and(|found| found != head_dim) {
+    for name in ["rope.dimension_count", "attention.value_length"] {
+        if metadata.optional(name)?.is_some_and(|found| found != head_dim) {
             let expected = format!("{head_dim}, the width of a head");
-            return Err(wrong(key, &expected, file.metadata(key), ""));
+            return Err(metadata.wrong(&metadata.key(name), &expected, ""));
         }
     }
     let table = file.shape("token_embd.weight");
     let vocab_size = table.and_then(|shape| shape.first().copied());
-    let vocab_size = vocab_size.map_or_else(|| size("llama.vocab_size"), Ok)?;
-    let id = |key: &str| -> Result<Option<u32>, ModelError> {
-        let id = optional(key)?;
-        id.map(|id| u32::try_from(id).map_err(|_| wrong(key, "a token id", file.metadata(key), "")))
-            .transpose()
-    };
+    let vocab_size = vocab_size.map_or_else(|| metadata.size("vocab_size"), Ok)?;
     let mut eos_token_ids = Vec::new();
     for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-        eos_token_ids.extend(id(key)?.filter(|id| !eos_token_ids.contains(id)));
+        eos_token_ids.extend(metadata.token(key)?.filter(|id| !eos_token_ids.contains(id)));
     }
+    let base = (family.base)();
+    // Biases are optional in the format: a file has those that its model has.
+    let biased = |kind: LinearKind| {
+        let bias = ParamInfo {
+            name: format!("{}.bias", kind.module()),
+            shape: Vec::new(),
+            kind: ParamKind::Bias,
+            layer: Some(0),
+        };
+        file.shape(&name_in_file(&bias)).is_some()
+    };
+    let biases: Vec<LinearKind> = LinearKind::ALL.into_iter().filter(|&kind| biased(kind)).collect();
     let spec = ModelSpec {
-        architecture: Architecture::Llama,
         vocab_size,
         hidden_size,
-        intermediate_size: size("llama.feed_forward_length")?,
-        num_hidden_layers: size("llama.block_count")?,
+        intermediate_size: metadata.size("feed_forward_length")?,
+        num_hidden_layers: metadata.size("block_count")?,
         num_attention_heads: heads,
-        num_key_value_heads: optional("llama.attention.head_count_kv")?.unwrap_or(heads),
+        num_key_value_heads: metadata.optional("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
-        max_position_embeddings: size("llama.context_length")?,
-        // Stored as f32: its shortest decimal is the number that was meant (1e-5, not 9.99999974e-6).
-        norm_eps: number("llama.attention.layer_norm_rms_epsilon")?.map_or(1e-5, shortest),
-        rope_theta: Some(number("llama.rope.freq_base")?.map_or(10_000.0, shortest)),
+        max_position_embeddings: metadata.size("context_length")?,
+        norm_eps: metadata.number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
+        biases: base.biases.union(LinearSet::of(&biases)),
+        rope: Some(metadata.rope()?),
         tie_word_embeddings: file.shape("output.weight").is_none(),
-        bos_token_id: id("tokenizer.ggml.bos_token_id")?,
+        bos_token_id: metadata.token("tokenizer.ggml.bos_token_id")?,
         eos_token_ids,
-        pad_token_id: id("tokenizer.ggml.padding_token_id")?,
+        pad_token_id: metadata.token("tokenizer.ggml.padding_token_id")?,
+        ..base
     };
     spec.validate().map_err(|error| ModelError::file(file.path(), error.to_string()))?;
     Ok(spec)

@@ -11,13 +11,18 @@ const GPT2: [&str; 2] = ["gpt-2", "default"];
 /// Names of the same with single digits.
 const GPT2_SINGLE_DIGITS: [&str; 4] = ["smollm", "starcoder", "refact", "command-r"];
 
+/// Name of the splitting of Qwen2 and Qwen3.
+const QWEN2: &str = "qwen2";
+/// Contractions, words with one leading character, single digits, punctuation, line ends, spaces.
+const QWEN2_PATTERN: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 /// Kinds of tokens in `tokenizer.ggml.token_type`.
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
 /// `tokenizer.json`, and the chat template where there is one; nothing where the metadata say that there is none.
 ///
-/// Byte-level BPE with the splitting of GPT-2 or of SmolLM is read.
+/// Byte-level BPE with the splitting of GPT-2, SmolLM or Qwen2 is read.
 ///
 /// # Errors
 /// Metadata without a tokenizer, one of another kind, or one that is damaged.
@@ -53,10 +58,16 @@ fn tokenizer_json(file: &GgufFile) -> Result<Json, String> {
     } else if GPT2_SINGLE_DIGITS.contains(&splitting) {
         let digits = json!({"type": "Digits", "individual_digits": true});
         json!({"type": "Sequence", "pretokenizers": [digits, byte_level]})
+    } else if splitting == QWEN2 {
+        let split = json!({"type": "Split", "pattern": {"Regex": QWEN2_PATTERN}, "behavior": "Isolated", "invert": false});
+        let mut bytes = byte_level.clone();
+        bytes["use_regex"] = json!(false);
+        json!({"type": "Sequence", "pretokenizers": [split, bytes]})
     } else {
-        let known = [&GPT2[..], &GPT2_SINGLE_DIGITS].concat().join(", ");
-        return Err(format!("expected a splitting of text that is known ({known}), got \"{splitting}\""));
+        let known = [&GPT2[..], &GPT2_SINGLE_DIGITS, &[QWEN2]].concat().join(", ");
+        return Err(format!("unsupported pre-tokenizer \"{splitting}\" (supported: {known})"));
     };
+    let normalizer = if splitting == QWEN2 { json!({"type": "NFC"}) } else { Json::Null };
     let strings = |key: &str| {
         let list = file.metadata(key).and_then(Value::as_array).ok_or_else(|| format!("{key} is missing"))?;
         let list: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
@@ -81,7 +92,7 @@ fn tokenizer_json(file: &GgufFile) -> Result<Json, String> {
         merges.iter().map(|merge| merge.split_once(' ').map(|(a, b)| json!([a, b]))).collect();
     let merges = merges.ok_or("tokenizer.ggml.merges: expected pairs of tokens")?;
     Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer, "post_processor": byte_level, "decoder": byte_level,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,

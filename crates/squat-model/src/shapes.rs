@@ -1,8 +1,9 @@
 //! Models of known shapes with random weights: for measuring speed, which does not depend on what the weights say.
 
-use crate::arch::Architecture;
+use crate::arch;
 use crate::error::ModelError;
 use crate::plan::{QuantPlan, log_scale_name};
+use crate::rope::Rope;
 use crate::spec::{ModelSpec, ParamKind};
 use crate::tensors::Tensors;
 
@@ -25,7 +26,6 @@ const CLIP: f32 = 2.5;
 /// A name that is none of [`SHAPES`].
 pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
     let llama = ModelSpec {
-        architecture: Architecture::Llama,
         vocab_size: 16_000,
         hidden_size: 512,
         intermediate_size: 1024,
@@ -35,11 +35,11 @@ pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
         head_dim: 64,
         max_position_embeddings: 2048,
         norm_eps: 1e-5,
-        rope_theta: Some(10_000.0),
         tie_word_embeddings: false,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
         pad_token_id: None,
+        ..arch::llama::base()
     };
     match name {
         "llama-58m" => Ok(llama),
@@ -51,7 +51,7 @@ pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
             num_attention_heads: 9,
             num_key_value_heads: 3,
             max_position_embeddings: 8192,
-            rope_theta: Some(100_000.0),
+            rope: Some(Rope::new(100_000.0)),
             tie_word_embeddings: true,
             ..llama
         }),
@@ -77,16 +77,19 @@ pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
             ..llama
         }),
         "gpt2-97m" => Ok(ModelSpec {
-            architecture: Architecture::Gpt2,
+            vocab_size: llama.vocab_size,
+            norm_eps: llama.norm_eps,
+            bos_token_id: llama.bos_token_id,
+            eos_token_ids: llama.eos_token_ids,
+            head_dim: llama.head_dim,
             hidden_size: 768,
             intermediate_size: 3072,
             num_hidden_layers: 12,
             num_attention_heads: 12,
             num_key_value_heads: 12,
             max_position_embeddings: 256,
-            rope_theta: None,
             tie_word_embeddings: true,
-            ..llama
+            ..arch::gpt2::base()
         }),
         _ => Err(ModelError::unknown_name("shape", name, &SHAPES)),
     }
@@ -102,7 +105,7 @@ pub fn tensors(spec: &ModelSpec, plan: &QuantPlan, seed: u64) -> Result<Tensors,
     let mut state = seed ^ 0x9E37_79B9_7F4A_7C15;
     for param in spec.parameters() {
         let values = match param.kind {
-            ParamKind::Norm => vec![1.0; param.len()],
+            ParamKind::Norm(_) => vec![1.0; param.len()],
             _ => (0..param.len()).map(|_| STD * normal(&mut state)).collect(),
         };
         tensors.insert(param.name.clone(), &param.shape, values)?;
