@@ -71,6 +71,11 @@ impl GenerationConfig {
         let mut notes = Vec::new();
         let mut merge = |key: &str, own: &mut Vec<u32>, of_spec: &mut Vec<u32>| {
             if own.is_empty() {
+                if key == "eos_token_id" && !of_spec.is_empty() {
+                    notes.push(format!(
+                        "{key}: generation_config.json says nothing, so {of_spec:?} of config.json counts"
+                    ));
+                }
                 own.clone_from(of_spec);
             } else if own != of_spec {
                 if !of_spec.is_empty() {

@@ -18,6 +18,7 @@ pub(crate) fn shown(value: &Value) -> String {
 
 /// Reads a file that holds one JSON object.
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError> {
+    crate::open::check_regular(path)?;
     let text = fs::read_to_string(path).map_err(ModelError::io("read", path))?;
     match serde_json::from_str(&text) {
         Ok(Value::Object(map)) => Ok(map),

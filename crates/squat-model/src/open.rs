@@ -239,26 +239,9 @@ impl OpenedModel {
 /// # Errors
 /// A path that does not exist, is neither a folder nor a regular file, or holds nothing of the kind.
 pub fn locate(path: &Path) -> Result<PathBuf, ModelError> {
-    let Ok(metadata) = fs::metadata(path) else {
-        return Err(match fs::read_link(path) {
-            Ok(target) => ModelError::file(
-                path,
-                format!(
-                    "a link to {}, which does not exist: finish the download, or copy the file itself",
-                    target.display()
-                ),
-            ),
-            Err(_) => ModelError::not_found(path),
-        });
-    };
-    if metadata.is_file() {
+    if !fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        check_regular(path)?;
         return Ok(path.to_path_buf());
-    }
-    if !metadata.is_dir() {
-        return Err(ModelError::file(
-            path,
-            "expected a regular file or a folder, got a pipe, socket or device",
-        ));
     }
     let is_model = |folder: &Path| folder.join(CONFIG).exists();
     if is_model(path) {
@@ -281,6 +264,27 @@ pub fn locate(path: &Path) -> Result<PathBuf, ModelError> {
     }
     // What is said of a folder without config.json depends on what else it holds.
     Ok(path.to_path_buf())
+}
+
+/// Checks that a path is a file that can be read and mapped.
+///
+/// # Errors
+/// No such path, a link that leads nowhere, a folder, pipe, socket or device.
+pub(crate) fn check_regular(path: &Path) -> Result<(), ModelError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => Err(ModelError::file(path, "expected a regular file, got a folder, pipe, socket or device")),
+        Err(_) => Err(match fs::read_link(path) {
+            Ok(target) => ModelError::file(
+                path,
+                format!(
+                    "a link to {}, which does not exist: finish the download, or copy the file itself",
+                    target.display()
+                ),
+            ),
+            Err(_) => ModelError::not_found(path),
+        }),
+    }
 }
 
 /// The snapshot of a folder `models--OWNER--NAME` of the Hugging Face cache: the one of the branch main, else the only

@@ -76,7 +76,8 @@ impl Weights {
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
         let mut weights = Self { folder: folder.to_path_buf(), files: Vec::new(), index: BTreeMap::new() };
         let single = folder.join(WEIGHTS);
-        if single.exists() {
+        // A link that leads nowhere is no missing file: opening it says so.
+        if fs::symlink_metadata(&single).is_ok() {
             let file = SafetensorsFile::open(&single)?;
             weights.index = file.names().map(|name| (name.to_owned(), 0)).collect();
             weights.files.push(file);

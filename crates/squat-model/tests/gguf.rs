@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use common::{spec, tensors};
 use proptest::prelude::*;
 use squat_model::format::gguf::{GgufFile, GgufModel};
+use squat_model::rope::{Rope, RopeScaling};
 use squat_model::{
-    ModelError, ModelKind, ModelSummary, PackedModel, QuantPlan, TensorSource, Tensors, Tokenizer,
-    TokenizerFiles,
+    LinearSet, ModelError, ModelKind, ModelSpec, ModelSummary, PackedModel, QuantPlan, TensorSource, Tensors,
+    Tokenizer, TokenizerFiles, arch,
 };
 use writer::{Gguf, model};
 
@@ -73,7 +74,7 @@ fn the_tokenizer_comes_along() {
     let mut file = model(&spec, &tensors(&spec));
     file.text("tokenizer.chat_template", "{{ messages }}");
     let place = write(&file.bytes());
-    let tokenizer = Tokenizer::open(&place.path, &spec).unwrap();
+    let tokenizer = squat_model::open(&place.path).unwrap().tokenizer().unwrap();
     // "ab", " a", single digits, a special token written out, a line end.
     assert_eq!(tokenizer.encode("ab a12</s>\n").unwrap(), [9, 8, 11, 12, 2, 13]);
     assert_eq!(tokenizer.decode(&[9, 8, 2, 13]).unwrap(), "ab a\n");
@@ -90,12 +91,119 @@ fn the_tokenizer_comes_along() {
         let place = write(&other.bytes());
         // The model itself can be run without.
         GgufModel::open(&place.path).unwrap();
-        let error = Tokenizer::open(&place.path, &spec).unwrap_err().to_string();
+        let error = squat_model::open(&place.path).unwrap().tokenizer().unwrap_err().to_string();
         assert!(error.contains(word) && error.contains(value), "{error}");
     }
     file.texts("tokenizer.ggml.merges", &["ab"]);
-    let error = Tokenizer::open(write(&file.bytes()).path, &spec).unwrap_err().to_string();
+    let place = write(&file.bytes());
+    let error = squat_model::open(&place.path).unwrap().tokenizer().unwrap_err().to_string();
     assert!(error.contains("pairs of tokens"), "{error}");
+}
+
+/// Families differ in their keys, in what they add, and in whether rows are reordered.
+#[test]
+fn qwen_models_come_back() {
+    for base in [arch::qwen2::base(), arch::qwen3::base()] {
+        let spec = ModelSpec {
+            architecture: base.architecture,
+            biases: base.biases,
+            qk_norm: base.qk_norm,
+            ..spec(false)
+        };
+        let tensors = tensors(&spec);
+        let mut file = model(&spec, &tensors);
+        file.text("tokenizer.ggml.pre", "qwen2");
+        let opened = open(&file).unwrap();
+        assert_eq!(opened.spec(), &spec);
+        for param in spec.parameters() {
+            assert_eq!(
+                opened.read_f32(&param.name).unwrap(),
+                tensors.get(&param.name).unwrap(),
+                "{}",
+                param.name
+            );
+        }
+        let place = write(&file.bytes());
+        let tokenizer = squat_model::open(&place.path).unwrap().tokenizer().unwrap();
+        // Single digits, a line end apart from letters.
+        assert_eq!(tokenizer.encode("ab12\n").unwrap(), [9, 11, 12, 13]);
+    }
+    // LLaMA with biases: those of queries and keys are reordered as well.
+    let spec = ModelSpec { biases: LinearSet::ATTENTION, ..spec(true) };
+    let tensors = tensors(&spec);
+    let opened = open(&model(&spec, &tensors)).unwrap();
+    assert_eq!(opened.spec(), &spec);
+    let name = "model.layers.1.self_attn.k_proj.bias";
+    assert_eq!(opened.read_f32(name).unwrap(), tensors.get(name).unwrap());
+}
+
+/// llama.cpp takes a factor without a type for a linear one, and knows an older key; `none` switches it off.
+#[test]
+fn rotary_scalings_are_read_as_llama_cpp_reads_them() {
+    let spec = spec(true);
+    let rope = |change: fn(&mut Gguf) -> &mut Gguf| {
+        let mut file = model(&spec, &tensors(&spec));
+        change(&mut file);
+        open(&file).unwrap().spec().rope.clone().unwrap()
+    };
+    let linear = |factor| Rope { theta: 10_000.0, scaling: RopeScaling::Linear { factor } };
+    assert_eq!(rope(|f| f.float("llama.rope.scale_linear", 2.0)), linear(2.0));
+    assert_eq!(rope(|f| f.float("llama.rope.scaling.factor", 4.0)), linear(4.0));
+    let both = rope(|f| f.float("llama.rope.scaling.factor", 4.0).text("llama.rope.scaling.type", "linear"));
+    assert_eq!(both, linear(4.0));
+    let none = rope(|f| f.float("llama.rope.scaling.factor", 4.0).text("llama.rope.scaling.type", "none"));
+    assert_eq!(none, Rope::new(10_000.0));
+    assert_eq!(rope(|f| f.float("llama.rope.scale_linear", 1.0)), Rope::new(10_000.0));
+}
+
+/// Any part opens all of them; a part that is missing is named, and never taken for a tied head.
+#[test]
+fn parts_of_a_split_file_are_read_together() {
+    let spec = spec(false);
+    let tensors = tensors(&spec);
+    let whole = model(&spec, &tensors);
+    let count = whole.tensor_names().len() as i32;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |number: usize| dir.path().join(format!("m-{number:05}-of-00003.gguf"));
+    for number in 0..3 {
+        let mut part = if number == 0 { whole.clone() } else { Gguf::default() };
+        part.number("split.no", number as u32)
+            .number("split.count", 3)
+            .number("split.tensors.count", count as u32);
+        // The first part has no tensor, as some writers leave it.
+        match number {
+            0 => whole.tensor_names().iter().for_each(|name| {
+                part.remove(name);
+            }),
+            _ => part.take_tensors(&whole, |name| (name.starts_with("output")) == (number == 2)),
+        }
+        fs::write(path(number + 1), part.bytes()).unwrap();
+    }
+    for given in 1..=3 {
+        let opened = squat_model::open(path(given)).unwrap();
+        assert_eq!((opened.spec(), opened.kind()), (&spec, ModelKind::FullPrecision));
+        for param in spec.parameters() {
+            assert_eq!(opened.tensors().read_f32(&param.name).unwrap(), tensors.get(&param.name).unwrap());
+        }
+    }
+    // The folder holds one model.
+    assert_eq!(squat_model::open(dir.path()).unwrap().spec(), &spec);
+    let bytes = fs::read(path(3)).unwrap();
+    fs::remove_file(path(3)).unwrap();
+    for given in 1..=2 {
+        let error = squat_model::open(path(given)).unwrap_err().to_string();
+        assert!(error.contains("part 3 of 3") && error.contains("m-00003-of-00003.gguf"), "{error}");
+    }
+    // A part of another model, one twice, one under another name.
+    fs::copy(path(2), path(3)).unwrap();
+    assert!(squat_model::open(path(1)).unwrap_err().to_string().contains("00003-of-00003"));
+    fs::write(path(3), &bytes).unwrap();
+    let renamed = dir.path().join("x.gguf");
+    fs::copy(path(1), &renamed).unwrap();
+    assert!(squat_model::open(&renamed).unwrap_err().to_string().contains("-00001-of-00003.gguf"));
+    fs::remove_file(renamed).unwrap();
+    fs::write(path(3), model(&spec, &tensors).bytes()).unwrap();
+    assert!(squat_model::open(path(1)).is_err());
 }
 
 #[test]
@@ -126,25 +234,38 @@ fn what_cannot_be_run_is_refused() {
         change(&mut file);
         file
     };
-    refused(&changed(|f| f.text("general.architecture", "qwen3")), &["llama", "qwen3"]);
+    refused(&changed(|f| f.text("general.architecture", "gemma3")), &["llama", "qwen3", "gemma3"]);
     refused(&changed(|f| f.text("llama.rope.scaling.type", "yarn")), &["scaling", "yarn"]);
     refused(&changed(|f| f.number("llama.expert_count", 8)), &["expert_count"]);
-    refused(&changed(|f| f.number("llama.attention.head_count", 5)), &["head_count"]);
+    refused(&changed(|f| f.number("llama.attention.head_count", 5)), &["num_attention_heads = 5"]);
     refused(&changed(|f| f.number("llama.rope.dimension_count", 4)), &["dimension_count", "6"]);
+    refused(&changed(|f| f.number("split.count", 99_999)), &["split.count"]);
     refused(&changed(|f| f.number("llama.block_count", 3)), &["model.layers.2"]);
     refused(&changed(|f| f.text("llama.context_length", "long")), &["context_length", "long"]);
     refused(&changed(|f| f.number("llama.context_length", 0)), &["max_position_embeddings"]);
     refused(&changed(|f| f.number("general.alignment", 24)), &["alignment"]);
     refused(&changed(|f| f.remove("blk.1.attn_k.weight")), &["k_proj", "missing"]);
+    // A bias in the first layer is one in every layer.
     refused(
         &changed(|f| f.tensor("blk.0.attn_q.bias", &[24], 0, vec![0; 96])),
-        &["blk.0.attn_q.bias", "not supported"],
+        &["layers.1.self_attn.q_proj.bias"],
+    );
+    refused(
+        &changed(|f| f.tensor("blk.0.attn_q_norm.weight", &[6], 0, vec![0; 24])),
+        &["attn_q_norm", "LlamaForCausalLM"],
+    );
+    refused(
+        &changed(|f| f.tensor("output_norm.weight", &[24], 20, vec![0; 96])),
+        &["output_norm", "IQ4_NL", "Q8_0"],
     );
     refused(
         &changed(|f| f.tensor("rope_freqs.weight", &[3], 0, vec![0; 12])),
         &["rope_freqs", "not supported"],
     );
-    refused(&changed(|f| f.tensor("output_norm.weight", &[24], 10, vec![0; 96])), &["model.norm.weight"]);
+    refused(
+        &changed(|f| f.tensor("output_norm.weight", &[24], 10, vec![0; 96])),
+        &["output_norm.weight", "Q2_K"],
+    );
     refused(&changed(|f| f.tensor("output_norm.weight", &[23], 0, vec![0; 92])), &["[24]", "[23]"]);
 
     let bytes = file.bytes();

@@ -79,9 +79,7 @@ fn refuse_unsupported(config: &Map<String, Value>) -> Result<(), ModelError> {
         return Err(ModelError::config("partial_rotary_factor", "1", factor.to_string(), ""));
     }
     let hint = "; attention over a sliding window is not supported";
-    if read::optional_bool(config, "use_sliding_window")?.unwrap_or(false) {
-        return Err(ModelError::config("use_sliding_window", "false", "true", hint));
-    }
+    // `layer_types` counts where it is there; else layers from `max_window_layers` on have the window.
     if let Some(layers) = config.get("layer_types").filter(|value| !value.is_null()) {
         let full = |list: &Vec<Value>| list.iter().all(|layer| layer == "full_attention");
         if !layers.as_array().is_some_and(full) {
@@ -92,6 +90,13 @@ fn refuse_unsupported(config: &Map<String, Value>) -> Result<(), ModelError> {
                 hint,
             ));
         }
+        return Ok(());
+    }
+    let windows = read::optional_bool(config, "use_sliding_window")?.unwrap_or(false)
+        && config.get("sliding_window").is_none_or(|value| !value.is_null());
+    let first = read::optional_size(config, "max_window_layers")?.unwrap_or(0);
+    if windows && first < read::size(config, "num_hidden_layers")? {
+        return Err(ModelError::config("use_sliding_window", "false", "true", hint));
     }
     Ok(())
 }

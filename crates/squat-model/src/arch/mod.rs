@@ -1,13 +1,9 @@
-//! The known families of models: one file each, one line each in `REGISTRY`.
+//! The known families of models: one file each, one line each in `architectures!`.
 //!
 //! A file says which features a family has ([`ModelSpec`] with sizes of zero), how its `config.json` is read and written,
 //! where its parameters lie in files with other names, and what it is called in GGUF files.
 
 mod decoder;
-pub mod gpt2;
-pub mod llama;
-pub mod qwen2;
-pub mod qwen3;
 
 use serde_json::{Map, Value};
 
@@ -36,9 +32,21 @@ pub(crate) struct Gguf {
     pub interleaved_rope: bool,
 }
 
-/// One line for each architecture.
-pub(crate) static REGISTRY: [Definition; 4] =
-    [llama::DEFINITION, qwen2::DEFINITION, qwen3::DEFINITION, gpt2::DEFINITION];
+/// Declares the modules and collects their definitions.
+macro_rules! architectures {
+    ($($name:ident)*) => {
+        $(pub mod $name;)*
+        pub(crate) static REGISTRY: [Definition; [$(stringify!($name)),*].len()] = [$($name::DEFINITION),*];
+    };
+}
+
+// One line for each architecture.
+architectures! {
+    llama
+    qwen2
+    qwen3
+    gpt2
+}
 
 /// The definition of a family.
 pub(crate) fn definition(architecture: Architecture) -> &'static Definition {

@@ -180,9 +180,7 @@ pub fn load_checkpoint(path: impl AsRef<Path>) -> Result<(ModelSpec, Tensors), M
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
-    if !path.exists() {
-        return Err(ModelError::not_found(path));
-    }
+    crate::open::check_regular(path)?;
     fs::read(path).map_err(ModelError::io("read", path))
 }
 

@@ -42,9 +42,7 @@ impl SafetensorsFile {
     /// # Errors
     /// No such file, or one that is truncated or corrupt.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        if !path.exists() {
-            return Err(ModelError::not_found(path));
-        }
+        crate::open::check_regular(path)?;
         let file = File::open(path).map_err(ModelError::io("open", path))?;
         let size = file.metadata().map_err(ModelError::io("read", path))?.len();
         if size < LENGTH_FIELD as u64 {
@@ -57,6 +55,9 @@ impl SafetensorsFile {
         }
         // SAFETY: the mapping is read-only; as documented, nobody may shorten the file while it is mapped.
         let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))?;
+        if let Some(message) = crate::open::not_downloaded(&map) {
+            return Err(ModelError::file(path, message));
+        }
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
             ModelError::file(
                 path,

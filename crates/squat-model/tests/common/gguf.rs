@@ -1,6 +1,7 @@
 //! Writes small GGUF files.
+#![allow(dead_code)]
 
-use squat_model::{LinearKind, ModelSpec, NormKind, ParamKind, Tensors};
+use squat_model::{LinearKind, ModelSpec, NormKind, ParamInfo, ParamKind, Tensors};
 
 /// A file in the making.
 #[derive(Clone, Default)]
@@ -57,6 +58,15 @@ impl Gguf {
         self
     }
 
+    pub fn tensor_names(&self) -> Vec<String> {
+        self.tensors.iter().map(|(name, ..)| name.clone()).collect()
+    }
+
+    /// Copies the tensors of another file whose names are wanted.
+    pub fn take_tensors(&mut self, from: &Self, wanted: impl Fn(&str) -> bool) {
+        self.tensors.extend(from.tensors.iter().filter(|(name, ..)| wanted(name)).cloned());
+    }
+
     pub fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(3u32.to_le_bytes());
@@ -100,7 +110,8 @@ fn neighbours(values: &[f32], head_dim: usize, cols: usize) -> Vec<f32> {
 /// A model in f32 with a byte-level tokenizer of single characters and a few merges.
 pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
     let mut file = Gguf::default();
-    file.text("general.architecture", "llama");
+    let family = spec.architecture.model_type;
+    file.text("general.architecture", family);
     let sizes = [
         ("context_length", spec.max_position_embeddings),
         ("embedding_length", spec.hidden_size),
@@ -108,13 +119,14 @@ pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
         ("feed_forward_length", spec.intermediate_size),
         ("attention.head_count", spec.num_attention_heads),
         ("attention.head_count_kv", spec.num_key_value_heads),
-        ("rope.dimension_count", spec.head_dim),
+        ("attention.key_length", spec.head_dim),
+        ("attention.value_length", spec.head_dim),
     ];
     for (key, size) in sizes {
-        file.number(&format!("llama.{key}"), size as u32);
+        file.number(&format!("{family}.{key}"), size as u32);
     }
-    file.float("llama.attention.layer_norm_rms_epsilon", spec.norm_eps as f32);
-    file.float("llama.rope.freq_base", spec.rope.as_ref().unwrap().theta as f32);
+    file.float(&format!("{family}.attention.layer_norm_rms_epsilon"), spec.norm_eps as f32);
+    file.float(&format!("{family}.rope.freq_base"), spec.rope.as_ref().unwrap().theta as f32);
     file.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "smollm");
     let tokens = [
         "<pad>", "<s>", "</s>", "a", "b", "c", "d", "Ġ", "Ġa", "ab", "cd", "1", "2", "Ċ", "e", "f", "g", "h",
@@ -129,31 +141,46 @@ pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
     }
     for param in spec.parameters() {
         let values = tensors.get(&param.name).unwrap();
-        let layer = param.layer.unwrap_or_default();
-        let (name, permuted) = match param.kind {
-            ParamKind::Embedding => ("token_embd".to_owned(), false),
-            ParamKind::Positions | ParamKind::Bias => unreachable!("a LLaMA has none"),
-            ParamKind::Head => ("output".to_owned(), false),
-            ParamKind::Norm(NormKind::Final) => ("output_norm".to_owned(), false),
-            ParamKind::Norm(NormKind::Attn) => (format!("blk.{layer}.attn_norm"), false),
-            ParamKind::Norm(_) => (format!("blk.{layer}.ffn_norm"), false),
-            ParamKind::Linear(kind) => {
-                let name = match kind {
-                    LinearKind::Q => "attn_q",
-                    LinearKind::K => "attn_k",
-                    LinearKind::V => "attn_v",
-                    LinearKind::O => "attn_output",
-                    LinearKind::Gate => "ffn_gate",
-                    LinearKind::Up => "ffn_up",
-                    LinearKind::Down => "ffn_down",
-                };
-                (format!("blk.{layer}.{name}"), matches!(kind, LinearKind::Q | LinearKind::K))
-            }
+        let (name, rotary) = name_in_file(&param);
+        // Converters reorder what LLaMA's rotary embedding turns, biases included.
+        let values = match rotary && family == "llama" {
+            true => neighbours(values, spec.head_dim, values.len() / param.shape[0]),
+            false => values.to_vec(),
         };
-        let values =
-            if permuted { neighbours(values, spec.head_dim, spec.hidden_size) } else { values.to_vec() };
         let data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        file.tensor(&format!("{name}.weight"), &param.shape, 0, data);
+        file.tensor(&name, &param.shape, 0, data);
     }
     file
+}
+
+/// Name of a parameter in a file, and whether it makes queries or keys.
+pub fn name_in_file(param: &ParamInfo) -> (String, bool) {
+    let block = |name: &str, suffix: &str| format!("blk.{}.{name}.{suffix}", param.layer.unwrap_or_default());
+    let linear = |kind: LinearKind, suffix: &str| {
+        let name = match kind {
+            LinearKind::Q => "attn_q",
+            LinearKind::K => "attn_k",
+            LinearKind::V => "attn_v",
+            LinearKind::O => "attn_output",
+            LinearKind::Gate => "ffn_gate",
+            LinearKind::Up => "ffn_up",
+            LinearKind::Down => "ffn_down",
+        };
+        (block(name, suffix), matches!(kind, LinearKind::Q | LinearKind::K))
+    };
+    match param.kind {
+        ParamKind::Embedding => ("token_embd.weight".to_owned(), false),
+        ParamKind::Positions => unreachable!("these families have none"),
+        ParamKind::Head => ("output.weight".to_owned(), false),
+        ParamKind::Norm(NormKind::Final) => ("output_norm.weight".to_owned(), false),
+        ParamKind::Norm(NormKind::Attn) => (block("attn_norm", "weight"), false),
+        ParamKind::Norm(NormKind::Mlp) => (block("ffn_norm", "weight"), false),
+        ParamKind::Norm(NormKind::Query) => (block("attn_q_norm", "weight"), false),
+        ParamKind::Norm(NormKind::Key) => (block("attn_k_norm", "weight"), false),
+        ParamKind::Linear(kind) => linear(kind, "weight"),
+        ParamKind::Bias => {
+            let owner = LinearKind::ALL.into_iter().find(|kind| param.name.contains(kind.module())).unwrap();
+            linear(owner, "bias")
+        }
+    }
 }

@@ -297,9 +297,7 @@ fn part_suffix(number: usize, count: usize) -> String {
 
 /// Maps one file and checks that its tensors lie inside.
 fn open_part(path: &Path) -> Result<(Part, BTreeMap<String, Value>, BTreeMap<String, Entry>), ModelError> {
-    if !path.exists() {
-        return Err(ModelError::not_found(path));
-    }
+    crate::open::check_regular(path)?;
     let file = File::open(path).map_err(ModelError::io("open", path))?;
     // SAFETY: the mapping is read-only; as documented, nobody may shorten the file while it is mapped.
     let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))?;
