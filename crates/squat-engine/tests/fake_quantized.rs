@@ -12,7 +12,7 @@ use squat_model::plan::log_scale_name;
 use squat_model::spec::bias_name;
 use squat_model::tensors::read_static_affine;
 use squat_model::{
-    LinearKind, Mlp, ModelSpec, PackSource, QuantPlan, TensorSource, Tensors, TokenizerFiles, pack, rope,
+    LinearKind, Mlp, ModelSpec, PackSource, QuantPlan, TensorSource, Tensors, TokenizerFiles, pack,
 };
 use squat_quant::token_policy::{TokenEvidence, TokenPolicy, mean_over_heads};
 use squat_quant::{

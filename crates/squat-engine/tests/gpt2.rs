@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use squat_engine::{Engine, EngineOptions, GenerateOptions};
 use squat_model::format::safetensors::{Declaration, Writer};
 use squat_model::tensors::Dtype;
-use squat_model::{ModelFolder, ModelSpec, QuantPlan, reference};
+use squat_model::{ModelFolder, QuantPlan, reference};
 use std::path::Path;
 
 /// As in `golden/gpt2.py`.

@@ -240,16 +240,13 @@ fn what_cannot_be_run_is_refused() {
     refused(&changed(|f| f.number("llama.attention.head_count", 5)), &["num_attention_heads = 5"]);
     refused(&changed(|f| f.number("llama.rope.dimension_count", 4)), &["dimension_count", "6"]);
     refused(&changed(|f| f.number("split.count", 99_999)), &["split.count"]);
-    refused(&changed(|f| f.number("llama.block_count", 3)), &["model.layers.2"]);
+    refused(&changed(|f| f.number("llama.block_count", 3)), &["blk.2"]);
     refused(&changed(|f| f.text("llama.context_length", "long")), &["context_length", "long"]);
     refused(&changed(|f| f.number("llama.context_length", 0)), &["max_position_embeddings"]);
     refused(&changed(|f| f.number("general.alignment", 24)), &["alignment"]);
-    refused(&changed(|f| f.remove("blk.1.attn_k.weight")), &["k_proj", "missing"]);
+    refused(&changed(|f| f.remove("blk.1.attn_k.weight")), &["blk.1.attn_k", "missing"]);
     // A bias in the first layer is one in every layer.
-    refused(
-        &changed(|f| f.tensor("blk.0.attn_q.bias", &[24], 0, vec![0; 96])),
-        &["layers.1.self_attn.q_proj.bias"],
-    );
+    refused(&changed(|f| f.tensor("blk.0.attn_q.bias", &[24], 0, vec![0; 96])), &["blk.1.attn_q.bias"]);
     refused(
         &changed(|f| f.tensor("blk.0.attn_q_norm.weight", &[6], 0, vec![0; 24])),
         &["attn_q_norm", "LlamaForCausalLM"],

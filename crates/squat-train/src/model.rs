@@ -501,7 +501,7 @@ impl Model {
             }
             _ => vec![0.0; sink.len()],
         };
-        let rope = plan.thresholds.get(layer).copied().unwrap_or(0.0);
+        let theta = plan.thresholds.get(layer).copied().unwrap_or(0.0);
         let mut found = Vec::new();
         let bits: Vec<ActBits> = sink
             .iter()

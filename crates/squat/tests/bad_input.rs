@@ -283,7 +283,7 @@ fn names_and_forms() {
     eval("fp", &["--task", "pairs", "--data", "pairs", "--form", "fake"], &["no quantization plan"]);
     eval("pack", &["--task", "pairs", "--data", "pairs"], &["pack does not exist", "packed"]);
     eval("text", &["--task", "pairs", "--data", "pairs"], &["text", "config.json is missing"]);
-    eval("recipe.toml", &["--task", "pairs", "--data", "pairs"], &["recipe.toml", "got a file"]);
+    eval("recipe.toml", &["--task", "pairs", "--data", "pairs"], &["recipe.toml", "expected a model"]);
 
     refused(dir, &["pack", "fp", "--out", "out"], &["no quantization plan", "w4a8"]);
     refused(dir, &["pack", "fp", "--out", "out", "--plan", "fp"], &["nothing to pack"]);

@@ -11,7 +11,7 @@
 mod common;
 
 use common::{bits, checkpoint_and_packed, spec, tokens};
-use squat_engine::{Engine, EngineOptions, SessionOptions};
+use squat_engine::{Engine, SessionOptions};
 use squat_model::{ModelFolder, PackedModel, TensorSource};
 use squat_quant::ActBits;
 use squat_train::evaluate::Evaluator;
