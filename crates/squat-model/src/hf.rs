@@ -312,7 +312,7 @@ pub struct FolderContents<'a> {
 /// replaced (see [`write_folder_atomically`]), and the file system's.
 pub fn write_folder(path: impl AsRef<Path>, contents: &FolderContents<'_>) -> Result<(), ModelError> {
     let declarations = declare(contents)?;
-    let mut config = arch::config_of_spec(contents.spec);
+    let mut config = arch::checked_config(contents.spec)?;
     let dtype = match contents.dtype {
         WeightDtype::F32 => "float32",
         WeightDtype::F16 => "float16",

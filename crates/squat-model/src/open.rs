@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::ModelError;
-use crate::format::gguf::{GgufModel, is_gguf};
+use crate::format::gguf::{self, GgufModel};
 use crate::format::llama2c::{self, Llama2cModel};
 use crate::generation::GenerationConfig;
 use crate::hf::{CONFIG, ModelFolder, open_config};
@@ -29,6 +29,9 @@ pub enum ModelKind {
     /// Integers on disk.
     Packed,
 }
+
+/// Bytes of a file that are enough to tell what it is.
+const HEAD: u64 = 64;
 
 /// A model of any kind, opened: configuration read, weights mapped, shapes checked. Each file is opened once.
 #[derive(Debug)]
@@ -56,18 +59,24 @@ enum Files {
 /// [`PackedModel::open`], [`GgufModel::open`] and [`llama2c::load_checkpoint`].
 pub fn open(path: impl AsRef<Path>) -> Result<OpenedModel, ModelError> {
     let path = locate(path.as_ref())?;
-    let files = if path.is_dir() {
+    if path.is_dir() {
         let config = open_config(&path)?;
-        match config.get(schema::KEY).is_some_and(|value| !value.is_null()) {
+        let files = match config.get(schema::KEY).is_some_and(|value| !value.is_null()) {
             true => Files::Packed(PackedModel::from_config(&path, config)?),
             false => Files::Folder(ModelFolder::from_config(&path, config)?),
-        }
-    } else if is_gguf(&path) {
-        Files::Gguf(GgufModel::open(&path)?)
-    } else if llama2c::is_checkpoint(&path) || has_extension(&path, "bin") {
-        Files::Llama2c(Llama2cModel::open(&path)?)
+        };
+        return Ok(OpenedModel { path, files });
+    }
+    let mut file = File::open(&path).map_err(ModelError::io("open", &path))?;
+    let mut head = Vec::new();
+    (&mut file).take(HEAD).read_to_end(&mut head).map_err(ModelError::io("read", &path))?;
+    let length = file.metadata().map_err(ModelError::io("read", &path))?.len();
+    let files = if head.starts_with(gguf::MAGIC) {
+        Files::Gguf(GgufModel::from_file(&path, &file)?)
+    } else if llama2c::is_checkpoint(&head, length) || has_extension(&path, "bin") {
+        Files::Llama2c(Llama2cModel::from_file(&path, file)?)
     } else {
-        return Err(ModelError::file(&path, what_is(&path)?));
+        return Err(ModelError::file(&path, what_is(&path, &head)));
     };
     Ok(OpenedModel { path, files })
 }
@@ -377,20 +386,16 @@ fn has_extension(path: &Path, extension: &str) -> bool {
 }
 
 /// What a file that is no model holds, and what to do.
-fn what_is(path: &Path) -> Result<String, ModelError> {
-    let mut head = [0u8; 64];
-    let mut file = File::open(path).map_err(ModelError::io("open", path))?;
-    let length = file.read(&mut head).map_err(ModelError::io("read", path))?;
-    let head = &head[..length];
+fn what_is(path: &Path, head: &[u8]) -> String {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Some(message) = not_downloaded(head) {
-        return Ok(message.to_owned());
+        return message.to_owned();
     }
     if folder.join(CONFIG).is_file() {
-        return Ok(format!("a file of a model; give its folder, {}", folder.display()));
+        return format!("a file of a model; give its folder, {}", folder.display());
     }
-    Ok("expected a model: a folder with config.json and model.safetensors, a GGUF file or a llama2.c checkpoint"
-        .to_owned())
+    "expected a model: a folder with config.json and model.safetensors, a GGUF file or a llama2.c checkpoint"
+        .to_owned()
 }
 
 /// What the first bytes of a placeholder say.

@@ -135,6 +135,14 @@ fn qwen_models_come_back() {
     assert_eq!(opened.spec(), &spec);
     let name = "model.layers.1.self_attn.k_proj.bias";
     assert_eq!(opened.read_f32(name).unwrap(), tensors.get(name).unwrap());
+    // Biases that no configuration of the family can state are run, and not written.
+    let spec = ModelSpec { biases: LinearSet::QKV, ..spec };
+    let place = write(&model(&spec, &tensors).bytes());
+    let opened = squat_model::open(&place.path).unwrap();
+    assert_eq!(opened.spec(), &spec);
+    let error =
+        opened.pack(Some(&QuantPlan::w4a8()), place.path.with_extension("out")).unwrap_err().to_string();
+    assert!(error.contains("can express"), "{error}");
 }
 
 /// llama.cpp takes a factor without a type for a linear one, and knows an older key; `none` switches it off.

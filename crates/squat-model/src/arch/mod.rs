@@ -74,6 +74,25 @@ pub fn config_of_spec(spec: &ModelSpec) -> Map<String, Value> {
     (definition(spec.architecture).to_config)(spec)
 }
 
+/// [`config_of_spec`] for a file that is written.
+///
+/// # Errors
+/// Features that the family's configuration cannot express, so that another model would be read back.
+pub(crate) fn checked_config(spec: &ModelSpec) -> Result<Map<String, Value>, ModelError> {
+    let config = config_of_spec(spec);
+    if spec_of_config(&config)? == *spec {
+        return Ok(config);
+    }
+    let hint = "; the model can be run as it is, but not written";
+    let expected = format!("features that a config.json of {} can express", spec.architecture.class);
+    Err(ModelError::config(
+        "architecture",
+        expected,
+        "others, such as biases of some linear layers only",
+        hint,
+    ))
+}
+
 /// The architecture that a `config.json` names in `architectures` or, without it, in `model_type`.
 fn of_config(config: &Map<String, Value>) -> Result<&'static Definition, ModelError> {
     let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use crate::arch;
@@ -36,12 +36,11 @@ pub struct Llama2cModel {
 }
 
 impl Llama2cModel {
-    /// Reads a checkpoint.
-    ///
-    /// # Errors
-    /// As [`load_checkpoint`].
-    pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let (spec, tensors) = load_checkpoint(path)?;
+    /// Reads an open checkpoint from its beginning.
+    pub(crate) fn from_file(path: &Path, mut file: fs::File) -> Result<Self, ModelError> {
+        let mut bytes = Vec::new();
+        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(ModelError::io("read", path))?;
+        let (spec, tensors) = parse_checkpoint(path, &bytes)?;
         Ok(Self { path: path.to_path_buf(), spec, tensors })
     }
 
@@ -94,13 +93,10 @@ impl Llama2cModel {
     }
 }
 
-/// Whether a regular file has the header of a checkpoint, and the length that follows from it.
-pub fn is_checkpoint(path: &Path) -> bool {
-    let mut header = [0u8; HEADER];
-    let Ok(metadata) = fs::metadata(path) else { return false };
-    metadata.is_file()
-        && fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)).is_ok()
-        && spec_of_header(&integers(&header)).is_ok_and(|spec| file_bytes(&spec) == metadata.len())
+/// Whether a file of `length` bytes begins with the header of a checkpoint of that length.
+pub(crate) fn is_checkpoint(head: &[u8], length: u64) -> bool {
+    let header = head.get(..HEADER).map(integers);
+    header.and_then(|header| spec_of_header(&header).ok()).is_some_and(|spec| file_bytes(&spec) == length)
 }
 
 fn integers(header: &[u8]) -> Vec<i64> {
@@ -122,7 +118,10 @@ fn file_bytes(spec: &ModelSpec) -> u64 {
 /// No such file; a header that describes no model; a file of another length than the header says; NaN.
 pub fn load_checkpoint(path: impl AsRef<Path>) -> Result<(ModelSpec, Tensors), ModelError> {
     let path = path.as_ref();
-    let bytes = read(path)?;
+    parse_checkpoint(path, &read(path)?)
+}
+
+fn parse_checkpoint(path: &Path, bytes: &[u8]) -> Result<(ModelSpec, Tensors), ModelError> {
     let header = bytes.get(..HEADER).ok_or_else(|| {
         ModelError::file(path, format!("expected a header of {HEADER} bytes, got {} bytes", bytes.len()))
     })?;

@@ -145,7 +145,7 @@ pub fn pack(source: &PackSource<'_>, out: impl AsRef<Path>) -> Result<PackReport
         }
     }
     declarations.extend(statics.iter().cloned());
-    let mut config = arch::config_of_spec(spec);
+    let mut config = arch::checked_config(spec)?;
     config.insert("torch_dtype".to_owned(), "float32".into());
     config.insert(schema::KEY.to_owned(), schema::quantization_config(spec, plan));
     config.insert(squat_config::KEY.to_owned(), squat_config::to_json(plan));

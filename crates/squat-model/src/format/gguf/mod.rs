@@ -32,7 +32,7 @@ use value::Cursor;
 pub use value::Value;
 
 /// First bytes of a file.
-const MAGIC: &[u8] = b"GGUF";
+pub(crate) const MAGIC: &[u8] = b"GGUF";
 /// Alignment of the data where the metadata names none.
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// Most dimensions of a tensor.
@@ -91,7 +91,13 @@ impl GgufFile {
     /// No such file; one that is no GGUF of version 2 or 3, truncated or damaged; a part that is missing or belongs to
     /// another model.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let (part, metadata, mut entries) = open_part(path)?;
+        crate::open::check_regular(path)?;
+        Self::from_file(path, &File::open(path).map_err(ModelError::io("open", path))?)
+    }
+
+    /// [`GgufFile::open`] of an open file.
+    pub(crate) fn from_file(path: &Path, file: &File) -> Result<Self, ModelError> {
+        let (part, metadata, mut entries) = map_part(path, file)?;
         let Some(split) = Split::of(path, &metadata)? else {
             return Ok(Self { path: path.to_path_buf(), parts: vec![part], metadata, entries });
         };
@@ -114,7 +120,9 @@ impl GgufFile {
                 );
                 return Err(ModelError::file(path, message));
             }
-            let (part, metadata, more) = open_part(&sibling)?;
+            crate::open::check_regular(&sibling)?;
+            let (part, metadata, more) =
+                map_part(&sibling, &File::open(&sibling).map_err(ModelError::io("open", &sibling))?)?;
             if Split::of(&sibling, &metadata)?.is_none_or(|found| found.count != split.count) {
                 let message = format!("expected part {} of {} of one model", number + 1, split.count);
                 return Err(ModelError::file(&sibling, message + "; copy the parts again"));
@@ -296,11 +304,12 @@ fn part_suffix(number: usize, count: usize) -> String {
 }
 
 /// Maps one file and checks that its tensors lie inside.
-fn open_part(path: &Path) -> Result<(Part, BTreeMap<String, Value>, BTreeMap<String, Entry>), ModelError> {
-    crate::open::check_regular(path)?;
-    let file = File::open(path).map_err(ModelError::io("open", path))?;
+fn map_part(
+    path: &Path,
+    file: &File,
+) -> Result<(Part, BTreeMap<String, Value>, BTreeMap<String, Entry>), ModelError> {
     // SAFETY: the mapping is read-only; as documented, nobody may shorten the file while it is mapped.
-    let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))?;
+    let map = unsafe { Mmap::map(file) }.map_err(ModelError::io("map", path))?;
     let bad = |message: String| {
         ModelError::file(path, format!("no valid GGUF file: {message}; copy or convert it again"))
     };

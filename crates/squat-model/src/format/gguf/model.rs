@@ -1,6 +1,7 @@
 //! A model in a GGUF file, under the names and with the RoPE convention of Hugging Face.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::Path;
 
 use super::{GgufFile, Value, tokenizer};
@@ -28,7 +29,15 @@ impl GgufModel {
     /// As [`GgufFile::open`]; an architecture that is not read from this format, another scaling of RoPE than linear,
     /// experts; missing, misshaped or unknown tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
-        let file = GgufFile::open(path.as_ref())?;
+        Self::of(GgufFile::open(path.as_ref())?)
+    }
+
+    /// [`GgufModel::open`] of an open file.
+    pub(crate) fn from_file(path: &Path, file: &File) -> Result<Self, ModelError> {
+        Self::of(GgufFile::from_file(path, file)?)
+    }
+
+    fn of(file: GgufFile) -> Result<Self, ModelError> {
         let family = family_of(&file)?;
         let spec = spec_of(&file, family)?;
         let interleaved_rope = family.interleaved_rope;
