@@ -1,4 +1,4 @@
-//! Folders that appear whole or not at all.
+//! Folders that are written atomically: complete or not at all.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What can go wrong with a model's data and files, in words that say what to do about it.
+//! Errors of models and their files: what was expected, what was found, what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub enum ModelError {
         /// Nearest sibling and advice, or empty.
         hint: String,
     },
-    /// A folder that holds no model, or a model of another kind than asked for.
+    /// A folder that does not hold a model, or holds a model of an unexpected kind.
     #[error("{}: {message}", path.display())]
     Folder {
         /// The folder.
@@ -41,7 +41,7 @@ pub enum ModelError {
         /// What was expected, what was found, what to do.
         message: String,
     },
-    /// A configuration that describes no model this project can run.
+    /// An invalid or unsupported configuration.
     #[error("{key}: expected {expected}, got {got}{hint}")]
     Config {
         /// The key of `config.json`, or the field of a plan.
@@ -53,10 +53,10 @@ pub enum ModelError {
         /// Advice, or empty.
         hint: String,
     },
-    /// A name that is none of the known ones.
+    /// An unknown name.
     #[error("unknown {kind} \"{got}\"{hint}; known: {known}")]
     UnknownName {
-        /// What the name names.
+        /// What kind of name it is.
         kind: &'static str,
         /// The name.
         got: String,
@@ -65,7 +65,7 @@ pub enum ModelError {
         /// The valid names.
         known: String,
     },
-    /// A tensor that the model needs is not there.
+    /// A required tensor is missing.
     #[error("tensor \"{name}\" is missing from {place}{hint}")]
     MissingTensor {
         /// Name looked for.
@@ -164,7 +164,7 @@ impl ModelError {
         }
     }
 
-    /// A path that is not there, with the nearest name beside it.
+    /// A path that does not exist, with the nearest name in its folder.
     pub(crate) fn not_found(path: &Path) -> Self {
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
@@ -190,7 +190,7 @@ impl ModelError {
     }
 }
 
-/// The nearest of `known` to `got`, unless all are far off.
+/// The nearest of `known` to `got`, if any is close.
 pub(crate) fn nearest<'a>(got: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()

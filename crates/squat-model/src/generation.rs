@@ -66,21 +66,21 @@ impl GenerationConfig {
     }
 
     /// Special tokens that one side names and the other does not are copied there; where both name them and differ,
-    /// those of `self` replace the spec's, and the notes returned say so.
+    /// those of `self` replace the spec's, and the returned notes report it.
     pub(crate) fn merge_special_tokens(&mut self, spec: &mut ModelSpec) -> Vec<String> {
         let mut notes = Vec::new();
         let mut merge = |key: &str, own: &mut Vec<u32>, of_spec: &mut Vec<u32>| {
             if own.is_empty() {
                 if key == "eos_token_id" && !of_spec.is_empty() {
                     notes.push(format!(
-                        "{key}: generation_config.json says nothing, so {of_spec:?} of config.json counts"
+                        "{key}: generation_config.json names none, so {of_spec:?} from config.json is used"
                     ));
                 }
                 own.clone_from(of_spec);
             } else if own != of_spec {
                 if !of_spec.is_empty() {
                     notes.push(format!(
-                        "{key}: generation_config.json says {own:?}, config.json {of_spec:?}; the former counts"
+                        "{key}: generation_config.json says {own:?}, config.json says {of_spec:?}; generation_config.json takes precedence"
                     ));
                 }
                 of_spec.clone_from(own);

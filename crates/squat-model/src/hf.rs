@@ -40,7 +40,7 @@ pub struct ModelFolder {
     plan: Option<QuantPlan>,
     generation: GenerationConfig,
     weights: Weights,
-    /// Where each parameter lies, if not under its own name.
+    /// Location of each parameter that is not stored under its own name.
     locations: BTreeMap<String, TensorLocation>,
     notes: Vec<String>,
 }
@@ -64,13 +64,14 @@ pub(crate) fn open_config(path: &Path) -> Result<Map<String, Value>, ModelError>
             .collect();
         let hint = did_you_mean(CONFIG, names.iter().map(String::as_str));
         let hint = hint + &crate::open::instead(path);
-        return Err(ModelError::folder(path, format!("no model folder: {CONFIG} is missing{hint}")));
+        return Err(ModelError::folder(path, format!("not a model folder: {CONFIG} is missing{hint}")));
     }
     read_object(&config)
 }
 
-/// Reads `generation_config.json`, or takes the model's special tokens where there is none. Where both files name such
-/// tokens, those of `generation_config.json` count, as in transformers: they go into the spec, and a note says so.
+/// Reads `generation_config.json`; without one, the model's special tokens are used. If both files name such tokens,
+/// those of `generation_config.json` take precedence, as in transformers: they are written to the spec, and a note
+/// reports it.
 pub(crate) fn open_generation(
     path: &Path,
     spec: &mut ModelSpec,
@@ -88,12 +89,12 @@ pub(crate) fn open_generation(
 }
 
 impl ModelFolder {
-    /// Opens a folder: reads `config.json`, maps the weights, checks that every parameter is there with its shape.
+    /// Opens a folder: reads `config.json`, maps the weights, checks that every parameter exists with its shape.
     ///
     /// Elements are not read; see [`ModelFolder::check_finite`].
     ///
     /// # Errors
-    /// A path that is no model folder (nearest sibling named), a configuration this project cannot run, truncated or
+    /// A path that is not a model folder (nearest sibling named), a configuration that is not supported, truncated or
     /// corrupt weights, missing tensors (nearest names listed), shapes other than the configuration's, a folder that
     /// is packed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
@@ -125,7 +126,7 @@ impl ModelFolder {
         Ok(folder)
     }
 
-    /// The head of a model that is said to be tied counts if it differs from the token table, as in transformers 5.
+    /// If a tied model stores a head that differs from the token table, the head is used, as in transformers 5.
     fn compare_head(&mut self) -> Result<(), ModelError> {
         let weights = &self.weights;
         if !self.spec.tie_word_embeddings || weights.info(ModelSpec::HEAD).is_none() {
@@ -148,7 +149,7 @@ impl ModelFolder {
         Ok(())
     }
 
-    /// What a user should know of how the files were read, one sentence each.
+    /// Notes for the user on how the files were read, one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -158,7 +159,7 @@ impl ModelFolder {
         &self.path
     }
 
-    /// `config.json` as it stands.
+    /// `config.json`, unmodified.
     pub fn config(&self) -> &Map<String, Value> {
         &self.config
     }
@@ -210,7 +211,7 @@ impl ModelFolder {
         Ok(())
     }
 
-    /// Tokenizer files of the folder, to be written beside another form of the model.
+    /// Tokenizer files of the folder, to be written next to another form of the model.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -255,7 +256,7 @@ impl TensorSource for ModelFolder {
     }
 }
 
-/// Where each parameter lies in files with other names than the spec; empty where the names are the same.
+/// Location of each parameter in files whose names differ from the spec's; empty if they are the same.
 fn locate(spec: &ModelSpec, weights: &Weights) -> Result<BTreeMap<String, TensorLocation>, ModelError> {
     let mut map = BTreeMap::new();
     let Some(place) =
@@ -266,7 +267,7 @@ fn locate(spec: &ModelSpec, weights: &Weights) -> Result<BTreeMap<String, Tensor
     for param in spec.parameters() {
         let mut location = place(&param);
         if weights.info(&location.name).is_none() {
-            // Models that were saved without their head have no name for the rest as a whole.
+            // Models saved without their head lack the prefix of the base model.
             if let Some(bare) = location.name.strip_prefix("transformer.") {
                 location.name = bare.to_owned();
             }
@@ -297,7 +298,7 @@ pub struct FolderContents<'a> {
     pub tensors: &'a dyn TensorSource,
     /// Type of the parameters on disk.
     pub dtype: WeightDtype,
-    /// Tokenizer to put beside the weights.
+    /// Tokenizer to write next to the weights.
     pub tokenizer: &'a TokenizerFiles,
     /// Generation defaults; the model's special tokens where none are given.
     pub generation: Option<&'a GenerationConfig>,
@@ -305,10 +306,10 @@ pub struct FolderContents<'a> {
     pub extra_files: &'a [(String, Vec<u8>)],
 }
 
-/// Writes a folder atomically: whatever goes wrong, nothing half-written stays and an existing folder is kept.
+/// Writes a folder atomically: on any failure nothing half-written remains and an existing folder is kept.
 ///
 /// # Errors
-/// A spec or plan that does not hold together, missing, foreign or non-finite tensors, a `path` that may not be
+/// An inconsistent spec or plan, missing, foreign or non-finite tensors, a `path` that may not be
 /// replaced (see [`write_folder_atomically`]), and the file system's.
 pub fn write_folder(path: impl AsRef<Path>, contents: &FolderContents<'_>) -> Result<(), ModelError> {
     let declarations = declare(contents)?;
@@ -400,7 +401,7 @@ fn declare(contents: &FolderContents<'_>) -> Result<Vec<Declaration>, ModelError
     Ok(declarations)
 }
 
-/// Learned weight scales that are there (all or none), and the static quantizers of the plan.
+/// Learned weight scales, if present (all or none), and the static quantizers of the plan.
 fn declare_quantizers(
     tensors: &dyn TensorSource,
     spec: &ModelSpec,
@@ -446,7 +447,7 @@ pub(crate) fn has_learned_scales(
     Ok(true)
 }
 
-/// Declarations of the static quantizers of a plan, checked to be there.
+/// Declarations of the static quantizers of a plan, whose tensors must exist.
 pub(crate) fn declare_static(
     tensors: &(impl TensorSource + ?Sized),
     spec: &ModelSpec,

@@ -25,7 +25,7 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError>
         Ok(other) => Err(ModelError::file(path, format!("expected one JSON object, got {}", shown(&other)))),
         Err(error) => {
             let advice = "the file is damaged or incomplete, copy it again";
-            Err(ModelError::file(path, format!("no valid JSON: {error}; {advice}")))
+            Err(ModelError::file(path, format!("invalid JSON: {error}; {advice}")))
         }
     }
 }
@@ -87,7 +87,7 @@ pub(crate) fn token_ids_value(ids: &[u32]) -> Value {
     }
 }
 
-/// Refuses keys that are not `known`; `place` is the path of the object, such as `squat.plan`.
+/// Rejects keys that are not in `known`; `place` is the path of the object, such as `squat.plan`.
 pub(crate) fn refuse_unknown(
     map: &Map<String, Value>,
     place: &str,

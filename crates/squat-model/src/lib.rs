@@ -5,7 +5,7 @@
 //! | [`spec`] | [`ModelSpec`]: features and sizes of an architecture, its parameters and their names |
 //! | [`arch`] | the registry of architectures: how each is read and written |
 //! | [`plan`] | [`QuantPlan`]: what is quantized and how |
-//! | [`shapes`] | models of known shapes with random weights |
+//! | [`shapes`] | models of named shapes with random weights |
 //! | [`rope`] | tables of the rotary position embedding |
 //! | [`tensors`] | [`TensorSource`]: whatever has tensors by name; [`Tensors`] in memory |
 //! | [`hf`] | Hugging Face folders in full precision, and training checkpoints |

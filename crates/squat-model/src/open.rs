@@ -18,7 +18,7 @@ use crate::tensors::TensorSource;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer_files::TokenizerFiles;
 
-/// What a path holds.
+/// The kind of model that a path holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelKind {
@@ -55,7 +55,7 @@ enum Files {
 /// checkpoint.
 ///
 /// # Errors
-/// A path that does not exist or holds no model (what it holds instead, and what to do), and as [`ModelFolder::open`],
+/// A path that does not exist or does not hold a model (the error says what it holds instead and what to do), and as [`ModelFolder::open`],
 /// [`PackedModel::open`], [`GgufModel::open`] and [`llama2c::load_checkpoint`].
 pub fn open(path: impl AsRef<Path>) -> Result<OpenedModel, ModelError> {
     let path = locate(path.as_ref())?;
@@ -115,8 +115,8 @@ impl OpenedModel {
         }
     }
 
-    /// What a user should know of how the files were read, one sentence each: where two of them disagree, which one
-    /// counts.
+    /// Notes for the user on how the files were read, one sentence each: if two files disagree, which one takes
+    /// precedence.
     pub fn notes(&self) -> &[String] {
         match &self.files {
             Files::Gguf(_) | Files::Llama2c(_) => &[],
@@ -271,7 +271,7 @@ pub fn locate(path: &Path) -> Result<PathBuf, ModelError> {
     if let Some(file) = only_gguf(path)? {
         return Ok(file);
     }
-    // What is said of a folder without config.json depends on what else it holds.
+    // The error for a folder without config.json depends on its other contents.
     Ok(path.to_path_buf())
 }
 
@@ -385,7 +385,7 @@ fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// What a file that is no model holds, and what to do.
+/// Describes a file that is not a model, and what to do.
 fn what_is(path: &Path, head: &[u8]) -> String {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Some(message) = not_downloaded(head) {
@@ -398,14 +398,14 @@ fn what_is(path: &Path, head: &[u8]) -> String {
         .to_owned()
 }
 
-/// What the first bytes of a placeholder say.
+/// Recognizes a placeholder by its first bytes.
 pub(crate) fn not_downloaded(head: &[u8]) -> Option<&'static str> {
     head.starts_with(b"version https://git-lfs").then_some(
         "a placeholder of git-lfs, not the file itself; fetch it with `git lfs pull` in the folder it came from",
     )
 }
 
-/// What a folder without `config.json` or without weights holds instead, as the end of a message.
+/// Describes the contents of a folder without `config.json` or weights, as the end of a message.
 pub(crate) fn instead(folder: &Path) -> String {
     let names = names(folder).unwrap_or_default();
     let has = |wanted: &str| names.iter().any(|name| name == wanted);

@@ -7,9 +7,9 @@ use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightBits, WeightS
 use crate::error::ModelError;
 use crate::spec::{ModelSpec, ParamInfo, ParamKind};
 
-/// Everything about a model's quantizers that is no tensor.
+/// Everything about a model's quantizers that is not a tensor.
 ///
-/// Its JSON form stands in `config.json` under the key `squat`; see [`QuantPlan::to_json`].
+/// Its JSON form is stored in `config.json` under the key `squat`; see [`QuantPlan::to_json`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantPlan {
     /// Scheme of every linear of every layer; none leaves them in full precision.
@@ -19,13 +19,13 @@ pub struct QuantPlan {
     /// Scheme of the output projection; equal to `embedding` in a tied model.
     pub head: Option<WeightScheme>,
     /// Scheme of each activation point, by [`ActPoint::index`]; none is not quantized. The range of
-    /// [`ActPoint::AttnProbs`] is known, so it is `Some(Dynamic)` or none: there is nothing to learn.
+    /// [`ActPoint::AttnProbs`] is known, so it is `Some(Dynamic)` or `None`: there is nothing to learn.
     pub points: [Option<ActScheme>; 9],
     /// Bits of the attention probabilities: 8 or 4.
     pub attn_probs_bits: u32,
     /// Which tokens get 8-bit activations.
     pub policy: TokenPolicy,
-    /// Share of 8-bit tokens aimed at, 0 to 1.
+    /// Target share of 8-bit tokens, 0 to 1.
     pub rho: f32,
     /// Frozen threshold of each layer; empty until frozen, and for policies that have none.
     pub thresholds: Vec<f32>,
@@ -39,7 +39,7 @@ impl Default for QuantPlan {
 }
 
 impl QuantPlan {
-    /// Names [`QuantPlan::named`] is asked for most, shown in messages; others follow the same grammar.
+    /// The most common names of [`QuantPlan::named`], shown in messages; others follow the same grammar.
     pub const NAMES: [&'static str; 8] = ["fp", "w8a8", "w4a8", "w4a4", "w2a8", "ternary-a8", "w4", "rho50"];
 
     /// Nothing quantized.
@@ -83,7 +83,7 @@ impl QuantPlan {
         Self { policy: TokenPolicy::SinkAttention, rho, ..Self::default() }
     }
 
-    /// The plan of a name.
+    /// The plan with this name.
     ///
     /// `fp`; `wW` (weights only) or `wWaA` with W in 8, 4, 3, 2 and A in 8, 4; `ternary` or `ternary-aA`; `rhoN` or
     /// `wW-rhoN` with N the percentage of 8-bit tokens. A suffix `-tT` sets the bits of the tables (embedding and head),
@@ -178,12 +178,12 @@ impl QuantPlan {
             && matches!(self.policy, TokenPolicy::SinkAttention | TokenPolicy::ActivationNorm)
     }
 
-    /// Threshold of a layer; 0 where there is none, which no policy without thresholds looks at.
+    /// Threshold of a layer; 0 if the plan has none (policies without thresholds ignore it).
     pub fn threshold(&self, layer: usize) -> f32 {
         self.thresholds.get(layer).copied().unwrap_or(0.0)
     }
 
-    /// Scheme of a parameter; none for norms, biases, learned positions and for what the plan leaves in full precision.
+    /// Scheme of a parameter; `None` for norms, biases, learned positions and everything left in full precision.
     pub fn scheme_of(&self, param: &ParamInfo) -> Option<WeightScheme> {
         match param.kind {
             ParamKind::Embedding => self.embedding,
@@ -208,7 +208,7 @@ impl QuantPlan {
         }
     }
 
-    /// Every static quantizer the plan asks for: point, layer (none for the head's input), width.
+    /// Every static quantizer of the plan: point, layer (`None` for the head's input), width.
     pub fn static_quantizers(&self, spec: &ModelSpec) -> Vec<(ActPoint, Option<usize>, ActBits)> {
         let mut list = Vec::new();
         for layer in (0..spec.num_hidden_layers).map(Some).chain([None]) {
@@ -284,8 +284,7 @@ impl QuantPlan {
         Ok(())
     }
 
-    /// [`QuantPlan::validate`], and thresholds must be there if the policy needs them: what a model that is run must
-    /// satisfy.
+    /// [`QuantPlan::validate`], and thresholds must be present if the policy needs them: required to run a model.
     ///
     /// # Errors
     /// As [`QuantPlan::validate`], or missing thresholds.

@@ -166,7 +166,7 @@ fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + inner.tanh())
 }
 
-/// Rotary embedding of `[tokens, heads, head_dim]` in place; pairs lie half a head apart.
+/// Applies the rotary embedding to `[tokens, heads, head_dim]` in place; paired elements are half a head apart.
 fn rotate(x: &mut [f32], heads: usize, head_dim: usize, cos: &[f32], sin: &[f32]) {
     let half = head_dim / 2;
     for (position, row) in x.chunks_exact_mut(heads * head_dim).enumerate() {

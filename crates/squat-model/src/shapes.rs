@@ -1,4 +1,4 @@
-//! Models of known shapes with random weights: for measuring speed, which does not depend on what the weights say.
+//! Models of named shapes with random weights: for measuring speed, which does not depend on the values of the weights.
 
 use crate::arch;
 use crate::error::ModelError;
@@ -13,17 +13,17 @@ pub const SHAPES: [&str; 5] = ["llama-58m", "smollm2-135m", "gpt2-97m", "llama-6
 /// Standard deviation of the weights.
 const STD: f32 = 0.05;
 
-/// Largest code in standard deviations: about what the search for the least squared error finds for normal weights.
+/// Clipping range in standard deviations: close to the least-squares optimum for normally distributed weights.
 const CLIP: f32 = 2.5;
 
-/// Sizes of a known model.
+/// Sizes of a named model.
 ///
 /// `llama-58m` is the student of the BabyLlama experiments (58.3M parameters, untied head), `smollm2-135m` is
 /// SmolLM2-135M (tied head), `gpt2-97m` the GPT-2 of the BabyLlama experiments (97.5M parameters with 256 positions, twice
 /// the length of their sequences), `llama-6m` the model of `recipes/babylm-6m.toml`, `tiny` one for tests.
 ///
 /// # Errors
-/// A name that is none of [`SHAPES`].
+/// A name that is not in [`SHAPES`].
 pub fn shape(name: &str) -> Result<ModelSpec, ModelError> {
     let llama = ModelSpec {
         vocab_size: 16_000,

@@ -1,4 +1,4 @@
-//! The top-level key `squat` of `config.json`: what no other schema can say.
+//! The top-level key `squat` of `config.json`: what the other schemas cannot express.
 
 use serde_json::{Map, Value, json};
 

@@ -1,4 +1,4 @@
-//! What a model folder holds, as data: the content of `squat inspect`.
+//! Summary of a model as data: the content of `squat inspect`.
 
 use std::path::Path;
 
@@ -51,7 +51,7 @@ pub struct PointSummary {
     pub bits: Vec<u32>,
 }
 
-/// What a model folder holds.
+/// Summary of a model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelSummary {
     /// Which kind of folder it is.
@@ -76,9 +76,9 @@ pub struct ModelSummary {
     pub learned_scales: bool,
     /// Activation points; empty without a plan.
     pub points: Vec<PointSummary>,
-    /// Token policy, where there is a plan.
+    /// Token policy, if there is a plan.
     pub policy: Option<&'static str>,
-    /// Share of 8-bit tokens aimed at, where there is a plan.
+    /// Target share of 8-bit tokens, if there is a plan.
     pub rho: Option<f32>,
     /// The plan itself.
     pub plan: Option<QuantPlan>,

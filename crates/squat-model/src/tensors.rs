@@ -1,4 +1,4 @@
-//! Tensors by name: the trait of everything that has them, and the one in memory.
+//! Tensors by name: the trait of every source of tensors, and tensors in memory.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ impl Dtype {
 
 /// Anything that has tensors by name: a folder, a trained model in memory, another format.
 pub trait TensorSource {
-    /// What to call it in messages.
+    /// Its name in messages.
     fn place(&self) -> String;
 
     /// Every name, sorted.
@@ -63,7 +63,7 @@ pub trait TensorSource {
     /// Elements of a float tensor, widened to f32, row-major.
     ///
     /// # Errors
-    /// No such tensor, or no floats.
+    /// No such tensor, or not floats.
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError>;
 
     /// Elements of an i32 tensor, row-major.
@@ -72,15 +72,14 @@ pub trait TensorSource {
     /// No such tensor, or of another type.
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError>;
 
-    /// Says that a tensor will not be read again soon: mapped pages of it need not stay in memory. Reading it again is
-    /// allowed.
+    /// Hints that a tensor will not be read again soon, so its mapped pages can be dropped. Reading it again is allowed.
     fn release(&self, _name: &str) {}
 }
 
-/// Reads a float tensor of a known shape.
+/// Reads a float tensor of the given shape.
 ///
 /// # Errors
-/// A missing tensor (nearest names listed), another shape, no floats.
+/// A missing tensor (nearest names listed), another shape, or not floats.
 pub fn read_shaped(
     source: &(impl TensorSource + ?Sized),
     name: &str,
@@ -107,7 +106,7 @@ pub fn read_finite(
 /// Checks type and shape of a float tensor without reading it.
 ///
 /// # Errors
-/// A missing tensor (nearest names listed), another shape, no floats.
+/// A missing tensor (nearest names listed), another shape, or not floats.
 pub fn check_shape(
     source: &(impl TensorSource + ?Sized),
     name: &str,
@@ -126,7 +125,7 @@ pub fn check_shape(
     Ok(())
 }
 
-/// Finds the first element that is no finite number.
+/// Finds the first element that is not finite.
 ///
 /// # Errors
 /// [`ModelError::NotFinite`] with its index.

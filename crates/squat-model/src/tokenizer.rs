@@ -32,7 +32,7 @@ impl Tokenizer {
     /// model. [`crate::OpenedModel::tokenizer`] finds the tokenizer of any model.
     ///
     /// # Errors
-    /// No such file, one that is no tokenizer, or one with another vocabulary than the model.
+    /// A missing file, a file that is not a tokenizer, or a vocabulary that does not match the model.
     pub fn open(path: impl AsRef<Path>, spec: &ModelSpec) -> Result<Self, ModelError> {
         let path = path.as_ref();
         if !path.exists() {
@@ -60,9 +60,9 @@ impl Tokenizer {
     pub fn from_json(bytes: &[u8], place: &str, spec: &ModelSpec) -> Result<Self, ModelError> {
         let wrong = |error: tokenizers::Error| ModelError::Tokenizer {
             place: place.to_owned(),
-            message: format!("no valid tokenizer.json ({error}); copy or train it again"),
+            message: format!("invalid tokenizer.json ({error}); copy or train it again"),
         };
-        // The library panics on some files that are no JSON, so that is found out first.
+        // The library panics on some files that are not JSON, so JSON is checked first.
         check_json(bytes).map_err(|error| wrong(error.into()))?;
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(wrong)?;
         // Lengths are the caller's business: a tokenizer that cuts or fills would change the model's input silently.
@@ -152,7 +152,7 @@ impl Tokenizer {
         }
     }
 
-    /// A token as it stands in the vocabulary, for display.
+    /// A token as written in the vocabulary, for display.
     pub fn token(&self, id: u32) -> Option<String> {
         match &self.kind {
             Kind::HuggingFace(tokenizer) => tokenizer.id_to_token(id),

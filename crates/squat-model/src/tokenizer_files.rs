@@ -1,4 +1,4 @@
-//! The files of a tokenizer, carried from folder to folder.
+//! The files of a tokenizer, copied between folders.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ pub struct TokenizerFiles {
 }
 
 impl TokenizerFiles {
-    /// Names that belong to a tokenizer.
+    /// File names of a tokenizer.
     pub const NAMES: [&'static str; 5] = [
         "tokenizer.json",
         "tokenizer_config.json",
@@ -44,7 +44,7 @@ impl TokenizerFiles {
         self
     }
 
-    /// The tokenizer files of a folder (those that are there), one `tokenizer.json`, or those in a GGUF file.
+    /// The tokenizer files of a folder (those that exist), one `tokenizer.json`, or those in a GGUF file.
     ///
     /// # Errors
     /// A path that does not exist, a file that cannot be read.

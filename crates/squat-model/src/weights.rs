@@ -16,7 +16,7 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// Name of the list of shards.
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Where a parameter lies in a file whose names and shapes are not those of a [`crate::ModelSpec`].
+/// Location of a parameter in a file whose names and shapes differ from those of a [`crate::ModelSpec`].
 #[derive(Clone, Debug)]
 pub(crate) struct TensorLocation {
     /// Name of the tensor.
@@ -76,7 +76,7 @@ impl Weights {
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
         let mut weights = Self { folder: folder.to_path_buf(), files: Vec::new(), index: BTreeMap::new() };
         let single = folder.join(WEIGHTS);
-        // A link that leads nowhere is no missing file: opening it says so.
+        // A dangling link is reported when the file is opened, not as a missing file.
         if fs::symlink_metadata(&single).is_ok() {
             let file = SafetensorsFile::open(&single)?;
             weights.index = file.names().map(|name| (name.to_owned(), 0)).collect();

@@ -73,7 +73,7 @@ fn tokenizers_that_are_no_json() {
         zero[at] = 0;
         for bytes in [&zero[..], &bytes[..at]] {
             let error = Tokenizer::from_json(bytes, "here", &spec(false)).unwrap_err().to_string();
-            assert!(error.contains("here: no valid tokenizer.json"), "{error}");
+            assert!(error.contains("here: invalid tokenizer.json"), "{error}");
         }
     }
 }

@@ -236,7 +236,7 @@ fn wrong_folders_are_named() {
     );
     let error = lie("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
     assert!(error.contains("model.layers.2.") && error.contains("nearest: model.layers."), "{error}");
-    assert!(lie("{", "[").contains("no valid JSON"));
+    assert!(lie("{", "[").contains("invalid JSON"));
     let error = lie("\"hidden_act\"", "\"squat\": {\"format_version\": 1, \"plam\": {}}, \"hidden_act\"");
     assert!(error.contains("squat.plam") && error.contains("did you mean \"plan\""), "{error}");
     assert!(
@@ -354,7 +354,7 @@ fn tokenizers() {
     other.vocab_size = 1000;
     assert!(error_of(Tokenizer::open(&path, &other)).contains("got 19"));
     fs::write(path.join("tokenizer.json"), "{}").unwrap();
-    assert!(error_of(Tokenizer::open(&path, &spec)).contains("no valid tokenizer.json"));
+    assert!(error_of(Tokenizer::open(&path, &spec)).contains("invalid tokenizer.json"));
     fs::remove_file(path.join("tokenizer.json")).unwrap();
     assert!(error_of(Tokenizer::open(&path, &spec)).contains("tokenizer.json is missing"));
 }

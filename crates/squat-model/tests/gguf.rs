@@ -135,7 +135,7 @@ fn qwen_models_come_back() {
     assert_eq!(opened.spec(), &spec);
     let name = "model.layers.1.self_attn.k_proj.bias";
     assert_eq!(opened.read_f32(name).unwrap(), tensors.get(name).unwrap());
-    // Biases that no configuration of the family can state are run, and not written.
+    // Biases that the family's configuration cannot express: the model runs, but cannot be written.
     let spec = ModelSpec { biases: LinearSet::QKV, ..spec };
     let place = write(&model(&spec, &tensors).bytes());
     let opened = squat_model::open(&place.path).unwrap();

@@ -1,4 +1,4 @@
-//! What a path holds is decided by content; what files disagree on is said; what holds no model is named.
+//! The kind of a model is decided by content, disagreements between files are reported, and errors name what was found.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -120,7 +120,7 @@ fn llama2c_checkpoints_are_opened() {
     assert!(error_of(at("cut.bin")).contains("expected 1056540 bytes"));
 }
 
-/// End tokens in every combination: `generation_config.json` counts where it says something, and a difference is said.
+/// End tokens in every combination: `generation_config.json` takes precedence, and a difference is reported.
 #[test]
 fn end_tokens_of_two_files() {
     let dir = tempfile::tempdir().unwrap();

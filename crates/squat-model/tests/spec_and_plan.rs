@@ -189,7 +189,7 @@ fn qwen_is_llama_with_biases_or_norms() {
     for spec in [qwen2, qwen3] {
         assert_eq!(read(&Value::Object(arch::config_of_spec(&spec))).unwrap(), spec);
     }
-    // Where a family's configuration does not say so, biases of LLaMA are a key.
+    // Biases of LLaMA are a key of the configuration.
     let mut config = arch::config_of_spec(&sizes);
     config.insert("attention_bias".to_owned(), json!(true));
     let spec = read(&Value::Object(config)).unwrap();

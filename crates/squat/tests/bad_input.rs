@@ -290,7 +290,7 @@ fn names_and_forms() {
     refused(dir, &["pack", "fp", "--out", "out", "--plan", "w4a9"], &["w4a9", "did you mean \"w4a"]);
     refused(dir, &["pack", "fp", "--out", "out", "--plan", "rho50"], &["thresholds", "training"]);
     refused(dir, &["pack", "packed", "--out", "out"], &["packed", "expected weights in full precision"]);
-    refused(dir, &["pack", "qat", "--out", "text"], &["text", "no model folder"]);
+    refused(dir, &["pack", "qat", "--out", "text"], &["text", "not a model folder"]);
     refused(dir, &["pack", "qat", "--out", "recipe.toml"], &["recipe.toml", "got a file"]);
     write(&dir.join("mine/config.json"), "{}");
     write(&dir.join("mine/thesis.tex"), "x");

@@ -1,7 +1,7 @@
-//! The known families of models: one file each, one line each in `architectures!`.
+//! The supported model families: one file each, one line each in `architectures!`.
 //!
 //! A file says which features a family has ([`ModelSpec`] with sizes of zero), how its `config.json` is read and written,
-//! where its parameters lie in files with other names, and what it is called in GGUF files.
+//! where its parameters are stored when a file uses other names, and what it is called in GGUF files.
 
 mod decoder;
 
@@ -17,7 +17,7 @@ pub(crate) struct Definition {
     pub from_config: fn(&Map<String, Value>) -> Result<ModelSpec, ModelError>,
     /// What `from_config` reads back to an equal spec.
     pub to_config: fn(&ModelSpec) -> Map<String, Value>,
-    /// Where a parameter lies in a Hugging Face folder; none where names and shapes are those of the spec.
+    /// Location of a parameter in a Hugging Face folder; `None` if names and shapes match the spec.
     pub location: Option<fn(&ParamInfo) -> TensorLocation>,
     /// The family in GGUF files; none where it is not read from them.
     pub gguf: Option<Gguf>,

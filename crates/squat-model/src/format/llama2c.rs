@@ -24,7 +24,7 @@ const HEADER: usize = 28;
 const BOS: u32 = 1;
 /// Id of the token that ends a text.
 const EOS: u32 = 2;
-/// First of the 256 tokens that stand for bytes; ids 0 to 2 are unknown, begin and end.
+/// First of the 256 byte tokens; ids 0 to 2 are the unknown, begin and end tokens.
 const FIRST_BYTE: u32 = 3;
 
 /// A version-0 checkpoint, read.
@@ -81,7 +81,7 @@ impl Llama2cModel {
         })
     }
 
-    /// The tokenizer file as it is carried to other folders; none where there is none.
+    /// The tokenizer file, to be copied to other folders; empty if there is none.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -103,7 +103,7 @@ fn integers(header: &[u8]) -> Vec<i64> {
     header.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
 }
 
-/// Two tables of RoPE frequencies lie between the last norm and the head; they follow from the header.
+/// Elements of the two tables of RoPE frequencies between the last norm and the head; their size follows from the header.
 fn num_frequencies(spec: &ModelSpec) -> usize {
     spec.max_position_embeddings * spec.head_dim
 }
@@ -342,7 +342,7 @@ impl Llama2cTokenizer {
     }
 
     /// Bytes of a token in a text: those of its piece, or the byte that a piece such as `<0x0A>` stands for; nothing
-    /// for begin, end and unknown ids.
+    /// for the begin, end and unknown tokens.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
         match self.piece(id) {
             Some(piece) if id >= FIRST_BYTE => match byte_piece(piece) {

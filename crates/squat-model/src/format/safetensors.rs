@@ -35,7 +35,7 @@ pub struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// Maps a file and checks its header: every tensor lies inside the file, without holes.
+    /// Maps a file and checks its header: every tensor is within the file, without gaps.
     ///
     /// The file must not be changed or cut by other processes while it is mapped.
     ///
@@ -62,7 +62,7 @@ impl SafetensorsFile {
             ModelError::file(
                 path,
                 format!(
-                    "the file is truncated or corrupt, or no safetensors ({error}; {size} bytes); \
+                    "the file is truncated or corrupt, or not safetensors ({error}; {size} bytes); \
                      copy or write it again"
                 ),
             )
@@ -162,7 +162,7 @@ impl SafetensorsFile {
     /// Elements of a float tensor (F32, F16, BF16), widened to f32.
     ///
     /// # Errors
-    /// No such tensor, or no floats.
+    /// No such tensor, or not floats.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let entry = self.entry(name)?;
         let bytes = &self.map[entry.start..entry.end];
@@ -264,7 +264,7 @@ impl Writer {
             offset = end;
         }
         let mut text = Value::Object(header).to_string().into_bytes();
-        // Spaces up to a multiple of 8 keep the data aligned, as the format asks for.
+        // Spaces up to a multiple of 8 keep the data aligned, as the format requires.
         text.resize(text.len().next_multiple_of(8), b' ');
         let file = File::create(path).map_err(ModelError::io("create", path))?;
         let mut writer = Self { path: path.to_path_buf(), file: BufWriter::new(file), order, next: 0 };

@@ -7,13 +7,12 @@
 //! * `X.weight_scale`, F32: `[1]` per tensor, `[out, 1]` per channel, `[out, ceil(in / group_size)]` per group;
 //! * `X.weight_shape`, I64 `[2]`: `out, in`.
 //!
-//! A last group that is shorter than the others is our extension: compressed-tensors refuses inputs that are no
-//! multiple of `group_size`.
+//! A shorter last group is our extension: compressed-tensors rejects inputs that are not a multiple of `group_size`.
 //!
 //! The token table (`model.embed_tokens`) and an untied head (`lm_head`) are stored in the same way, a tied table
-//! once. Norms, biases, learned positions and what the plan leaves in full precision are F32. Static activation quantizers keep their names.
+//! once. Norms, biases, learned positions and everything that the plan leaves in full precision are F32. Static activation quantizers keep their names.
 //! `config.json` has compressed-tensors' `quantization_config` ([`schema`]), and the plan under the key `squat`, which
-//! is the authority.
+//! takes precedence.
 
 mod open;
 mod pack;

@@ -37,7 +37,7 @@ pub struct PackedModel {
     notes: Vec<String>,
 }
 
-/// What is known of a packed matrix besides its mapped words.
+/// A packed matrix, apart from its mapped words.
 #[derive(Debug)]
 struct PackedEntry {
     scheme: WeightScheme,
@@ -147,7 +147,7 @@ impl PackedModel {
     /// Opens and checks a packed folder: configuration, plan, every tensor's shape and length, every scale.
     ///
     /// # Errors
-    /// A path that is no packed folder, a `quantization_config` of another tool or one that contradicts the plan,
+    /// A path that is not a packed folder, a `quantization_config` of another tool or one that contradicts the plan,
     /// truncated or corrupt weights, missing tensors (nearest names listed), wrong shapes, scales that are not positive
     /// and finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
@@ -217,7 +217,7 @@ impl PackedModel {
         &self.generation
     }
 
-    /// What a user should know of how the files were read, one sentence each.
+    /// Notes for the user on how the files were read, one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }

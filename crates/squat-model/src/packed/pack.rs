@@ -30,7 +30,7 @@ pub struct PackSource<'a> {
     pub plan: &'a QuantPlan,
     /// Parameters; learned scales and static quantizers of a checkpoint.
     pub tensors: &'a dyn TensorSource,
-    /// Tokenizer to put beside the weights.
+    /// Tokenizer to write next to the weights.
     pub tokenizer: &'a TokenizerFiles,
     /// Generation defaults.
     pub generation: Option<&'a GenerationConfig>,

@@ -106,7 +106,7 @@ fn input_args(plan: &QuantPlan, point: ActPoint) -> Value {
     })
 }
 
-/// Checks that the `quantization_config` of a file says what the plan says.
+/// Checks that the `quantization_config` of a file agrees with the plan.
 ///
 /// # Errors
 /// Another method or format, or groups that contradict the plan.

@@ -4,7 +4,7 @@
 use squat_model::{ModelSpec, QuantPlan, TensorSource, Tensors, TokenizerFiles, arch};
 use squat_quant::{ActPoint, ActScheme};
 
-/// Two layers, grouped heads, sizes that are no multiples of 32.
+/// Two layers, grouped heads, sizes that are not multiples of 32.
 pub fn spec(tied: bool) -> ModelSpec {
     ModelSpec {
         vocab_size: 19,

@@ -47,7 +47,7 @@ const TYPES: [(BlockType, u32, &str, usize, usize); 11] = [
     (BlockType::Bf16, 30, "BF16", 1, 2),
 ];
 
-/// Types that are known and not read here.
+/// Types that are recognized but not supported.
 const OTHERS: [(u32, &str); 19] = [
     (9, "Q8_1"),
     (10, "Q2_K"),
@@ -91,7 +91,7 @@ impl BlockType {
     }
 
     fn row(self) -> &'static (Self, u32, &'static str, usize, usize) {
-        TYPES.iter().find(|row| row.0 == self).expect("every type stands in the table")
+        TYPES.iter().find(|row| row.0 == self).expect("every type has a row in the table")
     }
 
     /// Name in the format's own words.
@@ -104,7 +104,7 @@ impl BlockType {
         self.row().3
     }
 
-    /// Bytes of so many elements; none if they do not fill blocks, or are too many.
+    /// Bytes of `elements` elements; `None` if they do not fill whole blocks or overflow.
     pub fn bytes(self, elements: usize) -> Option<usize> {
         let (_, _, _, block, bytes) = *self.row();
         elements.is_multiple_of(block).then(|| (elements / block).checked_mul(bytes)).flatten()
@@ -191,8 +191,8 @@ fn groups_of_32(bytes: &[u8], fifths: &[u8], codes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// `Q6K`: in each half of 128, four runs of 32 whose low four bits lie in two runs of 32 bytes and whose high two bits
-/// lie in one; a scale for each 16.
+/// `Q6K`: in each half of 128, four runs of 32 elements: their low four bits occupy two runs of 32 bytes, their high two
+/// bits one; one scale per 16 elements.
 fn groups_of_16(bytes: &[u8], out: &mut [f32]) {
     let (low, rest) = bytes.split_at(128);
     let (high, rest) = rest.split_at(64);

@@ -82,13 +82,13 @@ pub fn is_gguf(path: &Path) -> bool {
 }
 
 impl GgufFile {
-    /// Maps a file and reads its header: metadata, and tensors that all lie inside the file. The parts of a split file
+    /// Maps a file and reads its header: metadata, and tensors, all within the file. The parts of a split file
     /// are opened together, whichever of them `path` names.
     ///
     /// The files must not be changed or cut by other processes while they are mapped.
     ///
     /// # Errors
-    /// No such file; one that is no GGUF of version 2 or 3, truncated or damaged; a part that is missing or belongs to
+    /// A missing file; one that is not GGUF version 2 or 3, truncated or damaged; a part that is missing or belongs to
     /// another model.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         crate::open::check_regular(path)?;
@@ -218,7 +218,7 @@ impl GgufFile {
 }
 
 impl Part {
-    /// The bytes of a tensor of a known type.
+    /// The bytes of a tensor of a supported type.
     fn bytes(&self, name: &str, entry: &Entry) -> Result<&[u8], String> {
         let kind =
             BlockType::of_id(entry.kind).ok_or_else(|| format!("type {} of \"{name}\"", entry.kind))?;
@@ -226,7 +226,7 @@ impl Part {
         let length =
             kind.bytes(entry.elements).filter(|_| columns.is_multiple_of(kind.block())).ok_or_else(|| {
                 format!(
-                    "tensor \"{name}\": {columns} columns are no multiple of the {} of {}",
+                    "tensor \"{name}\": {columns} columns are not a multiple of the block size {} of {}",
                     kind.block(),
                     kind.name()
                 )
@@ -303,7 +303,7 @@ fn part_suffix(number: usize, count: usize) -> String {
     format!("-{:05}-of-{count:05}.gguf", number + 1)
 }
 
-/// Maps one file and checks that its tensors lie inside.
+/// Maps one file and checks that its tensors are within it.
 fn map_part(
     path: &Path,
     file: &File,
@@ -311,7 +311,7 @@ fn map_part(
     // SAFETY: the mapping is read-only; as documented, nobody may shorten the file while it is mapped.
     let map = unsafe { Mmap::map(file) }.map_err(ModelError::io("map", path))?;
     let bad = |message: String| {
-        ModelError::file(path, format!("no valid GGUF file: {message}; copy or convert it again"))
+        ModelError::file(path, format!("invalid GGUF file: {message}; copy or convert it again"))
     };
     let mut cursor = Cursor::new(&map);
     let (metadata, entries) = read_header(&mut cursor).map_err(bad)?;

@@ -20,7 +20,7 @@ const QWEN2_PATTERN: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
-/// `tokenizer.json`, and the chat template where there is one; nothing where the metadata say that there is none.
+/// `tokenizer.json`, and the chat template if there is one; empty if the metadata states that the file has no tokenizer.
 ///
 /// Byte-level BPE with the splitting of GPT-2, SmolLM or Qwen2 is read.
 ///

@@ -14,7 +14,7 @@ pub enum Value {
     Float(f64),
     /// A truth value.
     Bool(bool),
-    /// Text; bytes that are no UTF-8 are replaced.
+    /// Text; invalid UTF-8 is replaced.
     Text(String),
     /// Values of one type.
     Array(Vec<Value>),
@@ -119,7 +119,7 @@ impl<'a> Cursor<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A length that at least so many bytes must follow.
+    /// Reads a length that must be followed by at least `bytes_each` bytes per element.
     fn length(&mut self, bytes_each: usize) -> Result<usize, String> {
         let length = self.u64()?;
         let room = (self.bytes.len() - self.position) / bytes_each;
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(read(8, &text).unwrap().as_str(), Some("abc"));
         let array = [&8u32.to_le_bytes()[..], &2u64.to_le_bytes(), &text, &text].concat();
         assert_eq!(read(9, &array).unwrap().as_array().unwrap().len(), 2);
-        // Lengths that no file could hold cost no memory.
+        // Impossible lengths must not allocate memory.
         let huge = [&0u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat();
         assert!(read(9, &huge).unwrap_err().contains("length"));
         assert!(read(13, &[]).unwrap_err().contains("unknown type 13"));
