@@ -3,25 +3,27 @@
 //! A sequence is `<s>` followed by consecutive corpus tokens. Training: `seq_len + 1` ids, of which the first
 //! `seq_len` are inputs and the last `seq_len` targets, so each chunk covers `seq_len` corpus tokens.
 
-use crate::rng::{Permutation, SplitMix64};
+use squat_quant::random::SplitMix64;
+
+use crate::permutation::Permutation;
 use crate::{DataError, Result, TokenShards};
 
-/// Where the chunks of an epoch begin.
+/// Where the chunks of an epoch start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// Wherever the grid falls: every token of the grid is a target exactly once per epoch.
+    /// On the grid: every token of the grid is a target exactly once per epoch.
     #[default]
     Anywhere,
-    /// At the first line start within the first half of its place on the grid, if there is one: what follows `<s>`
-    /// is then mostly the start of a sentence, as it is when sentences are scored. Chunks may overlap by half.
+    /// At the first line start within the first half of the chunk's grid cell, if there is one: `<s>` is then mostly
+    /// followed by the start of a sentence, as it is when sentences are scored. Chunks may overlap by half.
     Line,
 }
 
-/// Training chunks in a random order that depends on the seed alone, with any step at hand in constant time: a run
-/// that resumes at step n sees exactly the batches it would have seen.
+/// Training chunks in a random order that depends only on the seed, with random access to any step in constant time:
+/// a run that resumes at step n sees exactly the batches that it would have seen without the interruption.
 ///
-/// Every epoch lays a grid of non-overlapping chunks over the corpus at a random offset and goes through it in a
-/// random order.
+/// Every epoch lays a grid of non-overlapping chunks over the corpus at a random offset and visits them in random
+/// order.
 #[derive(Clone, Debug)]
 pub struct Chunks {
     tokens: TokenShards,
@@ -35,17 +37,17 @@ impl Chunks {
     /// Chunks of `seq_len` corpus tokens each.
     ///
     /// # Errors
-    /// `seq_len` is 0, or there are fewer tokens than that.
+    /// `seq_len` is 0, or the corpus has fewer tokens than `seq_len`.
     pub fn new(tokens: &TokenShards, seq_len: usize, seed: u64) -> Result<Self> {
         let len = tokens.len();
         check_length(seq_len, len)?;
         let step = seq_len as u64;
-        // One chunk fewer where that lets the grid start at any of `seq_len` offsets.
+        // One chunk fewer if that lets the grid start at any of `seq_len` offsets.
         let per_epoch = ((len + 1 - step) / step).max(1);
         Ok(Self { tokens: tokens.clone(), seq_len, seed, per_epoch, start: Start::Anywhere })
     }
 
-    /// Chooses where chunks begin.
+    /// Sets where chunks start.
     pub fn starting(mut self, start: Start) -> Self {
         self.start = start;
         self
@@ -56,7 +58,7 @@ impl Chunks {
         self.per_epoch
     }
 
-    /// Steps in one epoch, the last of which may reach into the next epoch.
+    /// Steps in one epoch; the last one may reach into the next epoch.
     pub fn steps_per_epoch(&self, batch_size: usize) -> u64 {
         self.per_epoch.div_ceil(batch_size.max(1) as u64)
     }
@@ -115,7 +117,7 @@ impl Sequential {
     /// Chunks of `seq_len` corpus tokens each; the last may be shorter.
     ///
     /// # Errors
-    /// `seq_len` is 0, or there is no token.
+    /// `seq_len` is 0, or the corpus is empty.
     pub fn new(tokens: &TokenShards, seq_len: usize) -> Result<Self> {
         check_length(seq_len, tokens.len().max(1) * seq_len as u64)?;
         if tokens.is_empty() {
@@ -129,7 +131,7 @@ impl Sequential {
         self.tokens.len().div_ceil(self.seq_len as u64)
     }
 
-    /// Never true: an empty corpus is refused.
+    /// Always false: an empty corpus is refused.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -142,7 +144,7 @@ impl Sequential {
         sequence
     }
 
-    /// At most `count` chunks, spread evenly: the beginning alone would speak for one domain of a corpus only.
+    /// At most `count` chunks, spread evenly: the beginning of a corpus represents only one of its domains.
     pub fn spread(&self, count: u64) -> impl Iterator<Item = Vec<u32>> + '_ {
         let (len, count) = (self.len(), self.len().min(count));
         (0..count).map(move |i| self.get((u128::from(i) * u128::from(len) / u128::from(count)) as u64))

@@ -1,11 +1,12 @@
-//! What can go wrong between a corpus on disk and a batch of token ids.
+//! Errors between a corpus on disk and a batch of token ids.
 
+use squat_quant::spelling::nearest;
 use std::path::{Path, PathBuf};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, DataError>;
 
-/// Every message says what was expected, what was found and what to do about it.
+/// Each message names what was expected, what was found and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -17,41 +18,41 @@ pub enum DataError {
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
-    /// A file whose ending is none of those that can be read.
+    /// A file with an unsupported extension.
     #[error(
         "{}: expected a folder or a file ending in .txt, .jsonl, .gz, .txt.gz or .jsonl.gz; convert or rename it",
         path.display()
     )]
     UnknownFormat { path: PathBuf },
 
-    /// A folder (or list of paths) without one readable text.
+    /// A folder (or list of paths) without any readable text.
     #[error(
         "no text found in {searched}: expected files ending in .txt, .jsonl, .gz, .txt.gz or .jsonl.gz{hint}"
     )]
     NoFiles { searched: String, hint: String },
 
-    /// Files were found but nothing is left after cleaning.
+    /// Files whose text is empty after cleaning.
     #[error(
         "the corpus is empty: {searched} hold no text after cleaning; check the files or the cleaning domain"
     )]
     EmptyCorpus { searched: String },
 
-    /// Training and held-out files in one input: training on held-out text is never an accident here.
+    /// Training and held-out files in one input: refused, so that nobody trains on held-out text by accident.
     #[error(
-        "{} lies among files of the split `{other}`: choose one split (for example `train`) instead of mixing them",
+        "{} is mixed with files of the split `{other}`: choose one split (for example `train`)",
         path.display()
     )]
     MixedSplits { path: PathBuf, other: String },
 
-    /// A gzip file that ends before its stream does.
-    #[error("{}: the gzip stream is cut off after {read} bytes of text; copy or download the file again", path.display())]
+    /// A truncated gzip file.
+    #[error("{}: the gzip stream is truncated after {read} bytes of text; copy or download the file again", path.display())]
     TruncatedGzip { path: PathBuf, read: u64 },
 
-    /// A gzip file that is none, or whose checksum does not hold.
+    /// A file that is not gzip, or whose checksum is wrong.
     #[error("{}: not a valid gzip stream ({reason}); copy or download the file again", path.display())]
     CorruptGzip { path: PathBuf, reason: String },
 
-    /// A line of a .jsonl file that is no JSON object with the text field.
+    /// A line of a .jsonl file that is not a JSON object with the text field.
     #[error("{} line {line}: expected a JSON object with a string field `text`, got {got}", path.display())]
     BadJson { path: PathBuf, line: u64, got: String },
 
@@ -59,7 +60,7 @@ pub enum DataError {
     #[error("{} line {line}: longer than {limit} bytes; split the record", path.display())]
     LineTooLong { path: PathBuf, line: u64, limit: usize },
 
-    /// A name that must be one of a list.
+    /// A name outside a list.
     #[error("unknown {what} `{got}`; expected one of {expected}{hint}")]
     UnknownName { what: &'static str, got: String, expected: String, hint: String },
 
@@ -67,15 +68,15 @@ pub enum DataError {
     #[error("{what} is {got}, expected {expected}")]
     BadOption { what: &'static str, got: String, expected: String },
 
-    /// The tokenizer library refused.
+    /// An error of the tokenizer library.
     #[error("tokenizer{}: {reason}", at(path))]
     Tokenizer { path: Option<PathBuf>, reason: String },
 
-    /// A tokenizer without a token that sequences need.
+    /// A tokenizer without a special token that sequences need.
     #[error("{}: the tokenizer has no {role} token; expected one of {expected}; add it or train a tokenizer", path.display())]
     NoSpecialToken { path: PathBuf, role: &'static str, expected: String },
 
-    /// Token files that do not agree with their manifest.
+    /// Token files that do not match their manifest.
     #[error("{}: {problem}; delete the folder or prepare the corpus again", path.display())]
     DamagedShards { path: PathBuf, problem: String },
 
@@ -124,15 +125,6 @@ impl DataError {
             .unwrap_or_default();
         Self::UnknownName { what, got: got.to_owned(), expected: expected.join(", "), hint }
     }
-}
-
-/// The candidate most like `wanted`, if any is like it at all.
-fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    names
-        .map(|n| (strsim::jaro_winkler(wanted, n), n))
-        .filter(|(score, _)| *score >= 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)))
-        .map(|(_, n)| n)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all.
+//! Atomic writes: a file appears complete or not at all.
 
 use crate::{DataError, Result};
 use std::io::Write;
@@ -9,8 +9,8 @@ pub(crate) fn create_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(DataError::io("create the folder", path))
 }
 
-/// Writes a file beside its final place, flushes it to disk and renames it: a reader sees the old file or the new
-/// one, and an error (a full disk) leaves nothing behind.
+/// Writes a temporary file next to the target, flushes it to disk and renames it: a reader sees the old file or the
+/// new one, and an error (a full disk) leaves nothing behind.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
@@ -25,13 +25,13 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 pub(crate) fn temp_in(folder: &Path) -> Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".squat-").suffix(".tmp");
-    // The default of temporary files (0600) would make shared corpora unreadable to others.
+    // The default mode of temporary files (0600) would make shared corpora unreadable to others.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
     builder.tempfile_in(folder).map_err(DataError::io("create a temporary file in", folder))
 }
 
-/// Gives a finished temporary file its name.
+/// Renames a finished temporary file into place.
 pub(crate) fn persist(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().map_err(DataError::io("flush", path))?;
     file.persist(path).map(drop).map_err(|e| DataError::io("rename into place", path)(e.error))

@@ -17,7 +17,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Hash and length of a file, read in pieces.
+/// Hash and length of a file, read in blocks.
 pub(crate) fn sha256_file(path: &Path) -> Result<(String, u64)> {
     let mut file = std::fs::File::open(path).map_err(DataError::io("open", path))?;
     let mut hasher = Sha256::new();

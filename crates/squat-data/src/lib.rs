@@ -1,9 +1,9 @@
 //! Corpora for Squat: read, clean, tokenize, shard, batch; and a small generated English that needs no download.
 //!
-//! The way of a text: [`source`] finds the files, [`clean`] turns raw lines into sentences worth learning from,
-//! [`tokenizer`] trains byte-level BPE on them, [`shards`] writes token ids into memory-mapped files with a
-//! manifest that makes a stale cache impossible, [`batch`] cuts reproducible random chunks out of those.
-//! [`english`] yields a corpus and held-out minimal pairs from nothing but a seed.
+//! [`source`] finds the files, [`clean`] turns raw lines into clean sentences, [`tokenizer`] trains byte-level BPE on
+//! them, [`shards`] writes token ids to memory-mapped files with a manifest that makes stale caches impossible, and
+//! [`batch`] forms reproducible random chunks of those. [`english`] generates a corpus and held-out minimal pairs from
+//! a seed.
 
 pub mod batch;
 pub mod clean;
@@ -11,7 +11,7 @@ pub mod english;
 mod error;
 mod files;
 mod hash;
-pub mod rng;
+pub mod permutation;
 pub mod shards;
 pub mod source;
 pub mod tokenizer;

@@ -1,4 +1,4 @@
-//! Finding the texts of a corpus and reading them line by line.
+//! Finds the texts of a corpus and reads them line by line.
 
 use crate::clean::{CleanOptions, Cleaner, Domain, Event};
 use crate::{DataError, Result};
@@ -7,23 +7,22 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-/// Longest stretch of plain text taken as one line; a longer line is cut at white space. Keeps memory bounded on
-/// files without line breaks.
+/// Longest line of plain text; a longer one is cut at white space, which bounds memory on files without line breaks.
 const LONGEST_LINE: usize = 1 << 20;
 
 /// Longest record of a .jsonl file.
 const LONGEST_RECORD: usize = 64 << 20;
 
-/// Which files of a folder to take, by the mark in their names (`childes.train.gz`, `childes.dev.gz`).
+/// Which files of a folder to read, by the split in their names (`childes.train.gz`, `childes.dev.gz`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// Only files that carry this mark, one of [`SPLITS`].
+    /// Only files of this split, one of [`SPLITS`].
     Named(String),
-    /// Every file; an error if training and held-out marks meet.
+    /// Every file; an error if training and held-out files are mixed.
     All,
 }
 
-/// The marks that set files of one corpus apart. `dev`, `valid` and `validation` are the same.
+/// Names of splits in file names. `valid` and `validation` mean `dev`.
 pub const SPLITS: &[&str] = &["train", "dev", "test"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,30 +34,30 @@ enum Format {
 /// One file of a corpus.
 #[derive(Clone, Debug)]
 pub struct SourceFile {
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
-    /// Its name relative to the folder that was asked for.
+    /// Its name relative to the given folder.
     pub name: String,
-    /// The domain its name tells.
+    /// The domain that its name indicates.
     pub domain: Domain,
     format: Format,
     gzip: bool,
 }
 
-/// The files of a corpus, in an order that depends on their names alone.
+/// The files of a corpus, in an order that depends only on their names.
 #[derive(Clone, Debug)]
 pub struct Corpus {
     files: Vec<SourceFile>,
 }
 
-/// What a reading of files has seen.
+/// Counts of what was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadStats {
     /// Lines or records.
     pub lines: u64,
     /// Bytes after decompression.
     pub bytes: u64,
-    /// Lines that were no valid UTF-8; the wrong bytes are replaced and then cleaned away.
+    /// Lines of invalid UTF-8; the invalid bytes are replaced, and cleaning removes the replacement characters.
     pub invalid_utf8_lines: u64,
 }
 
@@ -76,10 +75,10 @@ impl std::str::FromStr for Split {
 }
 
 impl Corpus {
-    /// Collects files: a folder gives every readable text under it, a file gives itself.
+    /// Collects files: every readable text below a folder, and each file that is given itself.
     ///
     /// # Errors
-    /// A missing path (with the nearest name), a file that is no text, nothing found, or mixed splits.
+    /// A missing path (with the nearest name), a file that is not text, no file found, or mixed splits.
     pub fn open<P: AsRef<Path>>(paths: &[P], split: &Split) -> Result<Self> {
         let mut files = Vec::new();
         let mut others = 0usize;
@@ -101,7 +100,7 @@ impl Corpus {
                 others -= found.len();
                 files.extend(found);
             } else {
-                // A file named outright is taken whatever its name says.
+                // A file that is given itself is read whatever its name.
                 let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
                 let file = SourceFile::new(path, name)
                     .ok_or_else(|| DataError::UnknownFormat { path: path.to_path_buf() })?;
@@ -114,7 +113,9 @@ impl Corpus {
             let searched =
                 paths.iter().map(|p| p.as_ref().display().to_string()).collect::<Vec<_>>().join(", ");
             let hint = match (split, others) {
-                (Split::Named(name), 1..) => format!("; {others} files there are not of the split `{name}`"),
+                (Split::Named(name), 1..) => {
+                    format!("; {others} files there do not belong to the split `{name}`")
+                }
                 _ => String::new(),
             };
             return Err(DataError::NoFiles { searched, hint });
@@ -133,7 +134,7 @@ impl Corpus {
         &self.files
     }
 
-    /// Some of the files, in the same order.
+    /// A range of the files, in the same order.
     pub(crate) fn subset(&self, files: std::ops::Range<usize>) -> Self {
         Self { files: self.files[files].to_vec() }
     }
@@ -145,10 +146,10 @@ impl Corpus {
         format!("{}{more}", names.join(", "))
     }
 
-    /// Reads and cleans every file; `each` gets the index of the file and what came out.
+    /// Reads and cleans every file; `each` gets the index of the file and the cleaned text.
     ///
     /// # Errors
-    /// What reading met, or what `each` returned: both stop the reading.
+    /// Those of reading and of `each`; both stop the reading.
     pub fn for_each(
         &self,
         options: &CleanOptions,
@@ -186,7 +187,7 @@ impl SourceFile {
     /// Reads and cleans this file.
     ///
     /// # Errors
-    /// Reading, a damaged gzip stream, a bad JSON record, or what `each` returned.
+    /// Reading, a damaged gzip stream, a bad JSON record, and those of `each`.
     pub fn for_each(
         &self,
         options: &CleanOptions,
@@ -218,7 +219,7 @@ impl SourceFile {
     }
 }
 
-/// The field `text` of a record, or what was there instead.
+/// The field `text` of a record, or a description of what was found instead.
 fn json_text(record: &str) -> std::result::Result<String, String> {
     let value: serde_json::Value = serde_json::from_str(record).map_err(|e| e.to_string())?;
     match value {
@@ -239,7 +240,7 @@ fn shorten(text: &str) -> String {
     short
 }
 
-/// The split mark in a file name: a part between dots.
+/// The split in a file name: a part between dots.
 fn split_of(name: &str) -> Option<&'static str> {
     let base = name.rsplit('/').next().unwrap_or(name).to_lowercase();
     base.split('.').skip(1).find_map(|part| match part {
@@ -250,7 +251,7 @@ fn split_of(name: &str) -> Option<&'static str> {
     })
 }
 
-/// Readable files under `folder`. Hidden ones are passed over; links are followed, but not for ever.
+/// Readable files below `folder`. Hidden ones are skipped; links are followed to a limited depth.
 fn walk(root: &Path, folder: &Path, found: &mut Vec<SourceFile>, depth: usize) -> Result<()> {
     if depth > 32 {
         return Ok(());
@@ -292,7 +293,7 @@ impl<'a> RawLines<'a> {
         Ok(Self { file, reader, buffer: Vec::new(), stats: ReadStats::default() })
     }
 
-    /// The next line without its line break, or a piece of it when it is over the limit.
+    /// The next line without its line break, or a part of it if it is longer than the limit.
     fn next_line(&mut self) -> Result<Option<String>> {
         self.buffer.clear();
         let limit = match self.file.format {
@@ -327,7 +328,7 @@ impl<'a> RawLines<'a> {
                     let line = self.stats.lines + 1;
                     return Err(DataError::LineTooLong { path: self.file.path.clone(), line, limit });
                 }
-                // Never inside a word (or, past another limit, at least never inside a character).
+                // Never inside a word (or, beyond a second limit, at least never inside a character).
                 let last = self.buffer[self.buffer.len() - 1];
                 if last.is_ascii_whitespace() || (self.buffer.len() >= 2 * limit && last.is_ascii()) {
                     break;
@@ -348,7 +349,7 @@ impl<'a> RawLines<'a> {
     }
 }
 
-/// Tells a cut-off gzip stream from a damaged one and from a failing disk.
+/// Distinguishes a truncated gzip stream from a damaged one and from an I/O error.
 fn read_error(file: &SourceFile, read: u64, e: std::io::Error) -> DataError {
     let path = file.path.clone();
     match e.kind() {
@@ -414,7 +415,7 @@ mod tests {
         assert_eq!(train.files().len(), 1);
         assert_eq!(Corpus::open(&[dir.path()], &"dev".parse().unwrap()).unwrap().files().len(), 2);
         let error = Corpus::open(&[dir.path()], &"test".parse().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("3 files there are not of the split `test`"), "{error}");
+        assert!(error.contains("3 files there do not belong to the split `test`"), "{error}");
         assert!("trian".parse::<Split>().unwrap_err().to_string().contains("did you mean `train`"));
     }
 

@@ -1,8 +1,8 @@
-//! Byte-level BPE: trained with the `tokenizers` crate, saved as Hugging Face loads it.
+//! Byte-level BPE: trained with the `tokenizers` crate, saved in the format that Hugging Face loads.
 //!
-//! The pipeline that `tokenizer.json` describes: NFKC; a space in front of every line (so that a word has one token
-//! wherever it stands, which matters to a small vocabulary); byte-level splitting; BPE; `<s>` in front. Decoding
-//! takes those spaces away again.
+//! The pipeline in `tokenizer.json`: NFKC; a space before every line (so that a word has the same token at the start of
+//! a line as inside it, which saves ids in a small vocabulary); byte-level splitting; BPE; `<s>` in front. Decoding
+//! removes those spaces.
 
 use crate::clean::{CleanOptions, Event};
 use crate::files::{create_folder, write_atomic};
@@ -17,32 +17,32 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer, TokenizerBuilder};
 
-/// Fills batches up; id 0.
+/// Padding; id 0.
 pub const PAD: &str = "<pad>";
-/// Begins every sequence; id 1.
+/// Start of every sequence; id 1.
 pub const BOS: &str = "<s>";
-/// Ends a document; id 2.
+/// End of a document; id 2.
 pub const EOS: &str = "</s>";
 
-/// Smallest vocabulary: the special tokens and the 256 bytes.
+/// Smallest vocabulary: the special tokens and 256 bytes.
 const SMALLEST: usize = 3 + 256;
 
 /// How to train a tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizerOptions {
-    /// Number of ids, special tokens and bytes included. A small corpus may give fewer.
+    /// Number of ids, special tokens and bytes included. A small corpus may yield fewer.
     pub vocab_size: usize,
-    /// Pairs seen less often are not merged.
+    /// Pairs that occur less often are not merged.
     pub min_frequency: u64,
     /// `model_max_length` in tokenizer_config.json, in tokens.
     pub max_length: usize,
-    /// Rules that clean the text first.
+    /// Cleaning rules, applied first.
     pub clean: CleanOptions,
 }
 
 impl Default for TokenizerOptions {
-    /// 16,000 ids, as METHOD.md section 7.
+    /// 16,000 ids, as in METHOD.md section 7.
     fn default() -> Self {
         Self { vocab_size: 16_000, min_frequency: 2, max_length: 1024, clean: CleanOptions::default() }
     }
@@ -51,15 +51,15 @@ impl Default for TokenizerOptions {
 /// Trains on the cleaned text of `corpus`. The same text gives the same tokenizer, byte for byte.
 ///
 /// # Errors
-/// A vocabulary smaller than the byte alphabet, an empty corpus, or whatever reading met.
+/// A vocabulary smaller than the byte alphabet, an empty corpus, and those of reading.
 pub fn train_tokenizer(corpus: &Corpus, options: &TokenizerOptions) -> Result<Tokenizer> {
-    // The trainer pulls lines, the corpus pushes them: a bounded channel between two threads joins them.
+    // The trainer pulls lines and the corpus pushes them, so they run on two threads with a bounded channel between.
     let (sender, receiver) = sync_channel::<String>(4096);
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             corpus.for_each(&options.clean, |_, event| {
                 if let Event::Line(line) = event {
-                    // The trainer hangs up only when it failed; its error is the one to report.
+                    // The trainer closes the channel only after an error, and that error is the one to report.
                     let _ = sender.send(line);
                 }
                 Ok(())
@@ -77,10 +77,10 @@ pub fn train_tokenizer(corpus: &Corpus, options: &TokenizerOptions) -> Result<To
     })
 }
 
-/// [`train_tokenizer`] on lines at hand.
+/// [`train_tokenizer`] on lines in memory.
 ///
 /// # Errors
-/// A vocabulary smaller than the byte alphabet, or no text at all.
+/// A vocabulary smaller than the byte alphabet, or no text.
 pub fn train_on_lines<S: AsRef<str> + Send>(
     lines: impl Iterator<Item = S> + Send,
     options: &TokenizerOptions,
@@ -131,7 +131,7 @@ pub fn train_on_lines<S: AsRef<str> + Send>(
         .build()
         .map_err(|e| refused(e.to_string().into()))?;
     tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(post)));
-    // Through the file format: what is used here is what anybody loads.
+    // Through the file format, so that this tokenizer is the one that every reader of the file gets.
     let json = tokenizer.to_string(false).map_err(refused)?;
     json.parse().map_err(refused)
 }
@@ -175,7 +175,7 @@ pub fn save(tokenizer: &Tokenizer, folder: &Path, max_length: usize) -> Result<(
     write_atomic(&folder.join("special_tokens_map.json"), format!("{map:#}\n").as_bytes())
 }
 
-/// The file `tokenizer.json` for a path that is it or the folder around it.
+/// The `tokenizer.json` of a path: the file itself, or the one in the folder.
 ///
 /// # Errors
 /// Neither exists.
@@ -187,38 +187,38 @@ pub fn locate(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Loads a `tokenizer.json`, or that of a folder.
+/// Loads a `tokenizer.json`, given as the file or as its folder.
 ///
 /// # Errors
 /// A missing or unreadable file.
 pub fn load(path: &Path) -> Result<Tokenizer> {
     let file = locate(path)?;
     let bytes = std::fs::read(&file).map_err(DataError::io("read", &file))?;
-    // The library panics on some files that are no JSON, so that is found out first.
+    // The library panics on some files that are not JSON, so they are parsed as JSON first.
     serde_json::from_slice::<serde_json::Value>(&bytes)
         .map_err(tokenizers::Error::from)
         .and_then(|_| Tokenizer::from_bytes(&bytes))
         .map_err(|e| DataError::Tokenizer { path: Some(file.clone()), reason: e.to_string() })
 }
 
-/// Ids that sequences are built with.
+/// Ids of the special tokens that sequences need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialTokens {
-    /// Begins every sequence.
+    /// Start of every sequence.
     pub bos: u32,
-    /// Ends a document.
+    /// End of a document.
     pub eos: u32,
-    /// Fills batches up, where there is such a token.
+    /// Padding, if the tokenizer has such a token.
     pub pad: Option<u32>,
-    /// Stands between the lines of a document, where the vocabulary can say it in one token.
+    /// Separator of the lines of a document, if the vocabulary has a line break as one token.
     pub newline: Option<u32>,
 }
 
 impl SpecialTokens {
-    /// Finds them by the names in `tokenizer_config.json` beside the tokenizer, or else by the usual names.
+    /// Looks them up by the names in `tokenizer_config.json` next to the tokenizer, otherwise by the usual names.
     ///
     /// # Errors
-    /// No token for the beginning or the end.
+    /// No token for the start of a sequence or the end of a document.
     pub fn find(tokenizer: &Tokenizer, file: &Path) -> Result<Self> {
         let config: serde_json::Value = std::fs::read(file.with_file_name("tokenizer_config.json"))
             .ok()
@@ -319,7 +319,7 @@ mod tests {
         assert!(matches!(load(&dir.path().join("c.json")), Err(DataError::Missing { .. })));
         std::fs::write(dir.path().join("d.json"), "{}").unwrap();
         assert!(load(&dir.path().join("d.json")).unwrap_err().to_string().contains("d.json"));
-        // Cut off anywhere, the decoder included, it is an error and no panic.
+        // Truncated anywhere, the decoder section included, it is an error and never a panic.
         let whole = std::fs::read(dir.path().join("a/tokenizer.json")).unwrap();
         for at in (0..whole.len() - 1).step_by(41) {
             std::fs::write(dir.path().join("d.json"), &whole[..at]).unwrap();

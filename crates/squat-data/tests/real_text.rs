@@ -1,25 +1,15 @@
-//! The whole way on real text, which `SQUAT_DATA` names. Skips, and says so, without it.
+//! From real text, in the folder that `SQUAT_DATA` names, to shards.
 
 #![allow(clippy::unwrap_used)]
 
 use squat_data::tokenizer::{save, train_tokenizer};
 use squat_data::{CleanOptions, Corpus, PrepareOptions, Split, TokenizerOptions, clean::Event, prepare};
+use squat_test::data::data;
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::time::Instant;
 
-fn text_folder() -> Option<PathBuf> {
-    match std::env::var_os("SQUAT_DATA") {
-        Some(root) => Some(PathBuf::from(root).join("text")),
-        None => {
-            eprintln!("skipped: SQUAT_DATA is not set, no real text to read");
-            None
-        }
-    }
-}
-
 fn run(split: &str, vocab_size: usize) {
-    let Some(folder) = text_folder() else { return };
+    let Some(folder) = data("text") else { return };
     let dir = tempfile::tempdir().unwrap();
     let corpus = Corpus::open(&[folder], &split.parse::<Split>().unwrap()).unwrap();
     assert_eq!(corpus.files().len(), 5);
@@ -53,13 +43,12 @@ fn held_out_text_is_prepared() {
     run("dev", 4000);
 }
 
-/// The measurement: `cargo nextest run -p squat-data --release --run-ignored all measure --no-capture`.
 #[test]
 fn known_flaws_are_gone() {
-    let Some(folder) = text_folder() else { return };
-    let corpus = Corpus::open(&[folder], &Split::All);
-    assert!(corpus.is_err(), "train and dev lie in one folder: mixing them must be asked for file by file");
-    let corpus = Corpus::open(&[text_folder().unwrap()], &"train".parse().unwrap()).unwrap();
+    let Some(folder) = data("text") else { return };
+    let corpus = Corpus::open(std::slice::from_ref(&folder), &Split::All);
+    assert!(corpus.is_err(), "train and dev files are mixed in one folder");
+    let corpus = Corpus::open(&[folder], &"train".parse().unwrap()).unwrap();
     let mut kept = vec![0u64; corpus.files().len()];
     let mut wrong: HashSet<String> = HashSet::new();
     corpus
@@ -81,7 +70,7 @@ fn known_flaws_are_gone() {
         .unwrap();
     assert!(wrong.is_empty(), "{} flawed lines, such as {:?}", wrong.len(), wrong.iter().next());
     eprintln!("words kept: {kept:?}");
-    // Raw words by file are 1.21, 3.49, 1.45, 0.43 and 0.94 million: cleaning removes flaws, not the text.
+    // Raw words by file are 1.21, 3.49, 1.45, 0.43 and 0.94 million: cleaning removes noise, not the text.
     for (file, raw) in [1_207_139u64, 3_494_717, 1_453_287, 434_294, 944_339].into_iter().enumerate() {
         assert!(
             kept[file] * 100 > raw * 70,

@@ -2,6 +2,7 @@
 
 use crate::error::{EngineError, Result};
 use squat_quant::math::exp;
+use squat_quant::random::SplitMix64;
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,26 +48,11 @@ impl Sampling {
     }
 }
 
-/// SplitMix64: a counter and a finaliser, enough for drawing tokens.
-#[derive(Clone, Debug)]
-struct Rng(u64);
-
-impl Rng {
-    /// Uniform in [0, 1).
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 /// Draws tokens from logits; keeps its buffers and the state of its generator.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     sampling: Sampling,
-    rng: Rng,
+    rng: SplitMix64,
     /// (logit, then weight; token).
     candidates: Vec<(f32, u32)>,
 }
@@ -78,7 +64,7 @@ impl Sampler {
     /// As [`Sampling::validate`].
     pub fn new(sampling: Sampling) -> Result<Self> {
         sampling.validate()?;
-        Ok(Self { sampling, rng: Rng(sampling.seed), candidates: Vec::new() })
+        Ok(Self { sampling, rng: SplitMix64::new(sampling.seed), candidates: Vec::new() })
     }
 
     /// A token for finite, non-empty `logits [vocabulary]`; ties go to the lower id. One random number is used

@@ -140,33 +140,14 @@ impl core::fmt::Display for UnknownIsa {
         for (i, name) in self.available.iter().enumerate() {
             write!(f, "{}{name}", if i == 0 { "" } else { ", " })?;
         }
-        let near = self.available.iter().copied().min_by_key(|candidate| distance(&self.name, candidate));
-        match near {
-            Some(near) if !self.exists && distance(&self.name, near) <= 3 => {
-                write!(f, " (did you mean `{near}`?)")
-            }
+        match squat_quant::spelling::nearest(&self.name, self.available.iter().copied()) {
+            Some(near) if !self.exists => write!(f, " (did you mean `{near}`?)"),
             _ => Ok(()),
         }
     }
 }
 
 impl core::error::Error for UnknownIsa {}
-
-/// Edit distance of two short names (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: alloc::vec::Vec<char> = b.chars().collect();
-    let mut row: alloc::vec::Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
 
 #[cfg(test)]
 mod tests {
@@ -182,6 +163,5 @@ mod tests {
             error.to_string(),
             "no kernels are called `avx3`; this CPU can run: scalar, avx2 (did you mean `avx2`?)"
         );
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

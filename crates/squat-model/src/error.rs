@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use squat_quant::spelling::{nearest, similarity};
+
 /// Error of every fallible function of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -190,16 +192,6 @@ impl ModelError {
     }
 }
 
-/// The nearest of `known` to `got`, if any is close.
-pub(crate) fn nearest<'a>(got: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|name| (strsim::normalized_damerau_levenshtein(got, name), name))
-        .filter(|(similarity, _)| *similarity >= 0.5)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name)
-}
-
 /// `; did you mean "..."?`, or nothing.
 pub(crate) fn did_you_mean<'a>(got: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(got, known).map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default()
@@ -207,8 +199,7 @@ pub(crate) fn did_you_mean<'a>(got: &str, known: impl IntoIterator<Item = &'a st
 
 /// The three names nearest to `got`, for messages about missing tensors.
 pub(crate) fn nearest_names<'a>(got: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let mut scored: Vec<(f64, &str)> =
-        known.into_iter().map(|name| (strsim::normalized_damerau_levenshtein(got, name), name)).collect();
+    let mut scored: Vec<(f64, &str)> = known.into_iter().map(|name| (similarity(got, name), name)).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
     let names: Vec<&str> = scored.into_iter().take(3).map(|(_, name)| name).collect();
     if names.is_empty() {

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::{ModelError, did_you_mean, nearest};
+use squat_quant::spelling::nearest;
+
+use crate::error::{ModelError, did_you_mean};
 
 /// A value as it appears in a message, cut short.
 pub(crate) fn shown(value: &Value) -> String {

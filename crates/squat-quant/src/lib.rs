@@ -18,17 +18,22 @@
 //! | [`pack`] | dense bit packing |
 //! | [`plan`] | the points of a transformer where it quantizes |
 //! | [`token_policy`] | which tokens get 8-bit activations |
+//! | [`random`], [`spelling`] | what every crate needs: a seeded generator, hints for misspelled names |
 //! | [`math`] | the exponential and the rounding that give the same bits on every CPU |
 #![no_std]
 #![warn(missing_docs)]
+
+extern crate alloc;
 
 pub mod affine;
 pub mod calibrate;
 pub mod math;
 pub mod pack;
 pub mod plan;
+pub mod random;
 pub mod range;
 pub mod scheme;
+pub mod spelling;
 pub mod token_policy;
 
 pub use affine::{Affine, dynamic_scale};

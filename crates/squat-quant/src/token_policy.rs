@@ -4,6 +4,7 @@
 //! position, and on a threshold frozen in the model. It can therefore be taken when the token is written, one token
 //! at a time, whatever else is in the batch.
 
+use crate::random::mix;
 use crate::scheme::ActBits;
 
 /// The rule that chooses activation bits for each token and layer.
@@ -106,15 +107,12 @@ pub fn mean_over_heads(column_0: &[f32]) -> f32 {
     sum / column_0.len() as f32
 }
 
-/// A number in [0, 1) from seed, layer and position (SplitMix64's finaliser).
+/// A number in [0, 1) from seed, layer and position (the finalizer of SplitMix64).
 fn hash(seed: u64, layer: usize, position: usize) -> f32 {
-    let mut z = seed
+    let z = seed
         .wrapping_add((layer as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
         .wrapping_add((position as u64 + 1).wrapping_mul(0xD1B5_4A32_D192_ED03));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^= z >> 31;
-    (z >> 40) as f32 / (1u64 << 24) as f32
+    (mix(z) >> 40) as f32 / (1u64 << 24) as f32
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub fn nth(name: &str, number: usize) -> Result<Device, TrainError> {
             "this program was built without {name}; build it with --features {name}, or use --device cpu"
         ))),
         name => {
-            let near = crate::recipe::nearest(name, NAMES).unwrap_or("cpu");
+            let near = squat_quant::spelling::nearest(name, NAMES).unwrap_or("cpu");
             Err(TrainError::Input(format!(
                 "no device `{name}`; did you mean `{near}`? Known: {}",
                 NAMES.join(", ")

@@ -19,6 +19,7 @@ use crate::recipe::MixedPrecision;
 use burn::tensor::{Device, Tensor, TensorData};
 use squat_kernels::{Kernels, PackedMatrix};
 use squat_model::{LinearKind, ModelSpec, ParamKind, QuantPlan};
+use squat_quant::random::SplitMix64;
 use squat_quant::token_policy::TokenEvidence;
 use squat_quant::{ActBits, ActPoint, ActScheme, WeightScheme};
 use std::collections::HashMap;
@@ -682,18 +683,11 @@ pub fn initial_parameters(spec: &ModelSpec, std: f32, seed: u64) -> Parameters {
 
 /// Normal numbers by Box and Muller from SplitMix64, one stream for each (seed, stream).
 fn normal(n: usize, std: f32, seed: u64, stream: u64) -> Vec<f32> {
-    let mut state = seed ^ (stream + 1).wrapping_mul(0xA076_1D64_78BD_642F);
-    let mut next = || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    };
+    let mut rng = SplitMix64::new(seed ^ (stream + 1).wrapping_mul(0xA076_1D64_78BD_642F));
     let mut out = Vec::with_capacity(n + 1);
     while out.len() < n {
-        let radius = (-2.0 * (1.0 - next()).ln()).sqrt() * f64::from(std);
-        let angle = std::f64::consts::TAU * next();
+        let radius = (-2.0 * (1.0 - rng.uniform()).ln()).sqrt() * f64::from(std);
+        let angle = std::f64::consts::TAU * rng.uniform();
         out.push((radius * angle.cos()) as f32);
         out.push((radius * angle.sin()) as f32);
     }

@@ -50,6 +50,7 @@ fn every_source_file_is_a_module() {
         ("crates/squat-engine/src", "lib.rs"),
         ("crates/squat-kernels/src", "lib.rs"),
         ("crates/squat-quant/src", "lib.rs"),
+        ("crates/squat-test/src", "lib.rs"),
     ] {
         let text = read(&format!("{folder}/{table}"));
         for name in names(folder, "rs") {

@@ -1,7 +1,7 @@
 //! Characters and bracketed marks, the same for every domain.
 
-/// Removes what is no character of a text and, with `plain`, writes typographic quotes and dashes as a keyboard
-/// does: BLiMP and most tests of a small model are written that way.
+/// Removes control, formatting and replacement characters and, with `plain`, writes typographic quotes and dashes in
+/// ASCII, as BLiMP and most tests of small models do.
 pub(super) fn normalise(raw: &str, plain: bool) -> String {
     let mut out = String::with_capacity(raw.len() + 8);
     for c in raw.chars() {
@@ -15,7 +15,7 @@ pub(super) fn normalise(raw: &str, plain: bool) -> String {
             | '\u{2060}' => {}
             c if c.is_control() || c.is_whitespace() => out.push(' '),
             '\u{2018}' | '\u{2019}' | '\u{201B}' | '`' | '\u{B4}' if plain => {
-                // Two single marks were a double one before somebody typed them.
+                // Two single quotes stand for a double one.
                 if c == '`' && out.ends_with('\'') {
                     out.pop();
                     out.push('"');
@@ -31,7 +31,7 @@ pub(super) fn normalise(raw: &str, plain: bool) -> String {
                 }
                 out.push_str(" -- ");
             }
-            // The third dash of a row: the two before it are written already.
+            // The third of a row of dashes: the two before it are already written.
             '-' if plain && out.ends_with("-- ") => {}
             c => out.push(c),
         }
@@ -39,8 +39,9 @@ pub(super) fn normalise(raw: &str, plain: bool) -> String {
     out
 }
 
-/// Calls `keep` with the inside of each `open ... close` group (outermost, not across lines) and removes the group,
-/// its marks alone, or nothing, as that says. A group that never closes loses its opening mark, or its whole rest.
+/// Calls `keep` with the inside of each `open ... close` group (outermost, not across lines), which decides whether the
+/// group, only its brackets, or nothing is removed. A group that never closes loses its opening bracket, or everything
+/// after it.
 pub(super) fn groups(text: &str, open: char, close: char, rule: impl Fn(&str) -> Group) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -48,7 +49,7 @@ pub(super) fn groups(text: &str, open: char, close: char, rule: impl Fn(&str) ->
         out.push_str(&rest[..start]);
         let after = &rest[start + open.len_utf8()..];
         if rest[start..].starts_with(close) {
-            // A close without an open: its group began on another line.
+            // A closing bracket without an opening one: its group began on another line.
             rest = &rest[start + close.len_utf8()..];
             continue;
         }
@@ -86,7 +87,7 @@ pub(super) enum Group {
     Keep,
 }
 
-/// Byte position of the mark that closes a group already open.
+/// Byte position of the bracket that closes an open group.
 fn closing(text: &str, open: char, close: char) -> Option<usize> {
     let mut depth = 0usize;
     for (at, c) in text.char_indices() {
@@ -102,7 +103,7 @@ fn closing(text: &str, open: char, close: char) -> Option<usize> {
     None
 }
 
-/// Tags and entities that survive in web and subtitle text; anything else between angles is left alone.
+/// Tags and entities that occur in web and subtitle text; anything else in angle brackets is kept.
 pub(super) fn markup(text: &str) -> String {
     const TAGS: &[&str] = &[
         "b", "br", "center", "div", "em", "font", "i", "nowiki", "p", "ref", "small", "span", "strong",
@@ -140,7 +141,7 @@ pub(super) fn markup(text: &str) -> String {
     out
 }
 
-/// Closes the gaps that removed marks leave: no space before a full stop, no empty parentheses, single spaces.
+/// Closes the gaps that removals leave: no space before a full stop, no empty parentheses, single spaces.
 pub(super) fn tidy(text: &str) -> String {
     let text = groups(text, '(', ')', |inside| {
         let inside = inside.trim();
@@ -151,12 +152,12 @@ pub(super) fn tidy(text: &str) -> String {
     });
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
-        // Not `.45` or `:-`: a mark that opens a word belongs to it.
+        // Not `.45` or `:-`: punctuation at the start of a word belongs to it.
         let mut rest = word.chars().skip_while(|c| matches!(c, ',' | '.' | ';' | ':' | '!' | '?' | ')'));
         let marks = word.starts_with([',', '.', ';', ':', '!', '?', ')']);
         let sticks = (marks && !rest.next().is_some_and(char::is_alphanumeric))
             || matches!(word, "'s" | "n't" | "'re" | "'ll" | "'ve" | "'m" | "'d");
-        // "..." may open a sentence.
+        // "..." may start a sentence.
         let sticks = sticks && !word.starts_with("..");
         if !out.is_empty() && !sticks && !out.ends_with('(') {
             out.push(' ');

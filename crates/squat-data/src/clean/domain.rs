@@ -1,36 +1,36 @@
-//! Where a text comes from, and what that says about its lines.
+//! The domain of a text, which decides how its lines are cleaned and joined.
 
 use crate::DataError;
 use serde::{Deserialize, Serialize};
 
-/// The kind of a text; decides which rules clean it.
+/// The kind of a text; decides which cleaning rules apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Domain {
-    /// Transcripts of talk with children, in the manner of CHILDES (`*CHI: text [mark]`).
+    /// Transcripts of child-directed speech in the format of CHILDES (`*CHI: text [mark]`).
     Childes,
-    /// Transcripts of telephone talk (`A: text`), and other spoken corpora without marks.
+    /// Transcripts of telephone calls (`A: text`), and other spoken corpora without annotation.
     Switchboard,
     /// Film subtitles.
     Subtitles,
-    /// Books of Project Gutenberg.
+    /// Project Gutenberg books.
     Gutenberg,
     /// Simple English Wikipedia.
     SimpleWiki,
     /// English Wikipedia.
     Wikipedia,
-    /// Any other text: whitespace, control and replacement characters only; an empty line ends a document.
+    /// Any other text: only white space, control and replacement characters are cleaned; an empty line ends a document.
     Generic,
-    /// One document per line, as the generated English is.
+    /// One document per line, like the generated English.
     Documents,
-    /// Nothing but whitespace is touched.
+    /// Only white space is normalized.
     Raw,
 }
 
-/// How the lines of a document are put together again.
+/// How the lines of a document are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Line breaks mean nothing: lines are joined by a space.
+    /// Line breaks carry no meaning: lines are joined by a space.
     Prose,
     /// Each line is a turn or a paragraph: lines are joined by a line break.
     Lines,
@@ -38,7 +38,7 @@ pub enum Layout {
     Documents,
 }
 
-/// File names (up to the first dot, lower case) begin with one of these; first match wins.
+/// Beginnings of file names (up to the first dot, lower case); the first match wins.
 const NAMES: &[(&str, Domain)] = &[
     ("childes", Domain::Childes),
     ("aochildes", Domain::Childes),
@@ -70,13 +70,13 @@ const ALL: &[Domain] = &[
 ];
 
 impl Domain {
-    /// Guesses from a file name: `childes.train.gz` is [`Domain::Childes`], an unknown name is generic.
+    /// The domain that a file name indicates: `childes.train.gz` is [`Domain::Childes`], an unknown name is generic.
     pub fn from_file_name(name: &str) -> Self {
         let stem = name.split('.').next().unwrap_or_default().to_lowercase();
         NAMES.iter().find(|(prefix, _)| stem.starts_with(prefix)).map_or(Self::Generic, |(_, domain)| *domain)
     }
 
-    /// How its lines belong together.
+    /// How its lines are joined.
     pub fn layout(self) -> Layout {
         match self {
             Self::Gutenberg | Self::SimpleWiki | Self::Wikipedia => Layout::Prose,

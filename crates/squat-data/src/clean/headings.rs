@@ -1,4 +1,4 @@
-//! Where one document ends and the next begins.
+//! Headings, which separate documents.
 
 /// A part of a line between headings.
 #[derive(Debug, PartialEq, Eq)]
@@ -7,7 +7,7 @@ pub(super) enum Piece<'a> {
     DocumentEnd,
 }
 
-/// Longest title, in words, that a mark at the edge of a line is believed to belong to.
+/// Longest title, in words, that an unpaired mark at the edge of a line is taken to belong to.
 const TITLE_WORDS: usize = 12;
 
 /// The whole line is a heading: ` = Title = `, `== Title ==`, `= = = Title = = =`.
@@ -16,9 +16,9 @@ pub(super) fn is_heading(line: &str) -> bool {
     line.len() > 2 && line.starts_with('=') && line.ends_with('=')
 }
 
-/// Splits a line at headings of the kind `= = = Title = = =` (article or book) and `== References ==`, which close
-/// a document, and at `== Section ==`, which does not. Titles are dropped. Line breaks of these texts were lost,
-/// so a heading may stand anywhere in a line, and half of one at its edges.
+/// Splits a line at headings of the kind `= = = Title = = =` (article or book) and `== References ==`, which end
+/// a document, and at `== Section ==`, which does not. Titles are dropped. These texts have lost line breaks, so a
+/// heading may occur anywhere in a line, and half of one at its edges.
 pub(super) fn split(line: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     if !line.contains("==") && !line.contains("= =") {
@@ -27,7 +27,7 @@ pub(super) fn split(line: &str) -> Vec<Piece<'_>> {
     }
     let mut parts: Vec<&str> = line.split("= = =").collect();
     if parts.len().is_multiple_of(2) {
-        // An odd number of marks: one title began on the line before or goes on in the next.
+        // An odd number of marks: a title started on the previous line or continues on the next.
         let words = |s: &str| s.split_whitespace().count();
         if words(parts[0]) <= TITLE_WORDS {
             parts.insert(0, "");
@@ -67,7 +67,7 @@ fn split_sections<'a>(text: &'a str, pieces: &mut Vec<Piece<'a>>) {
 }
 
 fn push_text<'a>(text: &'a str, pieces: &mut Vec<Piece<'a>>) {
-    // A mark that was itself cut in two by a line break.
+    // A mark that a line break has cut in two.
     let text = text.trim_matches(|c: char| c == '=' || c.is_whitespace());
     if !text.is_empty() {
         pieces.push(Piece::Text(text));

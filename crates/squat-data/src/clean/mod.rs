@@ -1,8 +1,8 @@
-//! Cleaning rules of the BabyLM kind, one small set per domain.
+//! Cleaning rules for the BabyLM corpora, one small set per domain.
 //!
-//! What is removed is what no reader would call the text: speaker codes and transcription marks, wiki markup and
-//! reference lists, Project Gutenberg notices, page numbers, replacement characters. Wording, spelling and case
-//! stay. Lines come in one at a time and leave one at a time: memory does not grow with the corpus.
+//! They remove what is not part of the text: speaker codes and transcription marks, wiki markup and reference lists,
+//! Project Gutenberg notices, page numbers, replacement characters. Wording, spelling and case are kept. Lines are
+//! processed one at a time, so memory does not grow with the corpus.
 
 mod characters;
 mod domain;
@@ -14,25 +14,25 @@ pub use domain::{Domain, Layout};
 
 use serde::{Deserialize, Serialize};
 
-/// Raise it whenever a rule changes what comes out: it is part of every shard's identity.
+/// To be raised whenever a change of the rules changes their output: it is part of every shard's identity.
 pub const CLEANING_VERSION: u32 = 1;
 
-/// What can be chosen about cleaning.
+/// Options of cleaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CleanOptions {
-    /// Rules for every file; `None` guesses them from each file's name.
+    /// Rules for every file; `None` chooses them by the name of each file.
     pub domain: Option<Domain>,
-    /// Keep who speaks, as `CHI: ` or `A: ` at the start of a turn.
+    /// Keep the speaker, as `CHI: ` or `A: ` at the start of a turn.
     pub keep_speakers: bool,
 }
 
-/// What comes out of a [`Cleaner`].
+/// Output of a [`Cleaner`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A line of clean text: no control characters, single spaces, at least one letter or digit.
     Line(String),
-    /// The document that the lines so far belong to is over. Never twice in a row, never first.
+    /// End of the document that the lines so far belong to. Never twice in a row, never first.
     DocumentEnd,
 }
 
@@ -41,9 +41,9 @@ pub enum Event {
 pub struct Cleaner {
     domain: Domain,
     keep_speakers: bool,
-    /// Lines have come out since the last end of a document.
+    /// Whether lines were written since the last end of a document.
     open: bool,
-    /// Inside the licence that follows a Project Gutenberg book.
+    /// Whether the position is inside the licence that follows a Project Gutenberg book.
     in_licence: bool,
 }
 
@@ -53,7 +53,7 @@ impl Cleaner {
         Self { domain, keep_speakers: options.keep_speakers, open: false, in_licence: false }
     }
 
-    /// Takes one raw line (without its line break) and appends what remains of it to `out`.
+    /// Cleans one raw line (without its line break) and appends the result to `out`.
     pub fn push(&mut self, raw: &str, out: &mut Vec<Event>) {
         match self.domain {
             Domain::Raw => self.line(collapse(raw), out),
@@ -79,14 +79,14 @@ impl Cleaner {
         }
     }
 
-    /// The file, or a record that is a document of its own, is over.
+    /// Ends the file, or a record that is a document of its own.
     pub fn end_document(&mut self, out: &mut Vec<Event>) {
         if std::mem::take(&mut self.open) {
             out.push(Event::DocumentEnd);
         }
     }
 
-    /// Text with headings anywhere in its lines and marks of its domain.
+    /// Text with headings anywhere in its lines and the markup of its domain.
     fn marked(&mut self, raw: &str, out: &mut Vec<Event>) {
         let text = characters::normalise(raw, true);
         for piece in headings::split(&text) {

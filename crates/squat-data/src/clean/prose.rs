@@ -3,8 +3,8 @@
 use super::Domain;
 use super::characters::{Group, groups, markup, tidy};
 
-/// A sentence with one of these is about the edition, not part of the book. Capitals matter: an effect may be
-/// produced by a cause, but `Produced by` is a credit.
+/// A sentence with one of these is about the edition, not part of the book. Case matters: `produced by` occurs in
+/// prose, `Produced by` is a credit.
 const BOOK_NOTICES: &[&str] = &[
     "Project Gutenberg",
     "PROJECT GUTENBERG",
@@ -49,7 +49,7 @@ const WIKI_NOTICES: &[&str] = &[
     "Wikimedia Commons",
 ];
 
-/// The header that stands before a book of Project Gutenberg.
+/// The header before a Project Gutenberg book.
 const BOOK_HEADER: &[&str] =
     &["title:", "author:", "release date:", "language:", "character set encoding:", "posting date:"];
 
@@ -67,7 +67,7 @@ pub(super) fn clean(line: &str, domain: Domain) -> String {
             text.chars().filter(|c| !matches!(c, '_' | '=' | '*' | '~' | '|' | '#')).collect()
         }
         _ => {
-            // Three cells make a table row; a backslash is left of a formula whose braces were cut by a line break.
+            // Three cells make a table row; a backslash remains of a formula whose braces were cut by a line break.
             if text.matches('|').count() >= 3 || text.contains('\\') {
                 return String::new();
             }
@@ -85,7 +85,7 @@ pub(super) fn clean(line: &str, domain: Domain) -> String {
     }
 }
 
-/// Square brackets: notes, pictures and edit links go; an editor's insertion keeps its words.
+/// Square brackets: notes, pictures and edit links are removed; the words of an editor's insertion are kept.
 fn bracket(inside: &str) -> Group {
     let inside = inside.trim();
     let lower = inside.to_lowercase();
@@ -109,7 +109,7 @@ fn bracket(inside: &str) -> Group {
     }
 }
 
-/// Drops the sentences that hold one of `notices`, and those of a list of errata.
+/// Drops the sentences that contain one of `notices`, and those of a list of errata.
 fn without_notices(text: &str, notices: &[&str]) -> String {
     let hit =
         |s: &str| notices.iter().any(|n| s.contains(n)) || (s.contains("changed to") && s.contains("age "));
@@ -119,7 +119,7 @@ fn without_notices(text: &str, notices: &[&str]) -> String {
     }
 }
 
-/// Sentences with their trailing space. An end is `.`, `!` or `?`, perhaps a quote, then white space.
+/// Sentences with their trailing space. A sentence ends with `.`, `!` or `?`, optionally a quote, then white space.
 fn sentences(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -145,14 +145,14 @@ fn sentences(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Mostly Latin letters in words: formulas, tables of numbers and foreign scripts are not.
+/// Whether a text is mostly words of Latin letters, unlike formulas, tables of numbers and foreign scripts.
 fn readable(text: &str) -> bool {
     let (mut visible, mut letters, mut foreign) = (0usize, 0usize, 0usize);
     for c in text.chars().filter(|c| !c.is_whitespace() && !"'\",.;:!?-".contains(*c)) {
         visible += 1;
         if c.is_alphabetic() {
             letters += 1;
-            // Latin with all its extensions ends at U+024F; letters of other scripts lie beyond.
+            // Latin with all its extensions ends at U+024F; letters of other scripts come after it.
             foreign += usize::from(c > '\u{24F}');
         }
     }

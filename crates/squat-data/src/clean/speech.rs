@@ -1,9 +1,9 @@
-//! Transcripts and subtitles: one turn per line, with marks that nobody said.
+//! Transcripts and subtitles: one turn per line, with annotation that was not spoken.
 
 use super::Domain;
 use super::characters::{Group, groups, markup, tidy};
 
-/// Written for a stretch that could not be understood or transcribed.
+/// Codes for speech that could not be understood or transcribed.
 const UNINTELLIGIBLE: &[&str] = &["xxx", "xx", "yyy", "yy", "www"];
 
 /// Marks of overlap, latching, stress and the like.
@@ -11,7 +11,7 @@ const MARKS: &[char] =
     &['\u{2308}', '\u{2309}', '\u{230A}', '\u{230B}', '\u{21AB}', '^', '#', '+', '<', '>', '|'];
 
 pub(super) fn clean(line: &str, domain: Domain, keep_speakers: bool) -> String {
-    // `%mor:` and the like are tiers of annotation, not speech; `@Begin` is a header.
+    // `%mor:` and similar tiers are annotation, not speech; `@Begin` is a header.
     if line.starts_with(['%', '@']) {
         return String::new();
     }
@@ -19,7 +19,7 @@ pub(super) fn clean(line: &str, domain: Domain, keep_speakers: bool) -> String {
         return subtitle(line);
     }
     let (speaker, said) = split_speaker(line, domain);
-    // What follows an asterisk in these transcripts is a remark of the transcriber; ` %add:` an annotation.
+    // Text after an asterisk is a remark of the transcriber; ` %add:` starts an annotation.
     let said = said.split('*').next().unwrap_or_default();
     let said = said.split(" %").next().unwrap_or_default();
     let said = groups(said, '[', ']', |_| Group::Remove);
@@ -48,7 +48,7 @@ pub(super) fn clean(line: &str, domain: Domain, keep_speakers: bool) -> String {
     }
 }
 
-/// `*CHI: text` and `A: text` into speaker and speech.
+/// Splits `*CHI: text` and `A: text` into speaker and speech.
 fn split_speaker(line: &str, domain: Domain) -> (Option<&str>, &str) {
     let line = line.trim_start();
     let (starred, rest) = match line.strip_prefix('*') {
@@ -72,7 +72,7 @@ pub(super) fn is_cue(line: &str) -> bool {
     line.contains("-->") || line.trim().chars().all(|c| c.is_ascii_digit())
 }
 
-/// Sounds, music and credits go.
+/// Removes sounds, music and credits.
 fn subtitle(line: &str) -> String {
     const CREDITS: &[&str] =
         &["subtitle", "captioned by", "captioning", "synced", "sync by", "opensubtitles", "www.", "http"];

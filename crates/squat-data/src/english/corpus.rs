@@ -4,17 +4,17 @@ use super::draft::{Draft, Phrase};
 use super::fillers::{Cast, Fillers};
 use super::lexicon::*;
 use super::phenomena::{PHENOMENA, Time};
-use crate::rng::SplitMix64;
+use squat_quant::random::SplitMix64;
 
-/// How often a sentence tells the story rather than show a phenomenon, in percent.
+/// How many sentences in 100 tell the story instead of showing a phenomenon.
 const NARRATIVE: u64 = 40;
 
-/// An endless row of paragraphs.
+/// An endless sequence of paragraphs.
 #[derive(Clone, Debug)]
 pub(super) struct Paragraphs {
     fillers: Fillers,
     draft: Draft,
-    /// Total weight of the phenomena of each time.
+    /// Total weight of the phenomena of each tense.
     weights: [u64; 2],
 }
 
@@ -160,13 +160,13 @@ impl Paragraphs {
                 d.word(if f.rng.percent(50) { "It" } else { "Maybe it" }).word("was").phrase(&object)
             }
             (Time::Past, 9..=14) => {
-                // `The king himself ...`: a name and the pronoun of its gender side by side.
+                // `The king himself ...`: a noun next to the pronoun of its gender.
                 let gender = f.gender();
                 let owner = f.gendered(gender, Number::Singular);
                 d.phrase(&owner).word(gender.reflexive()).content(verb.past, verb.base).phrase(&object)
             }
             (Time::Past, 7 | 8) => {
-                // A possessive as near to its owner as can be: what gender a name has is learned here first.
+                // A possessive as near to its owner as possible: the easiest place to learn the gender of a name.
                 let gender = f.gender();
                 let owner = f.gendered(gender, Number::Singular);
                 let own = thing_verb(f);
@@ -225,7 +225,7 @@ impl Paragraphs {
     }
 }
 
-/// A verb that takes things.
+/// A verb whose object is a thing.
 fn thing_verb(f: &mut Fillers) -> &'static Verb {
     loop {
         let verb = f.rng.pick(TRANSITIVE);
@@ -235,7 +235,7 @@ fn thing_verb(f: &mut Fillers) -> &'static Verb {
     }
 }
 
-/// What follows a possessive.
+/// The noun after a possessive.
 fn own_thing<'a>(f: &mut Fillers, d: &'a mut Draft) -> &'a mut Draft {
     let number = f.number();
     let noun = f.noun(Kind::Thing);

@@ -1,19 +1,19 @@
-//! A sentence while it is written, and the phrases it is made of.
+//! A sentence under construction, and the phrases that it is made of.
 
 use super::lexicon::{Name, Noun, Number};
-use crate::rng::mix;
+use squat_quant::random::mix;
 
-/// One sentence in this many is kept out of every corpus.
+/// One sentence in so many is kept out of every corpus.
 const RESERVED_EVERY: u64 = 8;
 
-/// The words so far, and a key that depends on the content words alone, not on their order or form.
+/// The words so far, and a key that depends only on the content words, not on their order or form.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Draft {
     pub text: String,
     key: u64,
 }
 
-/// A noun phrase whose words are chosen. Copied into both sentences of a pair.
+/// A noun phrase with its words. It is copied into both sentences of a pair.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phrase {
     Name(&'static Name),
@@ -43,10 +43,10 @@ impl Draft {
         self.key = 0;
     }
 
-    /// A function word: it says nothing about what the sentence is about.
+    /// A function word, which does not count as content.
     pub(super) fn word(&mut self, word: &str) -> &mut Self {
         if !self.text.is_empty() {
-            // `an` before a vowel; no word of the lexicon is pronounced against its spelling.
+            // `an` before a vowel; the pronunciation of every word in the lexicon follows its spelling.
             if self.text == "a" || self.text.ends_with(" a") || self.text == "A" {
                 let vowel = word.starts_with(['a', 'e', 'i', 'o', 'u', 'A', 'E', 'I', 'O', 'U']);
                 if vowel {
@@ -69,7 +69,7 @@ impl Draft {
 
     /// A form of a content word.
     pub(super) fn content(&mut self, form: &str, lemma: &str) -> &mut Self {
-        // FNV-1a over the lemma; the sum does not care about order.
+        // FNV-1a of the lemma; the sum does not depend on the order.
         let hash = lemma
             .bytes()
             .fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
@@ -106,7 +106,7 @@ impl Draft {
         self.text.push(mark);
     }
 
-    /// Sentences about these content words are kept for held-out pairs. The choice does not depend on any seed, so
+    /// Whether sentences with these content words are reserved for held-out pairs. That does not depend on any seed, so
     /// the pairs of one seed are held out of the corpus of every other.
     pub(super) fn is_reserved(&self) -> bool {
         self.key != 0 && mix(self.key ^ 0x005E_ED0F_5E9A_7E57).is_multiple_of(RESERVED_EVERY)

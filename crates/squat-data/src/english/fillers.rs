@@ -1,10 +1,10 @@
-//! Choosing words that fit together.
+//! Chooses words that fit together.
 
 use super::draft::Phrase;
 use super::lexicon::*;
-use crate::rng::SplitMix64;
+use squat_quant::random::SplitMix64;
 
-/// Who and what a paragraph is about; phrases prefer them, so that sentences belong together.
+/// The characters and things of a paragraph; phrases prefer them, so that its sentences are connected.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cast {
     pub hero: &'static Name,
@@ -76,7 +76,7 @@ impl Fillers {
         }
     }
 
-    /// Somebody of a gender: a name or a noun.
+    /// A person of a gender: a name or a noun.
     pub(super) fn gendered(&mut self, gender: Gender, number: Number) -> Phrase {
         if number == Number::Singular && self.rng.percent(60) {
             return Phrase::Name(self.name(gender));
@@ -88,7 +88,7 @@ impl Fillers {
         self.common(noun, number)
     }
 
-    /// A noun for somebody.
+    /// A noun for a person.
     fn human(&mut self) -> &'static Noun {
         match self.rng.below(3) {
             0 => self.rng.pick(MEN),
@@ -97,7 +97,7 @@ impl Fillers {
         }
     }
 
-    /// Somebody, in a given number.
+    /// A person, in a given number.
     pub(super) fn person(&mut self, number: Number) -> Phrase {
         match number {
             Number::Singular if self.rng.percent(45) => {
@@ -115,7 +115,7 @@ impl Fillers {
         }
     }
 
-    /// Somebody or some animal.
+    /// A person or an animal.
     pub(super) fn animate(&mut self, number: Number) -> Phrase {
         if self.rng.percent(35) {
             let noun = self.noun(Kind::Animal);
@@ -124,7 +124,7 @@ impl Fillers {
         self.person(number)
     }
 
-    /// Somebody or some animal by a noun, for places where a name cannot stand.
+    /// A person or an animal by a noun, for positions that do not allow a name.
     pub(super) fn animate_noun(&mut self) -> &'static Noun {
         if self.rng.percent(40) { self.noun(Kind::Animal) } else { self.human() }
     }
@@ -143,7 +143,7 @@ impl Fillers {
         }
     }
 
-    /// A kind of noun that a verb takes.
+    /// A kind of noun that a verb allows.
     pub(super) fn object_kind(&mut self, object: Object) -> Kind {
         let kinds: &[Kind] = match object {
             Object::Animate => &[Kind::Human, Kind::Animal],
@@ -154,7 +154,7 @@ impl Fillers {
         *self.rng.pick(kinds)
     }
 
-    /// A noun that a verb takes.
+    /// A noun that a verb allows.
     pub(super) fn object_noun(&mut self, verb: &Verb) -> &'static Noun {
         let kind = self.object_kind(verb.object.unwrap_or(Object::Any));
         self.noun(kind)
@@ -172,7 +172,7 @@ impl Fillers {
         }
     }
 
-    /// A determiner, perhaps adjectives, and the noun.
+    /// A determiner, optional adjectives, and the noun.
     pub(super) fn common(&mut self, noun: &'static Noun, number: Number) -> Phrase {
         let roll = self.rng.below(100);
         let determiner = match number {
@@ -205,7 +205,7 @@ impl Fillers {
         match self.rng.below(100) {
             0..70 => [None; 2],
             70..93 => [Some(self.adjective(kind)), None],
-            // Size before color, always.
+            // Size always before color.
             _ => [Some(self.word(SIZES)), Some(self.second_adjective(kind))],
         }
     }
@@ -234,7 +234,7 @@ impl Fillers {
         self.place_in(number)
     }
 
-    /// The same in a given number.
+    /// A preposition and a place in a given number.
     pub(super) fn place_in(&mut self, number: Number) -> (&'static str, Phrase) {
         let noun = self.noun(Kind::Place);
         (self.word(PREPOSITIONS), self.definite(noun, number))

@@ -1,9 +1,9 @@
-//! The words of the generated English. Small enough that a model of a million parameters meets each of them
-//! thousands of times.
+//! The words of the generated English: few enough that a model of a million parameters sees each of them thousands of
+//! times.
 //!
-//! Every form belongs to one lemma only (a test holds this): a sentence's lemmas can be read off its surface.
+//! Every form belongs to only one lemma (a test checks this), so the lemmas of a sentence follow from its words.
 
-/// What a noun names, which decides where it may stand.
+/// What a noun denotes, which decides where it may occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Human,
@@ -86,7 +86,7 @@ pub(super) struct Name {
     pub gender: Gender,
 }
 
-/// What a transitive verb takes as its object.
+/// What a transitive verb allows as its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Object {
     Animate,
@@ -102,7 +102,7 @@ pub(super) struct Verb {
     pub third: &'static str,
     pub past: &'static str,
     pub participle: &'static str,
-    /// `None` for verbs that never take an object here.
+    /// `None` for verbs without an object.
     pub object: Option<Object>,
 }
 
@@ -114,7 +114,7 @@ impl Verb {
         }
     }
 
-    /// Past and participle differ, so that one cannot stand for the other.
+    /// Whether past and participle differ.
     pub(super) fn is_irregular(&self) -> bool {
         self.past != self.participle
     }
@@ -235,11 +235,11 @@ pub(super) static PLACES: &[Noun] = &[
     noun("tower", "towers", Kind::Place),
 ];
 
-/// Nouns without a plural, which `much` goes with.
+/// Nouns without a plural, for `much`.
 pub(super) static MASS: &[&str] =
     &["water", "milk", "bread", "rice", "soup", "sugar", "honey", "butter", "sand", "gold"];
 
-/// Adjectives stand in this order: size, age, color.
+/// Adjectives come in this order: size, age, color.
 pub(super) static SIZES: &[&str] = &["big", "small", "little", "huge", "tiny"];
 pub(super) static COLORS: &[&str] = &["red", "green", "blue", "white", "black", "brown", "yellow", "gray"];
 pub(super) static QUALITIES: &[&str] =
@@ -289,7 +289,7 @@ pub(super) static TRANSITIVE: &[Verb] = &[
     verb("hear", "hears", "heard", "heard", Object::Animate),
 ];
 
-/// What people do to themselves, and to others.
+/// Verbs for what people do to themselves and to others.
 pub(super) static REFLEXIVE: &[Verb] = &[
     verb("wash", "washes", "washed", "washed", Object::Animate),
     verb("dress", "dresses", "dressed", "dressed", Object::Animate),

@@ -1,15 +1,15 @@
-//! A small English that a seed grows: paragraphs to learn from, and held-out minimal pairs to be tested on.
+//! A small English generated from a seed: paragraphs for training, and held-out minimal pairs for evaluation.
 //!
 //! A probabilistic grammar of some 400 word forms writes short stories about a hero, a friend, an animal, a thing
 //! and a place. Its sentences show agreement, anaphora, binding, negative polarity, quantifiers, gaps, argument
-//! structure and more; for each of these phenomena it can also write the counterpart that it never says. Every
-//! eighth combination of content words is kept out of every corpus, whatever its seed: pairs are made of those
-//! alone, so no sentence of a pair, good or bad, occurs in a corpus.
+//! structure and more; for each of these phenomena it can also write the ungrammatical counterpart. Every eighth
+//! combination of content words is kept out of every corpus, whatever its seed, and pairs are made only of those, so
+//! no sentence of a pair, good or bad, occurs in a corpus.
 //!
-//! How hard it is: word frequencies score exactly one half on every phenomenon, a trigram model nearly everything on
-//! local ones and as good as nothing on others. One LLaMA of 0.9 million parameters (4 layers of 128, 1024 ids) got
-//! 99.9 % on the pairs of seed 1 after 460 thousand tokens; gender, learned name by name, comes last. The grammar was
-//! tuned on those pairs, so other seeds may be harder.
+//! Difficulty: word frequencies score exactly one half on every phenomenon; a trigram model is nearly perfect on local
+//! ones and near chance or below on others. A LLaMA of 0.9 million parameters (4 layers of 128, 1024 ids) scored
+//! 99.9 % on the pairs of seed 1 after 460 thousand tokens; gender, which is learned name by name, comes last. The
+//! grammar was tuned on those pairs, so other seeds may be harder.
 
 mod corpus;
 mod draft;
@@ -18,24 +18,24 @@ mod lexicon;
 mod phenomena;
 
 use crate::files::{create_folder, persist, temp_in, write_atomic};
-use crate::rng::SplitMix64;
 use crate::{DataError, Result};
 use draft::Draft;
 use fillers::Fillers;
 use phenomena::PHENOMENA;
 use serde::{Deserialize, Serialize};
+use squat_quant::random::SplitMix64;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Raise it whenever the same seed gives another text.
+/// To be raised whenever the same seed gives another text.
 pub const ENGLISH_VERSION: u32 = 1;
 
 /// One line of a BLiMP file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MinimalPair {
-    /// What the grammar says.
+    /// The grammatical sentence.
     pub sentence_good: String,
-    /// What it never says; as many words, and all but one of them the same.
+    /// The ungrammatical one; as many words, of which one differs.
     pub sentence_bad: String,
     /// Branch of linguistics.
     pub field: String,
@@ -44,21 +44,21 @@ pub struct MinimalPair {
     /// The phenomenon, and the stem of its file.
     #[serde(rename = "UID")]
     pub uid: String,
-    /// The whole sentences can be compared.
+    /// Always true: whole sentences can be compared.
     #[serde(rename = "simple_LM_method")]
     pub simple_lm_method: bool,
-    /// Always false: no common prefix is promised.
+    /// Always false: the sentences need not have a common prefix.
     pub one_prefix_method: bool,
     /// Always false.
     pub two_prefix_method: bool,
-    /// Both sentences have the same words in another order.
+    /// Whether both sentences have the same words in different order.
     pub lexically_identical: bool,
     /// Number of the pair in its file.
     #[serde(rename = "pairID")]
     pub pair_id: String,
 }
 
-/// Everything that one seed grows.
+/// Generator of the texts and pairs of one seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generator {
     seed: u64,
@@ -75,14 +75,14 @@ impl Generator {
         PHENOMENA.iter().map(|p| p.uid)
     }
 
-    /// Paragraphs without line breaks until there are at least `words` words. Same seed, same bytes; a longer
-    /// corpus begins with the shorter one.
+    /// Paragraphs without line breaks, at least `words` words in all. The same seed gives the same bytes, and a longer
+    /// corpus starts with the shorter one.
     pub fn lines(&self, words: u64) -> impl Iterator<Item = String> + use<> {
         self.paragraphs(0, words)
     }
 
-    /// Paragraphs for held-out perplexity: of the same kind, and others than those of [`Generator::lines`]. Short
-    /// sentences occur in both, as they do in any language.
+    /// Paragraphs for held-out perplexity: of the same kind as those of [`Generator::lines`], but different. Short
+    /// sentences occur in both, as in any language.
     pub fn held_out_lines(&self, words: u64) -> impl Iterator<Item = String> + use<> {
         self.paragraphs(u64::MAX, words)
     }
@@ -109,8 +109,8 @@ impl Generator {
         text
     }
 
-    /// `per_phenomenon` held-out pairs of each phenomenon. Pairs come in twins that exchange the roles of the
-    /// contrasted words, so ask for an even number.
+    /// `per_phenomenon` held-out pairs of each phenomenon. Pairs come in twos that exchange the roles of the contrasted
+    /// words, so the number should be even.
     pub fn pairs(&self, per_phenomenon: usize) -> Vec<MinimalPair> {
         let mut pairs = Vec::with_capacity(per_phenomenon * PHENOMENA.len());
         for (stream, phenomenon) in (1..).zip(PHENOMENA) {
@@ -129,7 +129,7 @@ impl Generator {
                     bad.clear();
                     frame(&mut good, true);
                     frame(&mut bad, false);
-                    // Repeats only when a great many are asked for.
+                    // Pairs repeat only if very many are requested.
                     if good.is_reserved() && (seen.insert(good.text.clone()) || attempt > 1000) {
                         break;
                     }
@@ -161,7 +161,7 @@ pub const HELD_OUT_FILE: &str = "english.dev.txt";
 /// Writes `english.train.txt` with at least `words` words into `folder`, atomically; returns its path.
 ///
 /// # Errors
-/// Writing, or no words asked for.
+/// Writing, or `words` of 0.
 pub fn write_corpus(folder: &Path, seed: u64, words: u64) -> Result<PathBuf> {
     write_lines(folder, CORPUS_FILE, words, Generator::new(seed).lines(words))
 }
@@ -169,7 +169,7 @@ pub fn write_corpus(folder: &Path, seed: u64, words: u64) -> Result<PathBuf> {
 /// Writes `english.dev.txt` with at least `words` words of held-out text into `folder`, atomically; returns its path.
 ///
 /// # Errors
-/// Writing, or no words asked for.
+/// Writing, or `words` of 0.
 pub fn write_held_out(folder: &Path, seed: u64, words: u64) -> Result<PathBuf> {
     write_lines(folder, HELD_OUT_FILE, words, Generator::new(seed).held_out_lines(words))
 }

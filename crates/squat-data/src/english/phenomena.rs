@@ -1,8 +1,8 @@
-//! The phenomena that held-out pairs test. Each is one frame: the grammatical side is what the corpus is written
-//! with, the other side is what the grammar can never say.
+//! The phenomena that held-out pairs test. Each is one frame: the corpus is written with its grammatical side, and the
+//! grammar never produces the other side.
 //!
-//! A frame comes in two flips that exchange the roles of the contrasted words: the word that is right in one flip
-//! is wrong in the other. Over both flips a model that knows word frequencies alone scores exactly one half.
+//! A frame has two flips, which exchange the roles of the contrasted words: the word that is right in one flip is wrong
+//! in the other. Over both flips a model that knows only word frequencies scores exactly one half.
 
 use super::draft::{Draft, Phrase};
 use super::fillers::Fillers;
@@ -11,7 +11,7 @@ use super::lexicon::*;
 /// Writes the grammatical sentence (true) or its minimal counterpart (false).
 pub(super) type Frame = Box<dyn Fn(&mut Draft, bool)>;
 
-/// When the sentences of a phenomenon happen; a paragraph keeps to one time.
+/// Tense of the sentences of a phenomenon; a paragraph has one tense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Time {
     Past,
@@ -24,11 +24,11 @@ pub(super) struct Phenomenon {
     pub field: &'static str,
     pub term: &'static str,
     pub time: Time,
-    /// Share of the corpus's sentences, relative to the others of its time.
+    /// Share of the sentences of the corpus, relative to the other phenomena of the tense.
     pub weight: u64,
-    /// Both sentences have the same words in another order.
+    /// Whether both sentences have the same words in different order.
     pub lexically_identical: bool,
-    /// Fillers, the choice of contrasted words (shared by both flips), the flip.
+    /// Arguments: fillers, the choice of contrasted words (shared by both flips), the flip.
     pub frame: fn(&mut Fillers, u64, bool) -> Frame,
 }
 
@@ -67,7 +67,7 @@ pub(super) static PHENOMENA: &[Phenomenon] = &[
     row("question_verb_form", "syntax", "auxiliaries", Past, 4, question_verb_form),
 ];
 
-/// The item that a contrast number stands for.
+/// The item of a contrast number.
 fn choose<T>(items: &'static [T], contrast: u64) -> &'static T {
     &items[(contrast % items.len() as u64) as usize]
 }
@@ -323,7 +323,7 @@ fn filler_gap(f: &mut Fillers, contrast: u64, flip: bool) -> Frame {
     let inner = f.person(number);
     let verb = loop {
         let verb = f.rng.pick(TRANSITIVE);
-        // One asks what somebody found, but whom he likes.
+        // `what` asks for things, and persons need `whom`.
         if verb.object != Some(Object::Animate) {
             break verb;
         }

@@ -6,7 +6,7 @@ fn words(sentence: &str) -> Vec<&str> {
     sentence.trim_end_matches(['.', '?']).split(' ').collect()
 }
 
-/// Sentences of a paragraph with their marks.
+/// Sentences of a paragraph with their punctuation.
 fn sentences(line: &str) -> Vec<&str> {
     line.split_inclusive(['.', '?']).map(str::trim).collect()
 }
@@ -24,7 +24,7 @@ fn same_seed_same_bytes() {
     assert_ne!(Generator::new(7).pairs(20), Generator::new(8).pairs(20));
 }
 
-/// Fails when the text of a seed changes: raise [`ENGLISH_VERSION`] and put the new hashes here.
+/// Fails if the text of a seed changes: raise [`ENGLISH_VERSION`] and enter the new hashes here.
 #[test]
 fn golden_hashes() {
     assert_eq!(ENGLISH_VERSION, 1);
@@ -80,7 +80,7 @@ fn no_held_out_sentence_occurs_in_a_corpus() {
     }
 }
 
-/// The contrasts themselves never turn up, whatever the other words: local ones can be read off word pairs.
+/// The ungrammatical contrasts never occur, whatever the other words: local ones are visible in word pairs.
 #[test]
 fn the_grammar_never_says_the_ungrammatical() {
     let corpus = Generator::new(5).corpus(1_000_000).to_lowercase();
@@ -167,7 +167,7 @@ impl Ngrams {
                 for n in 2..=order {
                     let history = count(n - 1, key(&ids[at + 1 - n..at]) ^ HISTORY);
                     let both = count(n, key(&ids[at + 1 - n..=at]));
-                    // Witten-Bell style: the more a history was seen, the more it is believed.
+                    // As in Witten-Bell smoothing: the more often a history was seen, the larger its weight.
                     p = (both + 4.0 * p) / (history + 4.0);
                 }
                 p.ln()
@@ -195,7 +195,7 @@ fn accuracy(pairs: &[MinimalPair], score: impl Fn(&str) -> f64) -> HashMap<Strin
     results.into_iter().map(|(uid, (right, n))| (uid, right / n)).collect()
 }
 
-/// Frequencies of words tell nothing; of word pairs and triples, much about local phenomena and little about others.
+/// Word frequencies do not help; pairs and triples of words help with local phenomena and little with others.
 #[test]
 fn difficulty() {
     let model = Ngrams::train(&Generator::new(1).corpus(500_000));
@@ -206,11 +206,11 @@ fn difficulty() {
         eprintln!("{uid:42} unigram {:.3} trigram {:.3}", unigram[uid], trigram[uid]);
         assert!(
             (0.49..=0.51).contains(&unigram[uid]),
-            "{uid}: word frequencies give it away: {}",
+            "{uid}: word frequencies reveal the answer: {}",
             unigram[uid]
         );
     }
-    // The nearest name misleads here: only a model that finds the subject gets it right.
+    // The nearest name misleads: only a model that finds the subject is right.
     assert!(trigram["principle_a_c_command"] < 0.3);
     for local in ["determiner_noun_agreement", "irregular_verb_forms", "adjective_order", "much_vs_many"] {
         assert!(trigram[local] > 0.9, "{local}: {}", trigram[local]);

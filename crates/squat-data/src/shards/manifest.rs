@@ -1,4 +1,4 @@
-//! `manifest.json`: what shards were made from, and what they must look like.
+//! `manifest.json`: the inputs that shards were made from, and the sizes and hashes of the shards.
 
 use crate::clean::CLEANING_VERSION;
 use crate::hash::sha256;
@@ -8,7 +8,7 @@ use crate::{CleanOptions, DataError, Domain, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Raise it whenever the layout of the files changes.
+/// To be raised whenever the layout of the files changes.
 const FORMAT_VERSION: u32 = 1;
 
 /// Name of the file.
@@ -18,7 +18,7 @@ pub(super) const FILE_NAME: &str = "manifest.json";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenType {
-    /// Two bytes, for at most 65,536 ids.
+    /// Two bytes, for vocabularies up to 65,536 ids.
     U16,
     /// Four bytes.
     U32,
@@ -44,16 +44,16 @@ impl TokenType {
 pub struct InputRecord {
     /// Name below the folder that was given.
     pub name: String,
-    /// Rules that cleaned it.
+    /// Cleaning rules that were applied.
     pub domain: Domain,
     /// Bytes on disk.
     pub bytes: u64,
-    /// SHA-256 of the file as it lies on disk.
+    /// SHA-256 of the file on disk.
     pub sha256: String,
     /// Clean lines.
     #[serde(default)]
     pub lines: u64,
-    /// White-space separated words after cleaning.
+    /// Words after cleaning, separated by white space.
     #[serde(default)]
     pub words: u64,
     /// UTF-8 bytes after cleaning, line breaks not counted.
@@ -62,7 +62,7 @@ pub struct InputRecord {
     /// Tokens, separators included.
     #[serde(default)]
     pub tokens: u64,
-    /// Raw lines that were no valid UTF-8.
+    /// Raw lines of invalid UTF-8.
     #[serde(default)]
     pub invalid_utf8_lines: u64,
 }
@@ -72,14 +72,14 @@ pub struct InputRecord {
 pub struct ShardRecord {
     /// Name in the folder.
     pub file: String,
-    /// Token ids or line starts in it.
+    /// Number of token ids or line starts.
     pub count: u64,
     /// SHA-256 of the file.
     pub sha256: String,
 }
 
 impl ShardRecord {
-    /// Of a file that is still to be written.
+    /// The record of a file that is still to be written.
     pub(super) fn empty() -> Self {
         Self { file: String::new(), count: 0, sha256: String::new() }
     }
@@ -90,19 +90,19 @@ impl ShardRecord {
 pub struct Manifest {
     /// Layout of the files.
     pub format_version: u32,
-    /// SHA-256 over everything the tokens depend on.
+    /// SHA-256 of everything that the tokens depend on.
     pub identity: String,
     /// [`CLEANING_VERSION`] at that time.
     pub cleaning_version: u32,
-    /// Cleaning as it was asked for.
+    /// The requested cleaning.
     pub cleaning: CleanOptions,
     /// SHA-256 of `tokenizer.json`.
     pub tokenizer_sha256: String,
     /// Ids, special tokens included.
     pub vocab_size: usize,
-    /// Ids that sequences are built with.
+    /// Ids of the special tokens that sequences need.
     pub special_tokens: SpecialTokens,
-    /// Most tokens in one shard.
+    /// Largest number of tokens in one shard.
     pub shard_tokens: u64,
     /// Width of the ids.
     pub token_type: TokenType,
@@ -121,7 +121,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// A manifest of what shall be made; counts and files are still empty.
+    /// The manifest of a preparation that has not begun: counts and files are still empty.
     pub(super) fn plan(
         corpus: &Corpus,
         cleaning: &CleanOptions,
@@ -166,8 +166,8 @@ impl Manifest {
         Ok(plan)
     }
 
-    /// Gives a manifest without shards its identity: the plan itself, with nothing counted yet, is what the tokens
-    /// depend on. `path` is for the message of an error.
+    /// Sets the identity of a manifest without shards: the hash of the inputs and options, which the tokens depend on.
+    /// `path` is for error messages.
     pub(super) fn identify(&mut self, path: &Path) -> Result<()> {
         let mut plan = Self { identity: String::new(), ..self.clone() };
         for input in &mut plan.inputs {
@@ -185,7 +185,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Whether another corpus was prepared in the same way.
+    /// Whether another corpus was prepared with the same options and tokenizer.
     pub(super) fn same_settings(&self, other: &Self) -> bool {
         let settings = |m: &Self| {
             (m.cleaning_version, m.cleaning.clone(), m.tokenizer_sha256.clone(), m.shard_tokens, m.token_type)
@@ -196,7 +196,7 @@ impl Manifest {
     /// Reads the manifest of a prepared folder.
     ///
     /// # Errors
-    /// No folder, no manifest, or one that cannot be understood.
+    /// No folder, no manifest, or one that cannot be parsed.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE_NAME);
         if !path.is_file() {
@@ -221,7 +221,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Every file of the folder beside the manifest.
+    /// Every file of the folder except the manifest.
     pub(super) fn files(&self) -> impl Iterator<Item = &str> {
         self.shards.iter().map(|s| s.file.as_str()).chain([self.lines.file.as_str()])
     }

@@ -1,8 +1,8 @@
-//! Preparing a corpus in parts that run anywhere and in any order, and joining them.
+//! Prepares a corpus in parts, on any machines and in any order, and joins them.
 //!
-//! Part `I/N` takes a run of consecutive files, chosen by the sizes of all files, into `OUT/parts-of-N/I`, a prepared
-//! folder of its own. [`merge_parts`] copies the tokens of all parts into `OUT`: the same bytes as [`super::prepare`]
-//! writes there, the same manifest, so a later preparation in one piece finds nothing to do.
+//! Part `I/N` is a range of consecutive files, chosen by the sizes of all files; it is written to `OUT/parts-of-N/I`, a
+//! prepared folder of its own. [`merge_parts`] copies the tokens of all parts into `OUT`, with the same bytes and the
+//! same manifest as [`super::prepare`], so a later preparation in one piece finds nothing to do.
 
 use super::manifest::{Manifest, ShardRecord};
 use super::prepare::{Prepared, Writer, prepare_files};
@@ -13,17 +13,17 @@ use crate::{Corpus, DataError, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Name of the file that says which part a folder is.
+/// Name of the file that records which part a folder holds.
 const FILE_NAME: &str = "part.json";
 
-/// One of several parts, counted from 0. Written `I/N`.
+/// One of several parts, counted from 0, written `I/N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     index: usize,
     count: usize,
 }
 
-/// What a part remembers of the whole.
+/// The content of that file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PartRecord {
@@ -37,7 +37,7 @@ impl Part {
     /// Part `index` of `count`.
     ///
     /// # Errors
-    /// An index that is not below the count.
+    /// An index that is not less than the count.
     pub fn new(index: usize, count: usize) -> Result<Self> {
         match index < count {
             true => Ok(Self { index, count }),
@@ -70,8 +70,8 @@ impl std::str::FromStr for Part {
     }
 }
 
-/// Prepares one part of `corpus` for `out`, or finds that this was done already. There may be more parts than files:
-/// some are then empty.
+/// Prepares one part of `corpus` for `out`, unless that was done already. If there are more parts than files, some are
+/// empty.
 ///
 /// # Errors
 /// As [`super::prepare`].
@@ -106,9 +106,9 @@ fn sizes(corpus: &Corpus) -> Result<Vec<u64>> {
     corpus.files().iter().map(|file| size(&file.path)).collect()
 }
 
-/// The files of a part: those whose middle lies in its stretch of all bytes.
+/// The files of a part: those whose middle lies in its range of all bytes.
 fn share(sizes: &[u64], part: Part) -> std::ops::Range<usize> {
-    // Halves of bytes, and never nothing for a file, so that empty files have a place too.
+    // Counted in half bytes, at least one for each file, so that empty files belong to a part too.
     let total: u128 = sizes.iter().map(|&s| 2 * (u128::from(s) + 1)).sum();
     let mut before = 0u128;
     let mut of = sizes.iter().map(|&size| {
@@ -120,7 +120,7 @@ fn share(sizes: &[u64], part: Part) -> std::ops::Range<usize> {
     files.next().map_or(0..0, |first| first..files.last().unwrap_or(first) + 1)
 }
 
-/// Joins all parts in `out` to what a preparation in one piece gives. The parts stay; they can be deleted afterwards.
+/// Joins all parts in `out`, with the result of a preparation in one piece. The parts are kept and can be deleted.
 ///
 /// # Errors
 /// Parts that are missing, damaged, or made from other files, with other options or another tokenizer.
@@ -138,7 +138,7 @@ pub fn merge_parts(out: &Path) -> Result<Prepared> {
         let record: PartRecord =
             serde_json::from_slice(&text).map_err(|e| wrong(&path, &format!("is damaged ({e})")))?;
         if listing.get_or_insert_with(|| record.listing.clone()) != &record.listing {
-            return Err(wrong(&folder, "was made from another list of files than the part before it"));
+            return Err(wrong(&folder, "was made from a different list of files than the part before it"));
         }
         let manifest = Manifest::read(&folder)?;
         if let Some((_, first, _)) = parts.first()
@@ -146,7 +146,7 @@ pub fn merge_parts(out: &Path) -> Result<Prepared> {
         {
             return Err(wrong(
                 &folder,
-                "was made with another tokenizer, cleaning or shard size than part 0",
+                "was made with a different tokenizer, cleaning or shard size than part 0",
             ));
         }
         let shards = TokenShards::open(&folder)?;
@@ -189,7 +189,7 @@ pub fn merge_parts(out: &Path) -> Result<Prepared> {
     Ok(Prepared { shards: TokenShards::open(out)?, manifest, reused: false })
 }
 
-/// Folders of all parts in order, whether they are there or not.
+/// Folders of all parts in order, existing or not.
 fn part_folders(out: &Path) -> Result<Vec<PathBuf>> {
     let mut counts = Vec::new();
     for entry in std::fs::read_dir(out).map_err(|_| DataError::missing(out))?.flatten() {
@@ -203,12 +203,12 @@ fn part_folders(out: &Path) -> Result<Vec<PathBuf>> {
         [count] => (0..count).map(|index| Ok(Part::new(index, count)?.folder(out))).collect(),
         [] => Err(DataError::BadPart {
             path: out.to_path_buf(),
-            problem: "holds no parts; make them with --shard I/N".into(),
+            problem: "contains no parts; make them with --shard I/N".into(),
         }),
         _ => Err(DataError::BadPart {
             path: out.to_path_buf(),
             problem: format!(
-                "holds parts of several counts ({counts:?}); delete the folders that are not wanted"
+                "contains parts of different counts ({counts:?}); delete the folders that are not needed"
             ),
         }),
     }

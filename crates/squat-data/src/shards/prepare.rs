@@ -1,4 +1,4 @@
-//! From text to shards: one thread reads and cleans, all cores tokenize, one writer.
+//! From text to shards: one thread reads and cleans, all cores tokenize, one thread writes.
 
 use super::manifest::{FILE_NAME, Manifest, ShardRecord, TokenType};
 use super::tokens::TokenShards;
@@ -15,16 +15,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tempfile::NamedTempFile;
 use tokenizers::Tokenizer;
 
-/// Clean text handed to the tokenizer at once, in bytes. Three such batches exist at a time.
+/// Bytes of clean text in one tokenizer batch. At most three batches exist at a time.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// How to prepare a corpus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PrepareOptions {
-    /// Rules that clean the text.
+    /// Cleaning rules.
     pub clean: CleanOptions,
-    /// Most tokens in one shard.
+    /// Largest number of tokens in one shard.
     pub shard_tokens: u64,
 }
 
@@ -34,24 +34,24 @@ impl Default for PrepareOptions {
     }
 }
 
-/// What [`prepare`] left in the folder.
+/// Result of [`prepare`].
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// The manifest now in the folder.
+    /// The manifest in the folder.
     pub manifest: Manifest,
-    /// The folder held exactly this already.
+    /// Whether the folder already held exactly this corpus.
     pub reused: bool,
     /// The tokens, opened and verified.
     pub shards: TokenShards,
 }
 
-/// Cleans and tokenizes `corpus` into `folder`, or finds that this was done already.
+/// Cleans and tokenizes `corpus` into `folder`, unless that was done already.
 ///
-/// Lines of prose are joined by a space, turns and paragraphs by the newline token, and `</s>` ends each document;
-/// `<s>` is not stored: it is put in front of every sequence when batches are cut.
+/// Lines of prose are joined by a space, turns and paragraphs by the newline token, and `</s>` ends each document.
+/// `<s>` is not stored: it is added in front of every sequence when batches are formed.
 ///
 /// # Errors
-/// Reading, tokenizing, writing, or a corpus that is empty after cleaning. The folder is then as it was.
+/// Reading, tokenizing, writing, or a corpus that is empty after cleaning. The folder is then left unchanged.
 pub fn prepare(
     corpus: &Corpus,
     tokenizer: &Path,
@@ -61,7 +61,7 @@ pub fn prepare(
     prepare_files(corpus, tokenizer, folder, options, false)
 }
 
-/// The same, where nothing may be left after cleaning.
+/// [`prepare`] of a corpus that may be empty after cleaning.
 pub(super) fn prepare_files(
     corpus: &Corpus,
     tokenizer: &Path,
@@ -78,7 +78,7 @@ pub(super) fn prepare_files(
     }
     let file = locate(tokenizer)?;
     let mut tokenizer = load(&file)?;
-    // `</s>` typed in a text is five characters, not the end of a document.
+    // `</s>` written in a text is five characters, not the end of a document.
     tokenizer.set_encode_special_tokens(true);
     let special = SpecialTokens::find(&tokenizer, &file)?;
     let plan = Manifest::plan(
@@ -100,7 +100,7 @@ pub(super) fn prepare_files(
     create_folder(folder)?;
     let result = write_all(corpus, &tokenizer, plan, folder, options, old.as_ref(), may_be_empty);
     if result.is_err() && !existed {
-        // Only succeeds when empty, which is the intention.
+        // Fails unless the folder is empty, which is intended.
         let _ = std::fs::remove_dir(folder);
     }
     let manifest = result?;
@@ -138,7 +138,7 @@ fn write_all(
         let reader = scope.spawn(|| read_batches(corpus, &options.clean, sender));
         let written = tokenize_batches(receiver, tokenizer, &mut manifest, &mut out);
         match reader.join() {
-            // A failed writer hangs up on the reader: the first cause is the writer's.
+            // The writer closes the channel to the reader when it fails, so its error is the cause.
             Ok(read) => written.and(read),
             Err(panic) => std::panic::resume_unwind(panic),
         }
@@ -154,7 +154,8 @@ fn write_all(
     out.finish(manifest, old)
 }
 
-/// Reads every file; returns lines of invalid UTF-8 by file. Ends early, without an error, when nobody listens.
+/// Reads every file; returns the number of lines of invalid UTF-8 by file. Ends early, without an error, if the
+/// receiver is gone.
 fn read_batches(corpus: &Corpus, clean: &CleanOptions, sender: SyncSender<Batch>) -> Result<Vec<u64>> {
     let mut invalid = Vec::new();
     for (index, file) in corpus.files().iter().enumerate() {
@@ -166,7 +167,7 @@ fn read_batches(corpus: &Corpus, clean: &CleanOptions, sender: SyncSender<Batch>
         let mut batch = empty();
         let stats = file.for_each(clean, |event| {
             match event {
-                // A batch is sent before the next line, never after one: a document's end may still follow.
+                // A batch is sent before the next line, not right after one: the end of the document may still follow.
                 Event::Line(line) => {
                     if batch.bytes >= BATCH_BYTES {
                         let _ = sender.send(std::mem::replace(&mut batch, empty()));
@@ -225,7 +226,7 @@ fn tokenize_batches(
     Ok(())
 }
 
-/// A file being written and hashed.
+/// A file that is hashed while it is written.
 struct Output {
     writer: BufWriter<NamedTempFile>,
     hasher: Sha256,
@@ -254,7 +255,7 @@ impl Output {
     }
 }
 
-/// Shards and line starts under temporary names; dropped before [`Writer::finish`], they vanish.
+/// Shards and line starts under temporary names; they are removed if dropped before [`Writer::finish`].
 pub(super) struct Writer {
     folder: PathBuf,
     token_type: TokenType,
@@ -303,7 +304,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives the files their names, then the manifest, then removes what the old manifest named.
+    /// Renames the files into place, then the manifest, then removes the files of the old manifest.
     pub(super) fn finish(mut self, mut manifest: Manifest, old: Option<&Manifest>) -> Result<Manifest> {
         if self.shard.count > 0 {
             self.done.push(self.shard.close(&self.folder)?);
@@ -340,7 +341,7 @@ impl Writer {
             return Err(error);
         }
         for stale in old.iter().flat_map(|m| m.files()).filter(|f| !manifest.files().any(|now| now == *f)) {
-            // A name from a file on disk: only ever a plain name in this folder.
+            // The name comes from a file on disk, so only a plain name in this folder is accepted.
             if Path::new(stale).file_name() == Some(stale.as_ref()) {
                 let _ = std::fs::remove_file(self.folder.join(stale));
             }

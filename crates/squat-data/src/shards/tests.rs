@@ -128,7 +128,7 @@ fn damage_is_detected_and_repaired() {
         assert_eq!(repaired.shards.get(0, usize::MAX), tokens);
     }
     std::fs::remove_file(&shard).unwrap();
-    assert!(TokenShards::open(&setup.at("out")).unwrap_err().to_string().contains("gone"));
+    assert!(TokenShards::open(&setup.at("out")).unwrap_err().to_string().contains("does not exist"));
     std::fs::write(setup.at("out/manifest.json"), "{").unwrap();
     assert!(TokenShards::open(&setup.at("out")).unwrap_err().to_string().contains("manifest"));
     assert!(setup.prepare(&options).is_ok());
@@ -270,11 +270,11 @@ fn parts_merge_to_the_whole() {
     };
     one(&PrepareOptions::default());
     let error = merge_parts(&out).unwrap_err().to_string();
-    assert!(error.contains("another tokenizer, cleaning or shard size"), "{error}");
+    assert!(error.contains("a different tokenizer, cleaning or shard size"), "{error}");
     setup.text("notes.txt", "Something else.\n");
     one(&options);
     let error = merge_parts(&out).unwrap_err().to_string();
-    assert!(error.contains("another list of files"), "{error}");
+    assert!(error.contains("a different list of files"), "{error}");
     std::fs::create_dir(out.join("parts-of-3")).unwrap();
     assert!(merge_parts(&out).unwrap_err().to_string().contains("[2, 3]"));
     assert!(merge_parts(&setup.at("text")).unwrap_err().to_string().contains("--shard"));

@@ -1,4 +1,4 @@
-//! Reading tokens: from memory-mapped shards or from memory, with one face.
+//! Tokens of a corpus, from memory-mapped shards or from memory, behind one interface.
 
 use super::manifest::{Manifest, ShardRecord, TokenType};
 use crate::{DataError, Result};
@@ -25,7 +25,7 @@ impl TokenShards {
     /// Opens a prepared folder and verifies every file against the manifest's hashes.
     ///
     /// # Errors
-    /// A missing folder or file, a truncated or altered one.
+    /// A missing, truncated or altered file.
     pub fn open(folder: &Path) -> Result<Self> {
         let manifest = Manifest::read(folder)?;
         let size = manifest.token_type.size();
@@ -38,7 +38,7 @@ impl TokenShards {
             len += record.count;
         }
         if len != manifest.tokens {
-            let problem = format!("the shards hold {len} tokens, the manifest says {}", manifest.tokens);
+            let problem = format!("the shards hold {len} tokens, but the manifest lists {}", manifest.tokens);
             return Err(DataError::DamagedShards { path: folder.to_path_buf(), problem });
         }
         let lines = map_verified(folder, &manifest.lines, 8)?;
@@ -50,7 +50,7 @@ impl TokenShards {
         })
     }
 
-    /// Tokens at hand, without line starts; `<s>` is 1 and `</s>` is 2, as in tokenizers trained here.
+    /// Tokens in memory, without line starts; `<s>` is 1 and `</s>` is 2, as in tokenizers trained by this crate.
     pub fn from_tokens(tokens: Vec<u32>) -> Self {
         let vocab_size = tokens.iter().max().map_or(0, |m| *m as usize + 1).max(3);
         Self { storage: Arc::new(Storage::Memory { tokens }), bos: 1, eos: 2, vocab_size }
@@ -71,27 +71,27 @@ impl TokenShards {
         }
     }
 
-    /// There is not one token.
+    /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Id that begins every sequence.
+    /// Id of the start of every sequence.
     pub fn bos(&self) -> u32 {
         self.bos
     }
 
-    /// Id that ends a document.
+    /// Id of the end of a document.
     pub fn eos(&self) -> u32 {
         self.eos
     }
 
-    /// Every id is below this.
+    /// Number of ids: every id is less than this.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// Appends tokens `start..start + count`, as far as there are any.
+    /// Appends tokens `start..start + count`, as far as they exist.
     pub fn extend_into(&self, start: u64, count: usize, out: &mut Vec<u32>) {
         let start = start.min(self.len());
         let end = start.saturating_add(count as u64).min(self.len());
@@ -124,7 +124,7 @@ impl TokenShards {
         }
     }
 
-    /// Tokens `start..start + count`, as far as there are any.
+    /// Tokens `start..start + count`, as far as they exist.
     pub fn get(&self, start: u64, count: usize) -> Vec<u32> {
         let mut out = Vec::with_capacity(count.min(self.len() as usize));
         self.extend_into(start, count, &mut out);
@@ -173,24 +173,24 @@ fn map_verified(folder: &Path, record: &ShardRecord, size: u64) -> Result<Option
     let file = match std::fs::File::open(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(damaged("the manifest names this file and it is gone".to_owned()));
+            return Err(damaged("the manifest lists this file, but it does not exist".to_owned()));
         }
         Err(e) => return Err(DataError::io("open", &path)(e)),
     };
     let length = file.metadata().map_err(DataError::io("read", &path))?.len();
     let expected = record.count * size;
     if length != expected {
-        return Err(damaged(format!("{length} bytes long, the manifest says {expected}")));
+        return Err(damaged(format!("{length} bytes long, expected {expected} according to the manifest")));
     }
     if length == 0 {
         return Ok(None);
     }
-    // SAFETY: the map is only read. Prepared folders are written by rename alone, never in place, so the mapped
-    // file keeps its length and contents for as long as the map lives unless somebody alters it by hand.
+    // SAFETY: the map is only read. Files of prepared folders are renamed into place and never written again, so the
+    // mapped file keeps its length and contents unless somebody alters it by hand.
     let map = unsafe { Mmap::map(&file) }.map_err(DataError::io("map", &path))?;
     if crate::hash::sha256(&map) != record.sha256 {
         return Err(damaged(
-            "altered since it was written (its SHA-256 does not fit the manifest)".to_owned(),
+            "altered since it was written (its SHA-256 is not that of the manifest)".to_owned(),
         ));
     }
     Ok(Some(map))

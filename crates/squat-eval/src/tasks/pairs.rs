@@ -1,11 +1,11 @@
-//! The pairs of a task, read from the data sets' own files.
+//! The pairs of a task, read from the original files of the data sets.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::{EvalError, nearest};
+use crate::error::{EvalError, did_you_mean};
 use crate::tasks::definition::{TaskDefinition, TaskKind};
 use crate::tasks::source::{SourceFile, read_jsonl_files};
 
@@ -30,11 +30,11 @@ pub struct MinimalPair {
 /// Pairs that test the same thing in the same way; BLiMP's `UID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paradigm {
-    /// `UID`, or the file's name without extension where records have none.
+    /// `UID`, or the name of the file without extension if records have none.
     pub name: String,
-    /// What its accuracy is averaged into.
+    /// The group that its accuracy is averaged into.
     pub group: String,
-    /// The file it comes from, as named in its folder or archive.
+    /// Its file, by the path in the folder or archive.
     pub file: String,
 }
 
@@ -43,11 +43,11 @@ pub struct Paradigm {
 pub struct PairSet {
     /// Name of the task.
     pub task: String,
-    /// The paradigms, sorted by file, then in the file's order.
+    /// The paradigms, sorted by file, then in the order of the file.
     pub paradigms: Vec<Paradigm>,
     /// The pairs, in the same order.
     pub pairs: Vec<MinimalPair>,
-    /// Files that were found and do not belong to the task.
+    /// Files that do not belong to the task.
     pub skipped_files: Vec<String>,
 }
 
@@ -55,10 +55,10 @@ impl PairSet {
     /// Reads the pairs of `definition` at `path`: a `.jsonl` file, a folder of them at any depth, or a `.tar`,
     /// `.tar.gz`, `.tgz` archive, which is read without unpacking it.
     ///
-    /// `limit` keeps the first so many pairs of each paradigm (in BLiMP a file is a paradigm).
+    /// `limit` keeps only so many pairs of each paradigm, the first ones (in BLiMP a file is a paradigm).
     ///
     /// # Errors
-    /// Unreadable files, records without the fields, no pair at all, a paradigm found in two files.
+    /// Unreadable files, records without the fields, no pairs, a paradigm in two files.
     pub fn read(definition: &TaskDefinition, path: &Path, limit: Option<usize>) -> Result<Self, EvalError> {
         let no_pairs = |reason: String| EvalError::NoPairs {
             task: definition.name.clone(),
@@ -194,7 +194,7 @@ fn expectation(definition: &TaskDefinition) -> String {
     )
 }
 
-/// Whether a file is part of the task: told by its name or by the fields of its first record.
+/// Whether a file is part of the task, by its name or by the fields of its first record.
 fn belongs(definition: &TaskDefinition, file: &SourceFile) -> Result<bool, EvalError> {
     if !definition.files.is_empty() {
         return Ok(definition.files.iter().any(|name| name == file.stem()));
@@ -227,6 +227,6 @@ fn text_field<'a>(
         line,
         field: field.to_owned(),
         found: record.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
-        hint: nearest(field, record.keys().map(String::as_str)),
+        hint: did_you_mean(field, record.keys().map(String::as_str)),
     })
 }

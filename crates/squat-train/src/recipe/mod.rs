@@ -9,17 +9,8 @@ pub use config::{
 pub use quant::QuantConfig;
 
 use crate::error::TrainError;
+use squat_quant::spelling::nearest;
 use std::path::{Path, PathBuf};
-
-/// The nearest of `known` to `word`, if it is near at all.
-pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|k| (strsim::damerau_levenshtein(word, k), k))
-        .min_by_key(|(d, _)| *d)
-        .filter(|(d, k)| *d <= k.len().max(3) / 2)
-        .map(|(_, k)| k)
-}
 
 fn with_suggestion(message: &str) -> String {
     // Serde says: unknown field `x`, expected one of `a`, `b`.

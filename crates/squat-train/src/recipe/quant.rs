@@ -1,9 +1,9 @@
 //! The quantization of a stage, in a recipe's words.
 
-use super::nearest;
 use crate::error::TrainError;
 use serde::{Deserialize, Serialize};
 use squat_model::QuantPlan;
+use squat_quant::spelling::nearest;
 use squat_quant::token_policy::TokenPolicy;
 use squat_quant::{ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
 use std::collections::BTreeMap;

@@ -1,57 +1,6 @@
-//! The random numbers of this crate: small, seeded, the same on every machine for ever.
-//!
-//! Written here because a corpus, a batch order and a run that resumes must not change with a library's version.
+//! A seeded permutation of `0..n` in constant memory.
 
-/// SplitMix64: one multiply-xor-shift chain per number, 2^64 period, any seed is good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SplitMix64 {
-    state: u64,
-}
-
-/// A bijection on 64 bits that spreads every input bit over all output bits.
-#[inline]
-pub fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-impl SplitMix64 {
-    /// A stream of its own for each seed.
-    pub fn new(seed: u64) -> Self {
-        Self { state: seed }
-    }
-
-    /// The stream number `stream` of a seed, unrelated to the streams beside it.
-    pub fn stream(seed: u64, stream: u64) -> Self {
-        Self { state: mix(seed.wrapping_add(mix(stream ^ 0xA076_1D64_78BD_642F))) }
-    }
-
-    /// 64 random bits.
-    #[inline]
-    pub fn next_u64(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        mix(self.state)
-    }
-
-    /// A number in `0..n`; 0 when `n` is 0. Bias at most n / 2^64.
-    #[inline]
-    pub fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.next_u64()) * u128::from(n)) >> 64) as u64
-    }
-
-    /// True once in `100 / percent` times.
-    #[inline]
-    pub fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    /// One item of a list that is not empty.
-    #[inline]
-    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.below(items.len() as u64) as usize]
-    }
-}
+use squat_quant::random::{SplitMix64, mix};
 
 /// A seeded permutation of `0..n` with access to any position in constant time and no memory:
 /// a Feistel network over the next even power of two, walked until it lands inside the range.
@@ -95,15 +44,6 @@ impl Permutation {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn known_stream() {
-        // The published test vector of SplitMix64 with seed 1234567.
-        let mut rng = SplitMix64::new(1_234_567);
-        assert_eq!(rng.next_u64(), 6_457_827_717_110_365_317);
-        assert_eq!(rng.next_u64(), 3_203_168_211_198_807_973);
-        assert_eq!(SplitMix64::new(1).below(0), 0);
-    }
 
     proptest! {
         #[test]

@@ -1,0 +1,81 @@
+//! Specs and random weights of tiny models: odd sizes, small enough for exact comparisons everywhere.
+
+use crate::random::Rng;
+use squat_model::plan::{static_scale_name, static_zero_point_name};
+use squat_model::{Architecture, ModelSpec, ParamKind, Tensors};
+use squat_quant::{ActBits, ActPoint};
+
+/// A LLaMA with grouped-query heads and a head width that no vector width divides.
+pub fn llama(tied: bool) -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Llama,
+        vocab_size: 37,
+        hidden_size: 24,
+        intermediate_size: 41,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 10,
+        max_position_embeddings: 96,
+        norm_eps: 1e-5,
+        rope_theta: Some(10_000.0),
+        tie_word_embeddings: tied,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+        pad_token_id: None,
+    }
+}
+
+/// A GPT-2 of about the same sizes: every query head has its own key-value head.
+pub fn gpt2() -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Gpt2,
+        num_attention_heads: 2,
+        num_key_value_heads: 2,
+        head_dim: 13,
+        hidden_size: 26,
+        rope_theta: None,
+        ..llama(true)
+    }
+}
+
+/// Each architecture by name, tied and untied where both exist.
+pub fn specs() -> [(&'static str, ModelSpec); 3] {
+    [("untied", llama(false)), ("tied", llama(true)), ("GPT-2", gpt2())]
+}
+
+/// Weights large enough for sharp attention, and static quantizers for every point and width.
+pub fn tensors(spec: &ModelSpec, seed: u64) -> Tensors {
+    let mut rng = Rng::new(seed);
+    let mut tensors = Tensors::new();
+    for param in spec.parameters() {
+        let n = param.len();
+        let values = match param.kind {
+            ParamKind::Norm => (0..n).map(|_| 1.0 + 0.2 * rng.normal()).collect(),
+            ParamKind::Bias => (0..n).map(|_| 0.5 * rng.normal()).collect(),
+            _ => {
+                let std = 1.5 / (param.shape[1] as f32).sqrt();
+                (0..n).map(|_| std * rng.normal()).collect()
+            }
+        };
+        tensors.insert(param.name, &param.shape, values).unwrap();
+    }
+    for layer in (0..spec.num_hidden_layers).map(Some).chain([None]) {
+        for point in ActPoint::ALL {
+            for bits in ActBits::ALL {
+                let scale = 3.0 / bits.range().max as f32 * (1.0 + 0.1 * rng.normal());
+                let zero = (rng.next_u64() % 5) as i32 - 2;
+                tensors.insert(static_scale_name(point, layer, bits), &[1], vec![scale]).unwrap();
+                tensors.insert_i32(static_zero_point_name(point, layer, bits), &[1], vec![zero]).unwrap();
+            }
+        }
+    }
+    tensors
+}
+
+/// BOS and `n - 1` random ids.
+pub fn tokens(spec: &ModelSpec, n: usize, seed: u64) -> Vec<u32> {
+    let mut rng = Rng::new(seed);
+    let vocabulary = spec.vocab_size as u64;
+    std::iter::once(1).chain((1..n).map(|_| (rng.next_u64() % vocabulary) as u32)).collect()
+}
