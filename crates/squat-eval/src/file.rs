@@ -1,4 +1,4 @@
-//! Reading plain or gzipped text, and writing a file whole or not at all.
+//! Reads plain or gzipped text, and writes files atomically.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -11,7 +11,7 @@ use crate::error::EvalError;
 /// First bytes of every gzip stream.
 pub(crate) const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// A reader of the file's content, unzipped where its first two bytes are gzip's, whatever its name.
+/// A reader of a file, decompressed if its first two bytes are those of gzip, whatever its name.
 pub(crate) fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     let mut file = File::open(path)?;
     let mut magic = Vec::with_capacity(GZIP_MAGIC.len());
@@ -21,7 +21,7 @@ pub(crate) fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     Ok(if magic == GZIP_MAGIC { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) })
 }
 
-/// The text of a plain or gzipped UTF-8 file, without a byte order mark.
+/// Text of a plain or gzipped UTF-8 file, without a byte order mark.
 pub(crate) fn read_text(path: &Path) -> Result<String, EvalError> {
     let mut bytes = Vec::new();
     open(path)
@@ -42,7 +42,7 @@ pub(crate) fn into_text(bytes: Vec<u8>, file: &str) -> Result<String, EvalError>
     Ok(text)
 }
 
-/// Writes `text` beside `path` and renames it: a full disk leaves no half-written file behind.
+/// Writes `text` to a temporary file next to `path` and renames it: a full disk leaves no partial file behind.
 pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), EvalError> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
@@ -54,7 +54,7 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), EvalError> {
         })
         .and_then(|()| std::fs::rename(temporary, path));
     written.map_err(|source| {
-        // The first error is the one to tell; there may be nothing to remove.
+        // The first error is the one to report; there may be nothing to remove.
         let _ = std::fs::remove_file(temporary);
         EvalError::io("write", path, source)
     })

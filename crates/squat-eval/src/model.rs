@@ -1,4 +1,4 @@
-//! The one trait that every form of a model implements, and the tokenizer beside it.
+//! The trait that every form of a model implements, and the trait of its tokenizer.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
 
-/// In which arithmetic a model was evaluated.
+/// The arithmetic in which a model is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// Full precision: no quantizer anywhere.
+    /// Full precision: no quantizers.
     Fp,
-    /// Fake-quantized: floating point, rounded to the integer grids at every point of the quantization plan.
+    /// Fake-quantized: floating point, rounded to the integer grid at every point of the quantization plan.
     Fake,
     /// Packed: integers in memory, integer products.
     Packed,
@@ -23,7 +23,7 @@ impl Form {
     /// Every form, in the order of the tables.
     pub const ALL: [Self; 3] = [Self::Fp, Self::Fake, Self::Packed];
 
-    /// The word used on the command line and in JSON.
+    /// Its name on the command line and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Fp => "fp",
@@ -32,7 +32,7 @@ impl Form {
         }
     }
 
-    /// The words of tables and plots.
+    /// Its name in tables and plots.
     pub fn title(self) -> &'static str {
         match self {
             Self::Fp => "full precision",
@@ -59,15 +59,15 @@ impl FromStr for Form {
     }
 }
 
-/// A causal language model that gives probabilities to given tokens.
+/// A causal language model that assigns probabilities to given tokens.
 ///
-/// The training model, its fake-quantized form and the packed integer model implement it, so that one task runs on
-/// all of them and the difference is the cost of quantization alone.
+/// The training model, its fake-quantized form and the packed integer model implement it, so that a task runs on all of
+/// them and the difference is only the cost of quantization.
 pub trait LanguageModel {
-    /// What to call the model in results and messages.
+    /// Name of the model in results and messages.
     fn name(&self) -> String;
 
-    /// In which arithmetic it runs.
+    /// The arithmetic in which it runs.
     fn form(&self) -> Form;
 
     /// Number of token ids; valid ids are `0..vocab_size`.
@@ -81,27 +81,27 @@ pub trait LanguageModel {
     /// `sequences`: any number of sequences of `n >= 2` ids in `0..vocab_size`, `n <= max_length`, position 0 being
     /// BOS. Returned, per sequence: `n - 1` values, value `i` being `ln p(token[i + 1] | token[0..=i])`.
     ///
-    /// The harness calls it with sequences of similar length. An implementation may batch and pad as it likes, but
-    /// the values of a sequence must not depend on its company.
+    /// The harness calls it with sequences of similar length. An implementation may batch and pad them, but the values
+    /// of a sequence must not depend on what else is in the batch.
     ///
     /// # Errors
-    /// [`EvalError::Model`] with the implementation's own message.
+    /// [`EvalError::Model`] with the message of the implementation.
     fn log_likelihoods(&mut self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EvalError>;
 }
 
 /// Text to token ids.
 pub trait Tokenize {
-    /// Ids of `text`, without BOS and without EOS: the harness puts BOS in front.
+    /// Ids of `text`, without BOS and EOS: the harness adds BOS in front.
     ///
     /// # Errors
-    /// The tokenizer's own message; the harness adds the place.
+    /// Those of the tokenizer; the harness adds the location.
     fn encode(&self, text: &str) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync>>;
 
-    /// Id of the token that begins every sequence.
+    /// Id of the token at the start of every sequence.
     fn bos_id(&self) -> u32;
 }
 
-/// A [`Tokenize`] made of a closure and a BOS id.
+/// A tokenizer made of a closure and a BOS id.
 pub struct FnTokenizer<F> {
     bos_id: u32,
     encode: F,

@@ -1,4 +1,4 @@
-//! How far two forms of one model are apart.
+//! Differences between two forms of one model.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ pub struct LogLikelihoodDifference {
     pub root_mean_square: f64,
     /// Mean of `b - a`, in nats: below 0, `b` is the worse model of these tokens.
     pub mean: f64,
-    /// Where the largest difference is: index of the sequence, and of the value in it; none without values.
+    /// Position of the largest difference: index of the sequence, and of the value in it; none without values.
     pub worst: Option<(usize, usize)>,
 }
 
@@ -69,7 +69,7 @@ pub fn compare_log_likelihoods(a: &[Vec<f32>], b: &[Vec<f32>]) -> Result<LogLike
     })
 }
 
-/// Runs both models on the same sequences and compares their answers.
+/// Runs both models on the same sequences and compares their log-probabilities.
 ///
 /// # Errors
 /// Those of the models and of [`compare_log_likelihoods`].
@@ -81,24 +81,24 @@ pub fn compare_models(
     compare_log_likelihoods(&a.log_likelihoods(sequences)?, &b.log_likelihoods(sequences)?)
 }
 
-/// How two forms judge the same pairs.
+/// Agreement of two forms on the same pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PairAgreement {
     /// Number of pairs.
     pub n: usize,
-    /// Number of pairs that both judge alike.
+    /// Number of pairs with the same outcome.
     pub same: usize,
     /// Change of accuracy over all pairs from `a` to `b`, in percent.
     pub change: f64,
-    /// Standard error of `change`, in percent, from the changes pair by pair: far smaller than that of two unpaired
-    /// accuracies.
+    /// Standard error of `change`, in percent, from the changes pair by pair: far smaller than the error of the
+    /// difference of two unpaired accuracies.
     pub standard_error: f64,
 }
 
 /// Compares two models pair by pair.
 ///
 /// # Errors
-/// [`EvalError::Mismatch`] when there are not as many scores on both sides.
+/// [`EvalError::Mismatch`] if the numbers of scores differ.
 pub fn compare_pairs(a: &[PairScore], b: &[PairScore]) -> Result<PairAgreement, EvalError> {
     if a.len() != b.len() {
         return Err(EvalError::Mismatch {

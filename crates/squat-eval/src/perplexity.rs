@@ -1,127 +1,71 @@
 //! Perplexity of running text, per token, per word and per byte.
 //!
-//! A text of `N` tokens is cut into `ceil(N / (w - 1))` windows, where `w` is the window's length with BOS, at most
-//! the model's `max_length`. Each window is BOS followed by the next `w - 1` tokens (the last one by what is left);
-//! windows do not overlap and never cross from one file to the next. BOS is given and not scored, every other token
-//! is scored exactly once, so the sums cover the whole text: `perplexity = exp(sum / tokens)`, where `sum` is the
-//! negative log-likelihood in nats. Tokens at the start of a window see little context; that is the price of equal
-//! cost for every model, and figures are comparable only at the same window.
+//! A text of `N` tokens is scored in sliding windows (Hugging Face's "Perplexity of fixed-length models"). With a
+//! context of `c` and a stride of `s <= c - 1`, window `k` is BOS followed by the tokens from `k s` up to
+//! `min(k s + c - 1, N)`, and the last window is the first one that reaches `N`. Of each window only the tokens that
+//! no earlier window has reached are scored: all tokens of the first one, the last `s` of the others (fewer at the end
+//! of the text). BOS is given and never scored, every other token is scored exactly once, and windows never cross from
+//! one text to the next, so `perplexity = exp(sum / tokens)`, where `sum` is the negative log-likelihood in nats.
+//!
+//! The default stride is `c - 1`: disjoint windows, the cheapest way. A smaller stride gives each token at least
+//! `c - 1 - s` tokens of context, at `(c - 1) / s` times the cost. Figures are comparable only at the same context and
+//! stride.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
-use crate::file::read_text;
-use crate::model::{Form, LanguageModel, Tokenize};
-use crate::scoring::{ScoringOptions, sum_log_likelihoods};
+use crate::model::{Form, LanguageModel};
+use crate::scoring::{Scored, ScoringOptions, sum_log_likelihoods};
+use crate::text::TokenizedText;
 
-/// Text that is encoded at once.
-const BLOCK_BYTES: usize = 16 << 10;
-
-/// How text becomes tokens.
-#[derive(Debug, Clone, Copy)]
-pub struct TextOptions {
-    /// Whether line ends are part of the text. Where they are not, their bytes are not counted either.
-    pub keep_line_ends: bool,
-    /// Stop after the block of lines in which a file reaches so many tokens.
-    pub max_tokens: Option<usize>,
+/// Length and stride of the windows that a text is scored in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Windows {
+    /// Tokens of a window, BOS included; the model's `max_length` if absent.
+    pub context: Option<usize>,
+    /// Tokens scored in each window after the first, at most `context - 1`; `context - 1` if absent, so that windows
+    /// do not overlap.
+    pub stride: Option<usize>,
 }
 
-impl Default for TextOptions {
-    fn default() -> Self {
-        Self { keep_line_ends: true, max_tokens: None }
-    }
-}
-
-/// A text as token ids, with what perplexity is divided by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenizedText {
-    /// What to call it in results and messages.
-    pub name: String,
-    /// Ids without BOS.
-    pub tokens: Vec<u32>,
-    /// UTF-8 bytes of the text that `tokens` stand for.
-    pub n_bytes: usize,
-    /// Words of it, separated by white space.
-    pub n_words: usize,
-}
-
-impl TokenizedText {
-    /// Tokenizes `text` in blocks of whole lines, so that memory stays small.
-    ///
-    /// # Errors
-    /// [`EvalError::Tokenize`] with the line.
-    pub fn new(
-        name: &str,
-        text: &str,
-        tokenizer: &dyn Tokenize,
-        options: TextOptions,
-    ) -> Result<Self, EvalError> {
-        let mut this = Self { name: name.to_owned(), tokens: Vec::new(), n_bytes: 0, n_words: 0 };
-        let lines: Vec<&str> = text.split_inclusive('\n').collect();
-        let mut first = 0;
-        while first < lines.len() && options.max_tokens.is_none_or(|max| this.tokens.len() < max) {
-            // Lines without their ends are separate texts. With them they are encoded in blocks: a tokenizer may treat
-            // the end of a text like the beginning of another word.
-            let mut last = first + 1;
-            let mut block = lines[first].to_owned();
-            if options.keep_line_ends {
-                while last < lines.len() && block.len() < BLOCK_BYTES {
-                    block.push_str(lines[last]);
-                    last += 1;
-                }
-            } else {
-                block.truncate(block.trim_end_matches(['\n', '\r']).len());
-            }
-            let ids = tokenizer.encode(&block).map_err(|error| EvalError::Tokenize {
-                location: format!("{name}, line {}", first + 1),
-                message: error.to_string(),
-            })?;
-            this.tokens.extend(ids);
-            this.n_bytes += block.len();
-            this.n_words += block.split_whitespace().count();
-            first = last;
+impl Windows {
+    /// Context and stride for a model that takes sequences of `max_length` tokens.
+    fn resolve(self, max_length: usize) -> Result<(usize, usize), EvalError> {
+        let context = self.context.unwrap_or(max_length);
+        if !(2..=max_length).contains(&context) {
+            return Err(EvalError::Option {
+                option: "context",
+                got: context.to_string(),
+                expected: format!("2 to {max_length}, the longest sequence that the model takes"),
+            });
         }
-        Ok(this)
-    }
-
-    /// Reads and tokenizes `path`: a plain or gzipped UTF-8 file, or a folder, of which every `.txt`, `.raw` and
-    /// `.gz` file is one text, sorted by name (archives and folders inside are left alone).
-    ///
-    /// # Errors
-    /// Unreadable files, no file, text that is no UTF-8, and the tokenizer's own.
-    pub fn read(path: &Path, tokenizer: &dyn Tokenize, options: TextOptions) -> Result<Vec<Self>, EvalError> {
-        text_files(path)?
-            .iter()
-            .map(|file| {
-                let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
-                Self::new(&name, &read_text(file)?, tokenizer, options)
-            })
-            .collect()
+        let stride = self.stride.unwrap_or(context - 1);
+        if !(1..context).contains(&stride) {
+            return Err(EvalError::Option {
+                option: "stride",
+                got: stride.to_string(),
+                expected: format!(
+                    "1 to {}, the tokens of a window of {context} without BOS, which is not scored",
+                    context - 1
+                ),
+            });
+        }
+        Ok((context, stride))
     }
 }
 
-fn text_files(path: &Path) -> Result<Vec<PathBuf>, EvalError> {
-    let error = |source| EvalError::io("read", path, source);
-    if !std::fs::metadata(path).map_err(error)?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(error)? {
-        let file = entry.map_err(error)?.path();
-        let name = file.to_string_lossy();
-        let text = [".txt", ".raw", ".gz"].iter().any(|suffix| name.ends_with(suffix));
-        if text && !name.ends_with(".tar.gz") && file.is_file() {
-            files.push(file);
-        }
-    }
-    if files.is_empty() {
-        return Err(EvalError::EmptyText(format!("{} (no .txt, .raw or .gz file)", path.display())));
-    }
-    files.sort();
-    Ok(files)
+/// Windows of one text of `n > 0` tokens: ranges of its tokens, each with the number of tokens at its end that are
+/// scored.
+fn windows(n: usize, context: usize, stride: usize) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
+    let length = context - 1;
+    let count = 1 + n.saturating_sub(length).div_ceil(stride);
+    (0..count).map(move |k| {
+        let end = |k: usize| n.min(k * stride + length);
+        let reached = if k == 0 { 0 } else { end(k - 1) };
+        (k * stride..end(k), end(k) - reached)
+    })
 }
 
 /// Perplexity of one of the texts.
@@ -138,23 +82,23 @@ pub struct TextPerplexity {
 /// Perplexity of all texts together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PerplexityResult {
-    /// Always "perplexity".
+    /// Always `perplexity`.
     pub task: String,
     /// Name of the model.
     pub model: String,
-    /// In which arithmetic it ran.
+    /// The arithmetic in which it ran.
     pub form: Form,
     /// `exp` of the mean negative log-likelihood of a token. It depends on the tokenizer.
     pub perplexity: f64,
-    /// Standard error of `perplexity`, over the windows; none where there is one window.
+    /// Standard error of `perplexity`, over the windows; none for a single window.
     pub standard_error: Option<f64>,
     /// Mean negative log-likelihood of a token, in nats.
     pub nll_per_token: f64,
-    /// `exp` of the negative log-likelihood divided by the number of words; none without words, or beyond f64.
+    /// `exp` of the negative log-likelihood divided by the number of words; none without words, or if it overflows.
     pub word_perplexity: Option<f64>,
     /// Negative log-likelihood in bits, divided by the bytes of the text. It does not depend on the tokenizer.
     pub bits_per_byte: f64,
-    /// Standard error of `bits_per_byte`, with the number of tokens per byte taken as given.
+    /// Standard error of `bits_per_byte`, for a fixed number of tokens per byte.
     pub bits_per_byte_standard_error: Option<f64>,
     /// Number of scored tokens.
     pub n_tokens: usize,
@@ -164,34 +108,27 @@ pub struct PerplexityResult {
     pub n_bytes: usize,
     /// Number of windows.
     pub n_windows: usize,
-    /// Longest window, BOS included.
-    pub window: usize,
-    /// By text.
+    /// Tokens of a whole window, BOS included.
+    pub context: usize,
+    /// Tokens scored in each window after the first.
+    pub stride: usize,
+    /// Results by text.
     pub texts: BTreeMap<String, TextPerplexity>,
 }
 
 /// Perplexity of `texts`, in windows as the module's documentation says.
 ///
-/// `window` is the length of a window with BOS, by default the model's `max_length`.
-///
 /// # Errors
-/// A window below 2 or above `max_length`, texts without a token or of the same name, and those of
-/// [`sum_log_likelihoods`].
+/// A context below 2 or above `max_length`, a stride of 0 or of more tokens than a window scores, texts without a
+/// token or of the same name, and those of [`sum_log_likelihoods`].
 pub fn perplexity(
     model: &mut dyn LanguageModel,
     bos_id: u32,
     texts: &[TokenizedText],
-    window: Option<usize>,
+    cut: Windows,
     options: &mut ScoringOptions<'_>,
 ) -> Result<PerplexityResult, EvalError> {
-    let window = window.unwrap_or(model.max_length());
-    if !(2..=model.max_length()).contains(&window) {
-        return Err(EvalError::Option {
-            option: "window",
-            got: window.to_string(),
-            expected: format!("2 to {}, the longest sequence of the model", model.max_length()),
-        });
-    }
+    let (context, stride) = cut.resolve(model.max_length())?;
     let mut names: Vec<&str> = texts.iter().map(|text| text.name.as_str()).collect();
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -209,17 +146,17 @@ pub fn perplexity(
         if text.tokens.is_empty() {
             return Err(EvalError::EmptyText(text.name.clone()));
         }
-        for (number, tokens) in text.tokens.chunks(window - 1).enumerate() {
+        for (number, (range, scored)) in windows(text.tokens.len(), context, stride).enumerate() {
             origin.push((i, number));
-            sequences.push(std::iter::once(bos_id).chain(tokens.iter().copied()).collect::<Vec<u32>>());
+            sequences.push(Scored { tokens: &text.tokens[range], scored });
         }
     }
     if sequences.is_empty() {
         return Err(EvalError::EmptyText("the list of texts".to_owned()));
     }
     let location = |i: usize| format!("{}, window {}", texts[origin[i].0].name, origin[i].1 + 1);
-    let nats: Vec<f64> =
-        sum_log_likelihoods(model, &sequences, options, &location)?.into_iter().map(|sum| -sum).collect();
+    let sums = sum_log_likelihoods(model, bos_id, &sequences, options, &location)?;
+    let nats: Vec<f64> = sums.into_iter().map(|sum| -sum).collect();
 
     let mut by_text = vec![0.0; texts.len()];
     for ((text, _), nats) in origin.iter().zip(&nats) {
@@ -230,7 +167,7 @@ pub fn perplexity(
     let n_bytes: usize = texts.iter().map(|text| text.n_bytes).sum();
     let total: f64 = by_text.iter().sum();
     let mean = total / n_tokens as f64;
-    let error = standard_error_of_ratio(&nats, sequences.iter().map(|sequence| sequence.len() - 1), mean);
+    let error = standard_error_of_ratio(&nats, sequences.iter().map(|sequence| sequence.scored), mean);
     let word_perplexity = (total / n_words as f64).exp();
     let bits_per_nat = std::f64::consts::LOG2_E;
 
@@ -249,7 +186,8 @@ pub fn perplexity(
         n_words,
         n_bytes,
         n_windows: sequences.len(),
-        window,
+        context,
+        stride,
         texts: texts
             .iter()
             .zip(&by_text)

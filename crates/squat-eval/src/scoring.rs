@@ -1,14 +1,14 @@
-//! From sequences to sums of log-probabilities: ordering, batching and every check of a model's answers.
+//! Sums of the log-probabilities of sequences: ordering, batching and checks of the model's output.
 
 use crate::error::EvalError;
-use crate::model::{LanguageModel, Tokenize};
+use crate::model::LanguageModel;
 
-/// How sequences are handed to a model, and who is told about it.
+/// How sequences are batched, and a callback for progress.
 pub struct ScoringOptions<'a> {
-    /// Largest number of tokens in one call, padding to the longest sequence of the call counted. At least one
-    /// sequence is always sent.
+    /// Largest number of tokens in one call, counting padding to the longest sequence. Each call has at least one
+    /// sequence.
     pub batch_tokens: usize,
-    /// Called after every batch with the numbers of distinct sequences done and in all.
+    /// Called after every batch with the number of distinct sequences done and the total.
     pub on_progress: Option<Box<dyn FnMut(usize, usize) + 'a>>,
 }
 
@@ -18,31 +18,29 @@ impl Default for ScoringOptions<'_> {
     }
 }
 
-/// How far above 0 rounding may lift a log-probability.
+/// Largest log-probability that rounding alone can produce.
 const ROUNDING: f32 = 1e-3;
 
-/// BOS and the ids of `text`.
-pub(crate) fn encode_with_bos(
-    tokenizer: &dyn Tokenize,
-    text: &str,
-    location: impl Fn() -> String,
-) -> Result<Vec<u32>, EvalError> {
-    let ids = tokenizer
-        .encode(text)
-        .map_err(|error| EvalError::Tokenize { location: location(), message: error.to_string() })?;
-    if ids.is_empty() {
-        return Err(EvalError::Empty { location: location() });
-    }
-    let mut sequence = Vec::with_capacity(ids.len() + 1);
-    sequence.push(tokenizer.bos_id());
-    sequence.extend(ids);
-    Ok(sequence)
+/// A sequence to score: BOS, which the harness adds, and `tokens`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scored<'a> {
+    /// Ids after BOS, at least one.
+    pub tokens: &'a [u32],
+    /// Number of tokens at the end of `tokens` whose log-probabilities are summed; those before are context.
+    pub scored: usize,
 }
 
-/// Sum over each sequence of the log-probabilities of its tokens after BOS, in f64.
+impl<'a> Scored<'a> {
+    /// A sequence of which every token after BOS is scored.
+    pub fn whole(tokens: &'a [u32]) -> Self {
+        Self { tokens, scored: tokens.len() }
+    }
+}
+
+/// Sum over each sequence of the log-probabilities of its scored tokens, in nats and f64.
 ///
-/// Each distinct sequence is scored once, so equal sequences get equal sums whatever the model's arithmetic; the order
-/// in which a model sees them (by length, then by ids) depends on the set of sequences alone. `location` names
+/// Each distinct sequence is run once, so equal sequences get equal sums whatever the model's arithmetic; the order
+/// in which the model gets them (by length, then by ids) depends on the set of sequences alone. `location` names
 /// sequence `i` in an error.
 ///
 /// # Errors
@@ -50,29 +48,37 @@ pub(crate) fn encode_with_bos(
 /// above 0.
 pub fn sum_log_likelihoods(
     model: &mut dyn LanguageModel,
-    sequences: &[Vec<u32>],
+    bos_id: u32,
+    sequences: &[Scored<'_>],
     options: &mut ScoringOptions<'_>,
     location: &dyn Fn(usize) -> String,
 ) -> Result<Vec<f64>, EvalError> {
-    check_sequences(model, sequences, location)?;
+    check_sequences(model, bos_id, sequences, location)?;
 
     let mut order: Vec<usize> = (0..sequences.len()).collect();
     order.sort_by(|&a, &b| {
-        let (a, b) = (&sequences[a], &sequences[b]);
+        let (a, b) = (sequences[a].tokens, sequences[b].tokens);
         a.len().cmp(&b.len()).then_with(|| a.cmp(b))
     });
-    // `distinct[k]` is the first of a run of equal sequences in `order`.
-    let runs: Vec<&[usize]> = order.chunk_by(|&a, &b| sequences[a] == sequences[b]).collect();
+    // Indices of equal sequences, which are neighbours in `order`.
+    let equal: Vec<&[usize]> = order.chunk_by(|&a, &b| sequences[a].tokens == sequences[b].tokens).collect();
+    let length = |indices: &[usize]| sequences[indices[0]].tokens.len() + 1;
 
     let mut sums = vec![0.0; sequences.len()];
     let mut done = 0;
-    while done < runs.len() {
+    while done < equal.len() {
         let mut end = done + 1;
-        while end < runs.len() && sequences[runs[end][0]].len() * (end + 1 - done) <= options.batch_tokens {
+        while end < equal.len() && length(equal[end]) * (end + 1 - done) <= options.batch_tokens {
             end += 1;
         }
-        let batch: Vec<&[u32]> = runs[done..end].iter().map(|run| sequences[run[0]].as_slice()).collect();
-        let answers = model.log_likelihoods(&batch)?;
+        let batch: Vec<Vec<u32>> = equal[done..end]
+            .iter()
+            .map(|indices| {
+                let tokens = sequences[indices[0]].tokens.iter().copied();
+                std::iter::once(bos_id).chain(tokens).collect()
+            })
+            .collect();
+        let answers = model.log_likelihoods(&batch.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         if answers.len() != batch.len() {
             return Err(EvalError::Output {
                 model: model.name(),
@@ -80,15 +86,18 @@ pub fn sum_log_likelihoods(
                 got: answers.len().to_string(),
             });
         }
-        for (run, answer) in runs[done..end].iter().zip(&answers) {
-            let sum = checked_sum(model, &sequences[run[0]], answer, || location(run[0]))?;
-            for &sequence in *run {
-                sums[sequence] = sum;
+        for (indices, answer) in equal[done..end].iter().zip(&answers) {
+            check_answer(model, sequences[indices[0]].tokens.len(), answer, || location(indices[0]))?;
+            for &i in *indices {
+                let context = answer.len().saturating_sub(sequences[i].scored);
+                let mut sum = 0.0;
+                answer[context..].iter().for_each(|&value| sum += f64::from(value));
+                sums[i] = sum;
             }
         }
         done = end;
         if let Some(on_progress) = &mut options.on_progress {
-            on_progress(done, runs.len());
+            on_progress(done, equal.len());
         }
     }
     Ok(sums)
@@ -96,43 +105,41 @@ pub fn sum_log_likelihoods(
 
 fn check_sequences(
     model: &dyn LanguageModel,
-    sequences: &[Vec<u32>],
+    bos_id: u32,
+    sequences: &[Scored<'_>],
     location: &dyn Fn(usize) -> String,
 ) -> Result<(), EvalError> {
     let (vocab_size, max) = (model.vocab_size(), model.max_length());
     for (i, sequence) in sequences.iter().enumerate() {
-        if sequence.len() < 2 {
+        if sequence.tokens.is_empty() {
             return Err(EvalError::Empty { location: location(i) });
         }
-        if sequence.len() > max {
-            return Err(EvalError::TooLong { location: location(i), got: sequence.len(), max });
+        let length = sequence.tokens.len() + 1;
+        if length > max {
+            return Err(EvalError::TooLong { location: location(i), got: length, max });
         }
-        if let Some(position) = sequence.iter().position(|&token| token as usize >= vocab_size) {
-            return Err(EvalError::TokenOutOfRange {
-                location: location(i),
-                token: sequence[position],
-                position,
-                vocab_size,
-            });
+        let ids = std::iter::once(bos_id).chain(sequence.tokens.iter().copied());
+        if let Some((position, token)) = ids.enumerate().find(|&(_, token)| token as usize >= vocab_size) {
+            return Err(EvalError::TokenOutOfRange { location: location(i), token, position, vocab_size });
         }
     }
     Ok(())
 }
 
-fn checked_sum(
+/// Checks the log-probabilities that `model` gives to the `n` tokens of a sequence after BOS.
+fn check_answer(
     model: &dyn LanguageModel,
-    sequence: &[u32],
+    n: usize,
     answer: &[f32],
     location: impl Fn() -> String,
-) -> Result<f64, EvalError> {
-    if answer.len() + 1 != sequence.len() {
+) -> Result<(), EvalError> {
+    if answer.len() != n {
         return Err(EvalError::Output {
             model: model.name(),
-            expected: format!("{} log-probabilities for {}", sequence.len() - 1, location()),
+            expected: format!("{n} log-probabilities for {}", location()),
             got: answer.len().to_string(),
         });
     }
-    let mut sum = 0.0;
     for (i, &value) in answer.iter().enumerate() {
         let position = i + 1;
         if !value.is_finite() {
@@ -146,7 +153,6 @@ fn checked_sum(
                 location: location(),
             });
         }
-        sum += f64::from(value);
     }
-    Ok(sum)
+    Ok(())
 }

@@ -11,7 +11,7 @@ use crate::tasks::TaskResult;
 pub struct Table {
     /// Titles of the columns.
     pub headers: Vec<String>,
-    /// Cells; a short row is filled up with empty ones, a long one is cut.
+    /// Cells; short rows are padded with empty cells, long ones are truncated.
     pub rows: Vec<Vec<String>>,
 }
 
@@ -26,7 +26,7 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
-    /// The table in Markdown, its columns padded so that it reads well as plain text too. Ends with a line end.
+    /// The table in Markdown, with padded columns so that it is readable as plain text. Ends with a line break.
     pub fn to_markdown(&self) -> String {
         let columns = self.headers.len();
         let escape = |cells: &[String]| -> Vec<String> {
@@ -63,7 +63,7 @@ impl std::fmt::Display for Table {
     }
 }
 
-/// Titles of the columns of several results: the forms, with the model's name where there is more than one.
+/// Column titles of several results: the forms, with the name of the model if there is more than one.
 pub(crate) fn column_titles(models: &[(&str, Form)]) -> Vec<String> {
     let one_model = models.windows(2).all(|pair| pair[0].0 == pair[1].0);
     let title = |&(model, form): &(&str, Form)| {
@@ -72,7 +72,7 @@ pub(crate) fn column_titles(models: &[(&str, Form)]) -> Vec<String> {
     models.iter().map(title).collect()
 }
 
-/// `54.0`, or a dash where there is nothing.
+/// `54.0`, or a dash for none.
 pub(crate) fn fixed(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
 }
@@ -109,7 +109,8 @@ pub fn perplexity_table(results: &[PerplexityResult]) -> Table {
         "bits per byte",
         "word perplexity",
         "tokens",
-        "window",
+        "context",
+        "stride",
     ]);
     for (result, title) in results.iter().zip(column_titles(&models)) {
         table.push([
@@ -119,7 +120,8 @@ pub fn perplexity_table(results: &[PerplexityResult]) -> Table {
             format!("{:.4}", result.bits_per_byte),
             fixed(result.word_perplexity, 1),
             result.n_tokens.to_string(),
-            result.window.to_string(),
+            result.context.to_string(),
+            result.stride.to_string(),
         ]);
     }
     table

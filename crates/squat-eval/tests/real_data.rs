@@ -1,17 +1,18 @@
-//! The real data sets. Needs SQUAT_DATA.
+//! The real data sets, in the folder that SQUAT_DATA names.
 
 mod common;
 
-use common::{Bigram, Uniform, data, hash_words, hashed_words};
+use common::{Bigram, Uniform, hash_words, hashed_words};
 use squat_eval::{LanguageModel, PairSet, ScoringOptions, evaluate, task};
+use squat_test::data::data;
 
 const VOCAB: usize = 1 << 16;
 
 #[test]
 fn blimp_has_67_paradigms_in_12_groups_and_7_identical_pairs() {
-    let Some(data) = data() else { return };
+    let Some(archive) = data("blimp/blimp.tar.gz") else { return };
     let blimp = task("blimp").expect("registered");
-    let set = PairSet::read(blimp, &data.join("blimp/blimp.tar.gz"), None).expect("read");
+    let set = PairSet::read(blimp, &archive, None).expect("read");
     assert_eq!((set.paradigms.len(), set.pairs.len(), set.identical()), (67, 67_000, 7));
     assert_eq!(set.groups(), blimp.groups);
     assert!(set.skipped_files.is_empty());
@@ -28,20 +29,20 @@ fn blimp_has_67_paradigms_in_12_groups_and_7_identical_pairs() {
     };
     assert_eq!((identical("principle_A_case_2"), identical("passive_1")), (5, 2));
 
-    // The folder of the archive serves as well as the archive.
-    let limited = PairSet::read(blimp, &data.join("blimp"), Some(10)).expect("read");
+    // The folder of the archive works like the archive.
+    let limited = PairSet::read(blimp, archive.parent().expect("a folder"), Some(10)).expect("read");
     assert_eq!((limited.paradigms.len(), limited.pairs.len()), (67, 670));
 }
 
 #[test]
 fn filtered_and_fast_sets_hold_blimp_and_supplement() {
-    let Some(data) = data() else { return };
+    let Some(folder) = data("supplement") else { return };
     let (blimp, supplement) = (task("blimp").expect("registered"), task("supplement").expect("registered"));
     for (archive, n_blimp, counts, identical) in [
         ("babylm2025_blimp_filtered_supplement", 59_875, [842, 64, 165, 3867, 280], 7),
         ("babylm2025_fast", 13_400, [50; 5], 3),
     ] {
-        let path = data.join("supplement").join(format!("{archive}.tar.gz"));
+        let path = folder.join(format!("{archive}.tar.gz"));
         let set = PairSet::read(blimp, &path, None).expect("read");
         assert_eq!(
             (set.paradigms.len(), set.pairs.len(), set.identical()),
@@ -57,18 +58,18 @@ fn filtered_and_fast_sets_hold_blimp_and_supplement() {
         let count = |i: usize| set.pairs.iter().filter(|pair| pair.paradigm == i).count();
         assert_eq!((0..5).map(count).collect::<Vec<_>>(), counts, "{archive}");
     }
-    // The two archives beside each other would count every paradigm twice.
-    let error = PairSet::read(blimp, &data.join("supplement"), None).expect_err("two data sets").to_string();
+    // A folder of both archives would count every paradigm twice.
+    let error = PairSet::read(blimp, &folder, None).expect_err("two data sets").to_string();
     assert!(error.contains("occurs in both"), "{error}");
 }
 
 /// Counting pairs of words in real text is a little better than chance on BLiMP as a whole.
 #[test]
 fn a_bigram_model_is_between_chance_and_grammar() {
-    let Some(data) = data() else { return };
+    let (Some(archive), Some(text)) = (data("blimp/blimp.tar.gz"), data("text")) else { return };
     let tokenizer = hashed_words(VOCAB);
     let blimp = task("blimp").expect("registered");
-    let set = PairSet::read(blimp, &data.join("blimp/blimp.tar.gz"), None).expect("read");
+    let set = PairSet::read(blimp, &archive, None).expect("read");
 
     let chance =
         evaluate(&mut Uniform::new(VOCAB), &tokenizer, &set, &mut ScoringOptions::default()).expect("scored");
@@ -76,7 +77,7 @@ fn a_bigram_model_is_between_chance_and_grammar() {
 
     let mut model = Bigram::new(VOCAB);
     for domain in ["simple_wiki", "childes", "switchboard"] {
-        let file = data.join(format!("text/{domain}.train.gz"));
+        let file = text.join(format!("{domain}.train.gz"));
         let mut text = String::new();
         let gzip = std::fs::File::open(file).map(flate2::read::MultiGzDecoder::new);
         std::io::Read::read_to_string(&mut gzip.expect("there"), &mut text).expect("UTF-8");
@@ -94,7 +95,7 @@ fn a_bigram_model_is_between_chance_and_grammar() {
     println!("uniform: {:.2}, {} ties", chance.average, chance.ties);
     assert_eq!(model.name(), result.model);
     assert!((52.0..75.0).contains(&result.average), "{}", result.average);
-    // Neighbours are what it can know: a determiner and its noun agree, an adjective between them hides it.
+    // It knows only neighbours: the agreement of a determiner and its noun, unless an adjective is between them.
     let accuracy = |paradigm: &str| result.paradigms[paradigm].accuracy;
     let (adjacent, apart) = ("determiner_noun_agreement_1", "determiner_noun_agreement_with_adjective_1");
     assert!(accuracy(adjacent) > accuracy(apart) + 2.0, "{} {}", accuracy(adjacent), accuracy(apart));

@@ -1,4 +1,4 @@
-//! The page of a run: what it holds, and that nothing in it can break out.
+//! The page of a run: its content, and that generated text cannot break the HTML.
 
 mod common;
 
@@ -13,7 +13,7 @@ use squat_eval::{EvalError, Form, PerplexityResult, TaskResult};
 
 const HOSTILE: &str = "</text></svg><script>alert('x')</script> \"q\" & <s> ]]>\u{7}";
 
-/// Numbers in 0..1 that depend on `seed` alone.
+/// Numbers in 0..1 that depend only on `seed`.
 fn random(seed: u64) -> impl FnMut() -> f64 {
     let mut state = seed;
     move || {
@@ -74,7 +74,8 @@ fn perplexity(form: Form, value: f64) -> PerplexityResult {
         n_words: 30_100,
         n_bytes: 161_000,
         n_windows: 320,
-        window: 128,
+        context: 128,
+        stride: 127,
         texts: BTreeMap::new(),
     }
 }
@@ -194,7 +195,7 @@ fn the_page_holds_every_part_and_nothing_from_outside() {
         serde_json::from_str::<QuickstartReport>(&json).expect("read") == report,
         "JSON keeps every figure"
     );
-    // For looking at: SQUAT_REPORT_OUT=/some/file.html
+    // To look at the page: SQUAT_REPORT_OUT=/some/file.html
     if let Some(path) = std::env::var_os("SQUAT_REPORT_OUT") {
         write_html(&report, path.as_ref()).expect("written");
     }

@@ -166,7 +166,7 @@ fn bad_files_are_refused_with_their_place() {
     ));
 }
 
-/// Answers that a broken model could give.
+/// Output of a broken model.
 struct Broken(fn(&[u32]) -> Vec<f32>);
 
 impl LanguageModel for Broken {
@@ -242,7 +242,7 @@ fn ties_count_one_half_and_a_zero_has_no_sign() {
     assert_eq!(PairScore { good: -2.0, bad: -1.0 }.outcome(), Outcome::Bad);
 }
 
-/// Gives each call another constant, as an arithmetic would that depends on the company of a sequence.
+/// Returns another constant for each call, like an arithmetic that depends on the other sequences of a batch.
 struct Drifting(f32);
 
 impl LanguageModel for Drifting {
@@ -306,7 +306,7 @@ fn batches_hold_similar_lengths_within_the_budget() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// The scores are those of each sentence alone, whatever the batches, and permuting the pairs permutes them.
+    /// The score of a sentence does not depend on its batch, and permuting the pairs permutes the scores.
     #[test]
     fn scores_depend_on_the_sentence_alone(
         sentences in prop::collection::vec(("[a-d]( [a-d]){0,6}", "[a-d]( [a-d]){0,6}"), 1..20),

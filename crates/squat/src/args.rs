@@ -1,7 +1,16 @@
 //! The arguments of the command line.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use squat_eval::Form;
+use squat_eval::tasks::task_names;
+use squat_model::{ModelError, QuantPlan};
 use std::path::PathBuf;
+
+/// A plan's name, checked.
+fn plan_name(name: &str) -> Result<String, ModelError> {
+    QuantPlan::named(name).map(|_| name.to_owned())
+}
 
 /// Small language models at 4 bits and below on ordinary CPUs: train, evaluate, pack, run.
 #[derive(Parser, Debug)]
@@ -160,8 +169,9 @@ pub struct Pack {
     /// Folder for the packed model.
     #[arg(long)]
     pub out: PathBuf,
-    /// Quantization plan for a model that was not trained with one (rounds to nearest): w8a8, w4a8-g32, w4a8, ...
-    #[arg(long)]
+    /// Quantization plan for a model that was not trained with one (rounds to nearest): w8, w4, wWaA with W in 8, 4,
+    /// 3, 2 and A in 8, 4, ternary-a8; with -gN one scale for every N inputs, with -t4 embedding and head in 4 bits.
+    #[arg(long, value_parser = plan_name)]
     pub plan: Option<String>,
     /// Print one JSON object instead of a table.
     #[arg(long)]
@@ -172,19 +182,27 @@ pub struct Pack {
 pub struct Eval {
     /// Model to evaluate: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
-    /// Task: blimp, supplement, pairs or perplexity.
-    #[arg(long)]
+    /// Task: accuracy on minimal pairs, or the perplexity of text.
+    #[arg(long, value_parser = PossibleValuesParser::new(task_names()))]
     pub task: String,
-    /// Data of the task: an archive, a folder or a file.
+    /// Data of the task: an archive, a folder or a .jsonl file of pairs; for perplexity a text file, a folder of them, or
+    /// prepared shards.
     #[arg(long)]
     pub data: PathBuf,
     /// Form to run: fp (weights without quantizers), fake (the training forward pass) or packed; the form that the
     /// model is stored in if absent.
-    #[arg(long)]
-    pub form: Option<String>,
-    /// Only the first pairs of each file, or windows of so many tokens for perplexity.
-    #[arg(long)]
+    #[arg(long, value_parser = PossibleValuesParser::new(Form::ALL.map(Form::as_str)).try_map(|form| form.parse::<Form>()))]
+    pub form: Option<Form>,
+    /// Minimal pairs: only the first N of each paradigm.
+    #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Perplexity: tokens of a window, BOS included; 512 if absent, or what the model takes if that is less.
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// Perplexity: tokens scored in each window, after others that are only context; all tokens after BOS if absent, so
+    /// that windows do not overlap.
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
     /// Threads; 0 uses one per core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,

@@ -1,9 +1,9 @@
-//! What the system tells about the CPU: name, features, caches.
+//! Facts about the CPU: name, features, caches.
 
 use std::fs;
 use std::path::Path;
 
-/// Name of the CPU, where the system tells it.
+/// Name of the CPU, if the system reports it.
 pub fn cpu_name() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let named =
@@ -11,7 +11,7 @@ pub fn cpu_name() -> String {
     named.map_or_else(|| std::env::consts::ARCH.to_owned(), |name| name.trim().to_owned())
 }
 
-/// Features of the CPU that kernels of this project use, or could.
+/// Features of the CPU that kernels of this project use or could use.
 pub fn cpu_features() -> Vec<&'static str> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -54,7 +54,7 @@ impl Cache {
     }
 }
 
-/// Caches of the first core, smallest first; empty where the system does not tell.
+/// Caches of the first core, smallest first; empty if the system does not report them.
 pub fn caches() -> Vec<Cache> {
     read_caches(Path::new("/sys/devices/system/cpu/cpu0/cache"))
 }
@@ -78,7 +78,7 @@ fn read_caches(folder: &Path) -> Vec<Cache> {
     found
 }
 
-/// Bytes of a size such as `48K`.
+/// Bytes of a size like `48K`.
 fn bytes_of(text: &str) -> Option<usize> {
     let (digits, unit) = match text.strip_suffix(['K', 'M', 'G']) {
         Some(digits) => (digits, &text[digits.len()..]),

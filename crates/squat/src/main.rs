@@ -1,4 +1,4 @@
-//! The command line of Squat: data on stdout, everything else on stderr, exit code 1 and one clear message on failure.
+//! The command line of Squat: data on stdout, everything else on stderr; exit code 1 and one message on failure.
 
 mod args;
 mod bench;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are answers, on stdout; anything else is bad input.
+            // Help and version go to stdout with exit code 0; everything else is bad input.
             let _ = error.print();
             return ExitCode::from(u8::from(error.use_stderr()));
         }

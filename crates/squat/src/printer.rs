@@ -1,8 +1,8 @@
-//! The only place that prints. Data goes to stdout, everything else to stderr.
+//! All output: data on stdout, everything else on stderr.
 
 use std::io::Write;
 
-/// Prints data. A reader that went away (`squat ... | head`) is no error.
+/// Prints data. A reader that closes the pipe (`squat ... | head`) is not an error.
 pub fn data(text: &str) {
     let mut out = std::io::stdout().lock();
     if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
@@ -15,7 +15,7 @@ pub fn line(text: &str) {
     data(&format!("{text}\n"));
 }
 
-/// Prints a JSON value on one line... or indented for people at a terminal.
+/// Prints a JSON value, indented at a terminal and on one line otherwise.
 pub fn json(value: &serde_json::Value) {
     use std::io::IsTerminal;
     let text = if std::io::stdout().is_terminal() {
@@ -26,12 +26,12 @@ pub fn json(value: &serde_json::Value) {
     line(&text.unwrap_or_default());
 }
 
-/// Says something to the person.
+/// Prints a message on stderr.
 pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Says what went wrong, cause after cause, each once.
+/// Prints an error and its causes, each once.
 pub fn error(error: &anyhow::Error) {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -46,7 +46,7 @@ pub fn error(error: &anyhow::Error) {
         matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     };
     if error.chain().filter_map(|cause| cause.downcast_ref()).any(full) {
-        text += "; nothing was replaced: make room and give the same command again";
+        text += "; nothing was replaced: make room and run the same command again";
     }
     note(&format!("error: {text}"));
 }

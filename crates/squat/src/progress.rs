@@ -7,10 +7,10 @@ use squat_train::stage::Event;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// Seconds between plain lines.
+/// Seconds between lines.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Draws what a run reports.
+/// Shows the events of a run.
 pub struct Progress {
     bar: Option<ProgressBar>,
     terminal: bool,
@@ -21,7 +21,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For stderr as it is.
+    /// Bars if stderr is a terminal, lines otherwise.
     pub fn new() -> Self {
         let now = Instant::now();
         let terminal = std::io::stderr().is_terminal();
@@ -35,7 +35,7 @@ impl Progress {
         }
     }
 
-    /// Draws one event.
+    /// Shows one event.
     pub fn event(&mut self, event: &RunEvent) {
         match event {
             RunEvent::Note(text) => self.say(text),

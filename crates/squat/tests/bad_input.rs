@@ -242,8 +242,12 @@ fn names_and_forms() {
         let args: Vec<&str> = ["eval", model].into_iter().chain(rest.iter().copied()).collect();
         refused(dir, &args, words);
     };
-    eval("packed", &["--task", "blimb", "--data", "pairs"], &["blimb", "did you mean \"blimp\"?"]);
-    eval("packed", &["--task", "glue", "--data", "pairs"], &["glue", "blimp, supplement, pairs, perplexity"]);
+    eval("packed", &["--task", "blimb", "--data", "pairs"], &["blimb", "similar value exists: 'blimp'"]);
+    eval(
+        "packed",
+        &["--task", "glue", "--data", "pairs"],
+        &["glue", "[possible values: blimp, supplement, pairs, perplexity]"],
+    );
     eval(
         "packed",
         &["--task", "pairs", "--data", "pair"],
@@ -264,8 +268,21 @@ fn names_and_forms() {
     eval(
         "packed",
         &["--task", "pairs", "--data", "pairs", "--form", "pakced"],
-        &["did you mean \"packed\"?"],
+        &["pakced", "similar value exists: 'packed'", "[possible values: fp, fake, packed]"],
     );
+    let perplexity = ["--task", "perplexity", "--data", "text"];
+    for (option, words) in [
+        (["--limit", "64"], &["--limit counts pairs", "--context N", "--stride N"][..]),
+        (["--context", "1"], &["context is 1", "2 to 128"]),
+        (["--context", "129"], &["context is 129", "2 to 128"]),
+        (["--stride", "0"], &["stride is 0", "1 to 127"]),
+        (["--stride", "128"], &["stride is 128", "1 to 127"]),
+    ] {
+        eval("packed", &[&perplexity[..], &option].concat(), words);
+    }
+    for option in ["--context", "--stride"] {
+        eval("packed", &["--task", "pairs", "--data", "pairs", option, "64"], &["perplexity", "--limit N"]);
+    }
     for form in ["fp", "fake"] {
         eval(
             "packed",

@@ -72,6 +72,16 @@ fn json_has_the_promised_keys() {
     };
     assert_eq!(perplexity("qat"), perplexity("packed"));
     assert_ne!(perplexity("qat"), perplexity("fp"));
+    // Windows of 16 tokens, disjoint and overlapping, score the same tokens in other contexts.
+    let windows = |options: &[&'static str]| {
+        let eval = ["eval", "packed", "--task", "perplexity", "--data", "text", "--json", "--context", "16"];
+        json(dir, &[&eval[..], options].concat())
+    };
+    let (apart, sliding) = (windows(&[]), windows(&["--stride", "4"]));
+    assert_eq!((apart["context"].as_u64(), apart["stride"].as_u64()), (Some(16), Some(15)));
+    assert_eq!((sliding["context"].as_u64(), sliding["stride"].as_u64()), (Some(16), Some(4)));
+    assert_eq!(apart["n_tokens"], sliding["n_tokens"]);
+    assert_ne!(apart["perplexity"], sliding["perplexity"]);
 
     for (model, kind) in [("fp", "full_precision"), ("qat", "checkpoint"), ("packed", "packed")] {
         let summary = json(dir, &["inspect", model, "--json"]);

@@ -1,4 +1,4 @@
-//! One figure by form, as horizontal bars with the figure beside them.
+//! One figure by form, as labelled horizontal bars.
 
 use super::scale::Scale;
 use super::svg::{Anchor, Svg, text_width};
@@ -10,7 +10,7 @@ pub(super) struct Bar {
     pub value: f64,
     /// Half the length of the error bar.
     pub error: Option<f64>,
-    /// What is written beside it.
+    /// Its label.
     pub text: String,
 }
 

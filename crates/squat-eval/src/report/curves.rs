@@ -1,4 +1,4 @@
-//! Loss curves: one panel per stage and term, because terms have scales of their own.
+//! Loss curves: one panel per stage and term, because each term has its own scale.
 
 use super::data::LossPoint;
 use super::scale::{Scale, domain, significant, ticks};
@@ -6,7 +6,7 @@ use super::svg::{Anchor, Svg};
 
 const WIDTH: f64 = 330.0;
 const HEIGHT: f64 = 190.0;
-/// More points than this are drawn as means of as many stretches of equal length.
+/// Largest number of points; longer curves are averaged over as many intervals of equal length.
 const MAX_POINTS: usize = 240;
 
 /// Every value of one term in one stage, by step.
@@ -16,7 +16,7 @@ pub(super) struct Curve {
     pub points: Vec<(u64, f64)>,
 }
 
-/// The curves in the order in which stages and terms first occur. Values that are not finite are left out.
+/// The curves in the order in which stages and terms first occur. Non-finite values are skipped.
 pub(super) fn curves(losses: &[LossPoint]) -> Vec<Curve> {
     let mut curves: Vec<Curve> = Vec::new();
     let mut stages: Vec<&str> = Vec::new();

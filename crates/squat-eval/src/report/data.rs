@@ -1,4 +1,4 @@
-//! What a report is made of.
+//! The content of a report.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,12 +8,12 @@ use crate::perplexity::PerplexityResult;
 use crate::table::{Table, fixed};
 use crate::tasks::TaskResult;
 
-/// Everything that the page of one run shows. Parts that are empty are left out of the page.
+/// The content of the page of one run. Empty parts are not shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuickstartReport {
     /// Heading of the page.
     pub title: String,
-    /// Where the figures come from.
+    /// The run that produced the figures.
     pub run: RunInfo,
     /// The training configuration, in the order of the page.
     #[serde(default)]
@@ -33,32 +33,32 @@ pub struct QuickstartReport {
     /// Decoding speed by form, in tokens per second.
     #[serde(default)]
     pub decode_tokens_per_second: Vec<FormValue>,
-    /// How exactly the forms agree.
+    /// Numerical agreement of the forms.
     #[serde(default)]
     pub parity: Option<Parity>,
     /// Generated text.
     #[serde(default)]
     pub samples: Vec<Sample>,
-    /// Which tokens got how many activation bits.
+    /// Activation bits by token and layer.
     #[serde(default)]
     pub token_bits: Vec<TokenBits>,
 }
 
-/// How the run was made.
+/// Facts about a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
     /// Version of the program.
     pub version: String,
     /// Seed of the run.
     pub seed: u64,
-    /// Wall-clock seconds from start to end.
+    /// Wall-clock seconds of the whole run.
     pub seconds: f64,
     /// Number of threads.
     pub threads: usize,
-    /// Name of the CPU; empty: not told.
+    /// Name of the CPU; empty if unknown.
     #[serde(default)]
     pub cpu: String,
-    /// Name of the integer kernels; empty: not told.
+    /// Name of the integer kernels; empty if unknown.
     #[serde(default)]
     pub kernel: String,
 }
@@ -66,7 +66,7 @@ pub struct RunInfo {
 /// One line of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
-    /// What it belongs to: a stage, the model, the data.
+    /// Its section: a stage, the model, the data.
     pub section: String,
     /// Its key.
     pub name: String,
@@ -83,7 +83,7 @@ pub struct LossPoint {
     pub step: u64,
     /// Name of the term.
     pub term: String,
-    /// Its value; not finite: a gap in the curve.
+    /// Its value; a non-finite one leaves a gap in the curve.
     pub value: f64,
 }
 
@@ -96,7 +96,7 @@ pub struct FormValue {
     pub value: f64,
 }
 
-/// How exactly the forms agree.
+/// Numerical agreement of the forms.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Parity {
     /// Largest difference of a logit between the fake-quantized and the packed form.
@@ -110,16 +110,16 @@ pub struct Parity {
 pub struct Sample {
     /// The form that wrote it.
     pub form: Form,
-    /// What it was given.
+    /// The prompt.
     pub prompt: String,
-    /// What it wrote after that.
+    /// The continuation.
     pub text: String,
 }
 
 /// Activation bits of the tokens of one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenBits {
-    /// The tokens as text, the first being BOS. A leading space may be written as it is, as `Ġ` or as `▁`.
+    /// The tokens as text, BOS first. A leading space may be written as a space, as `Ġ` or as `▁`.
     pub tokens: Vec<String>,
     /// `layers[layer][token]`: number of bits.
     pub layers: Vec<Vec<u8>>,
@@ -174,7 +174,7 @@ impl QuickstartReport {
     }
 }
 
-/// The figure of `form`, if there is one.
+/// The figure of `form`, if any.
 pub(super) fn value_of(values: &[FormValue], form: Form) -> Option<f64> {
     values.iter().find(|value| value.form == form).map(|value| value.value)
 }

@@ -23,7 +23,7 @@ pub(super) fn groups(results: &[TaskResult]) -> Vec<&str> {
     groups.into_iter().collect()
 }
 
-/// Circle, diamond, square: told apart without colour.
+/// Circle, diamond, square: distinguishable without colour.
 pub(super) fn mark(svg: &mut Svg, form: Form, (x, y): (f64, f64), tooltip: &str) {
     let class = format!("mark {form}");
     match form {
@@ -36,7 +36,7 @@ pub(super) fn mark(svg: &mut Svg, form: Form, (x, y): (f64, f64), tooltip: &str)
     }
 }
 
-/// The plot; the row of the average comes last, apart from the others.
+/// The plot; the row of the average comes last, separated from the others.
 pub(super) fn draw(results: &[TaskResult]) -> String {
     let groups = groups(results);
     let longest = groups.iter().map(|group| text_width(&readable(group), 12.5)).fold(60.0, f64::max);

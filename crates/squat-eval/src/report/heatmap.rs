@@ -1,4 +1,4 @@
-//! Which tokens got how many activation bits in which layer.
+//! Activation bits by token and layer.
 
 use super::data::TokenBits;
 use super::svg::{Anchor, Svg, text_width};
@@ -7,7 +7,7 @@ const CELL: (f64, f64) = (26.0, 20.0);
 const LABEL: f64 = 12.0;
 const MAX_LABEL: usize = 16;
 
-/// A token as a label: a leading space shows as `␣`, line ends as `↵`, long tokens are cut.
+/// A token as a label: `␣` for a leading space, `↵` for line breaks; long tokens are truncated.
 fn label(token: &str) -> String {
     let mut text: String = token
         .chars()
@@ -24,7 +24,7 @@ fn label(token: &str) -> String {
     text
 }
 
-/// Share of the tokens of a layer that got `bits`, in percent.
+/// Share of the tokens of a layer with `bits` bits, in percent.
 pub(super) fn share_of(bits: u8, row: &[u8]) -> f64 {
     100.0 * row.iter().filter(|value| **value == bits).count() as f64 / row.len().max(1) as f64
 }
@@ -37,7 +37,7 @@ pub(super) fn widths(grids: &[TokenBits]) -> Vec<u8> {
     widths
 }
 
-/// Class of the style sheet for a number of bits.
+/// CSS class of a number of bits.
 pub(super) fn class(bits: u8) -> &'static str {
     match bits {
         8.. => "bits8",
@@ -53,7 +53,7 @@ pub(super) fn draw(grid: &TokenBits, high: u8) -> String {
     let longest = labels.iter().map(|label| text_width(label, LABEL)).fold(0.0, f64::max);
     let (left, top) = (62.0, longest * slope.sin() + 18.0);
     let right = left + CELL.0 * labels.len() as f64;
-    // The last label leans over the column of shares.
+    // The last label extends over the column of shares.
     let overhang = labels.last().map_or(0.0, |label| text_width(label, LABEL) * slope.cos());
     let width = right + overhang.max(54.0) + 6.0;
     let height = top + CELL.1 * grid.layers.len() as f64 + 6.0;

@@ -1,7 +1,7 @@
-//! The page of a run: one HTML file without any outside resource.
+//! The page of a run: one HTML file without external resources.
 //!
-//! * `data`: what goes in. `page`: what is said about it, and the template. `curves`, `dots`, `bars`, `heatmap`: the
-//!   plots, on the few elements of `svg` and the ticks of `scale`.
+//! * `data`: the content. `page`: the text and the template. `curves`, `dots`, `bars`, `heatmap`: the plots, made of
+//!   the elements of `svg` and the ticks of `scale`.
 
 mod bars;
 mod curves;

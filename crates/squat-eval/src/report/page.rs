@@ -1,4 +1,4 @@
-//! From a report to its page.
+//! The HTML page of a report.
 
 use std::path::Path;
 
@@ -16,13 +16,13 @@ use crate::table::{Table, fixed};
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
-/// The suffix makes minijinja escape every value that is not marked as safe.
+/// The extension makes minijinja escape every value that is not marked as safe.
 const TEMPLATE_NAME: &str = "page.html";
 
-/// The page as text. It depends on the report alone.
+/// The page as text. It depends only on the report.
 ///
 /// # Errors
-/// [`EvalError::Mismatch`] where a row of token bits has not as many entries as there are tokens.
+/// [`EvalError::Mismatch`] if a row of token bits does not have one entry for each token.
 pub fn render_html(report: &QuickstartReport) -> Result<String, EvalError> {
     report.check()?;
     let failed = |error: minijinja::Error| EvalError::Report(error.to_string());
@@ -80,7 +80,7 @@ pub fn render_html(report: &QuickstartReport) -> Result<String, EvalError> {
             samples,
             settings,
             footer => format!(
-                "Squat {}, seed {}. One file, no outside resource.",
+                "Squat {}, seed {}. One file, no external resources.",
                 report.run.version, report.run.seed
             ),
         })
@@ -88,7 +88,7 @@ pub fn render_html(report: &QuickstartReport) -> Result<String, EvalError> {
         .map_err(failed)
 }
 
-/// Writes [`render_html`] to `path`, whole or not at all.
+/// Writes [`render_html`] to `path` atomically.
 ///
 /// # Errors
 /// Those of [`render_html`], and [`EvalError::Io`].
@@ -104,7 +104,7 @@ fn table(table: Table) -> Value {
     context! { headers => table.headers, rows => table.rows }
 }
 
-/// The page with the characters replaced that HTML forbids and generated text may hold.
+/// The page without the characters that HTML forbids and generated text may contain; they are replaced.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
@@ -126,7 +126,7 @@ fn subtitle(report: &QuickstartReport) -> String {
     parts.join(" · ")
 }
 
-/// The packed model's figures, each beside the one of full precision.
+/// The figures of the packed model, each next to that of full precision.
 fn tiles(report: &QuickstartReport) -> Vec<Value> {
     let both = |values: &[FormValue]| value_of(values, Form::Packed).zip(value_of(values, Form::Fp));
     let accuracy: Vec<FormValue> =
@@ -217,7 +217,7 @@ fn bars_note(report: &QuickstartReport) -> String {
     if let Some(first) = report.perplexity.first() {
         note = format!(
             "Perplexity of {} held-out tokens in windows of {}, with its standard error. ",
-            first.n_tokens, first.window
+            first.n_tokens, first.context
         );
     }
     if !report.decode_tokens_per_second.is_empty() {
@@ -247,7 +247,7 @@ fn token_bits(report: &QuickstartReport) -> Option<Value> {
     let keys: Vec<Value> =
         widths.iter().map(|bits| context! { bits, class => heatmap::class(*bits) }).collect();
     let plots: Vec<Value> = grids.iter().map(|grid| safe(heatmap::draw(grid, high))).collect();
-    // Said only where the picture shows it: a uniform or a random choice of tokens is another rule.
+    // Only if the picture shows it: a uniform or random policy has other rules.
     let sure = grids.iter().all(|grid| {
         grid.layers.iter().all(|row| row.first() == Some(&high))
             && grid.layers.first().is_none_or(|row| row.iter().all(|bits| *bits == high))

@@ -1,4 +1,4 @@
-//! From figures to positions, with round ticks.
+//! Linear scales with round ticks.
 
 /// A linear map of `domain` onto `range`.
 #[derive(Clone, Copy)]
@@ -14,7 +14,7 @@ impl Scale {
     }
 }
 
-/// A domain that holds every value and is never empty.
+/// A domain that contains every value and is never empty.
 pub(super) fn domain(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     for value in values.filter(|value| value.is_finite()) {
@@ -42,7 +42,7 @@ pub(super) fn tick_step((low, high): (f64, f64), count: usize) -> f64 {
 
 /// Round ticks inside the domain, with as many decimals as they need.
 pub(super) fn ticks(domain: (f64, f64), count: usize) -> Vec<(f64, String)> {
-    // A step grows to 2.5 times the rough one at most: from 3 on, at least one tick falls inside.
+    // The step is at most 2.5 times the rough one: from 3 on, at least one tick is inside.
     let count = count.max(3);
     let step = tick_step(domain, count);
     if !step.is_finite() || step <= 0.0 {
@@ -50,7 +50,7 @@ pub(super) fn ticks(domain: (f64, f64), count: usize) -> Vec<(f64, String)> {
     }
     let decimals = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
     let first = (domain.0 / step - 1e-6).ceil();
-    // Twice the wanted number bounds the loop whatever the figures are.
+    // Twice the requested number bounds the loop for any figures.
     (0..2 * count + 2)
         .map(|i| (first + i as f64) * step)
         .take_while(|tick| *tick <= domain.1 + step * 1e-6)
@@ -71,7 +71,7 @@ fn trim(text: String) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// About four significant digits, without an exponent where none is needed.
+/// About four significant digits, with an exponent only if it is needed.
 pub(super) fn significant(value: f64) -> String {
     match value.abs() {
         _ if !value.is_finite() => "-".to_owned(),

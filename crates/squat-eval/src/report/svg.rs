@@ -1,9 +1,9 @@
-//! The few SVG elements that the plots need. Colours and fonts come from the page's style sheet by class, so that a
-//! plot follows the reader's light or dark setting.
+//! The SVG elements that the plots need. Colours and fonts come from the style sheet of the page by class, so that
+//! plots follow the light or dark mode of the browser.
 
 use std::fmt::{Display, Write};
 
-/// `text` made safe inside an element or a quoted attribute. Control characters, which HTML forbids, become U+FFFD.
+/// `text` escaped for an element or a quoted attribute. Control characters, which HTML forbids, become U+FFFD.
 pub(super) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -20,7 +20,7 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-/// Estimated width of `text` in a proportional font of `size` pixels: the font is the reader's, so nothing is exact.
+/// Estimated width of `text` in a proportional font of `size` pixels; the font depends on the browser.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
     let units: f64 = text
         .chars()
@@ -36,7 +36,7 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
     units * size
 }
 
-/// Where a text begins.
+/// Horizontal anchor of a text.
 #[derive(Clone, Copy)]
 pub(super) enum Anchor {
     Start,
@@ -44,7 +44,7 @@ pub(super) enum Anchor {
     End,
 }
 
-/// A picture being drawn, in pixels from the upper left corner.
+/// A picture under construction, in pixels from the upper left corner.
 pub(super) struct Svg {
     width: f64,
     height: f64,
@@ -53,13 +53,13 @@ pub(super) struct Svg {
 }
 
 impl Svg {
-    /// `label` is what a screen reader says.
+    /// `label` is the text for screen readers.
     pub fn new(width: f64, height: f64, label: &str) -> Self {
         Self { width, height, label: escape(label), body: String::new() }
     }
 
     fn push(&mut self, element: impl Display) {
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(self.body, "{element}");
     }
 
@@ -102,7 +102,7 @@ impl Svg {
         self.rotated_text(class, (x, y), anchor, 0.0, text);
     }
 
-    /// `degrees` clockwise about the text's own anchor.
+    /// A text rotated by `degrees` clockwise about its anchor.
     pub fn rotated_text(
         &mut self,
         class: &str,
@@ -127,7 +127,7 @@ impl Svg {
         ));
     }
 
-    /// The element. It keeps its size and shrinks where the page is narrower.
+    /// The element. It has a fixed size and shrinks on narrower pages.
     pub fn finish(self) -> String {
         let Self { width, height, label, body } = self;
         format!(

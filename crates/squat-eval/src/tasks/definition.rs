@@ -7,11 +7,11 @@ use serde::Deserialize;
 
 use crate::error::EvalError;
 
-/// What a task measures.
+/// The metric of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskKind {
-    /// Share of pairs whose good sentence is more probable than the bad one.
+    /// Accuracy: share of pairs whose good sentence is more probable than the bad one.
     MinimalPairs,
     /// Perplexity of running text.
     Perplexity,
@@ -21,22 +21,22 @@ pub enum TaskKind {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskDefinition {
-    /// The word on the command line and in results.
+    /// Name on the command line and in results.
     pub name: String,
-    /// The words of tables.
+    /// Name in tables.
     pub title: String,
-    /// What it measures.
+    /// Its metric.
     pub kind: TaskKind,
-    /// Field that must be there for a file to belong to the task, and whose value is the group. Without it the group
-    /// is `linguistics_term` where a record has it, else the paradigm.
+    /// Field that a file must have to belong to the task, and whose value is the group. If absent, the group is
+    /// `linguistics_term` if a record has it, otherwise the paradigm.
     pub group_field: Option<String>,
-    /// Names without extension of the files of the task; empty: any.
+    /// Names of the files of the task, without extension; empty means any.
     #[serde(default)]
     pub files: Vec<String>,
-    /// Every group of the complete task; empty where it is open.
+    /// Every group of the complete task; empty if any group is allowed.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// Groups of the data that count as part of another.
+    /// Groups in the data that are counted as part of another group.
     #[serde(default)]
     pub merge: BTreeMap<String, String>,
 }

@@ -1,4 +1,4 @@
-//! Tasks made of minimal pairs: what belongs to one, where its files are, how it is scored.
+//! Tasks: their definitions, the files of minimal pairs, and their scoring.
 //!
 //! A task is data: `tasks/NAME.toml`, registered in its table of sources (`definition.rs`).
 

@@ -1,4 +1,4 @@
-//! Scoring minimal pairs, and what is reported of it.
+//! Scores of minimal pairs and their summary.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
 use crate::model::{Form, LanguageModel, Tokenize};
-use crate::scoring::{ScoringOptions, encode_with_bos, sum_log_likelihoods};
+use crate::scoring::{Scored, ScoringOptions, sum_log_likelihoods};
 use crate::tasks::pairs::PairSet;
 
-/// Which sentence of a pair the model prefers.
+/// The sentence of a pair that the model prefers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// The good one: counts 1.
+    /// The good one, which counts 1.
     Good,
-    /// Neither: counts one half.
+    /// Neither, which counts one half.
     Tie,
-    /// The bad one: counts 0.
+    /// The bad one, which counts 0.
     Bad,
 }
 
@@ -26,12 +26,12 @@ pub enum Outcome {
 pub struct PairScore {
     /// Sum of the natural-log probabilities of the good sentence's tokens after BOS.
     pub good: f64,
-    /// The same of the bad sentence.
+    /// The same for the bad sentence.
     pub bad: f64,
 }
 
 impl PairScore {
-    /// Which sentence is more probable. Only exactly equal sums are a tie.
+    /// The more probable sentence. Only exactly equal sums are a tie.
     pub fn outcome(self) -> Outcome {
         if self.good > self.bad {
             Outcome::Good
@@ -63,11 +63,11 @@ pub struct TaskResult {
     pub task: String,
     /// Name of the model.
     pub model: String,
-    /// In which arithmetic it ran.
+    /// The arithmetic in which it ran.
     pub form: Form,
-    /// Mean over the groups, in percent; on the whole of BLiMP this is "BLiMP-12".
+    /// Mean over the groups, in percent; for the complete BLiMP this is "BLiMP-12".
     pub average: f64,
-    /// Standard error of `average`, in percent, over the drawing of the pairs (not over training seeds).
+    /// Standard error of `average`, in percent, over the sampling of pairs (not over training seeds).
     pub standard_error: f64,
     /// Mean over the paradigms, in percent.
     pub paradigm_average: f64,
@@ -86,7 +86,7 @@ pub struct TaskResult {
 /// Scores every pair of `set`, in its order.
 ///
 /// # Errors
-/// See [`sum_log_likelihoods`]; the message names file, line and sentence.
+/// Those of the tokenizer and of [`sum_log_likelihoods`], with file, line and sentence.
 pub fn score_pairs(
     model: &mut dyn LanguageModel,
     tokenizer: &dyn Tokenize,
@@ -105,14 +105,19 @@ pub fn score_pairs(
         let (pair, field, text) = sentence(i);
         format!("{}, line {}, {field} {text:?}", set.paradigms[pair.paradigm].file, pair.line)
     };
-    let sequences = (0..2 * set.pairs.len())
-        .map(|i| encode_with_bos(tokenizer, sentence(i).2, || location(i)))
+    let tokens = (0..2 * set.pairs.len())
+        .map(|i| {
+            tokenizer
+                .encode(sentence(i).2)
+                .map_err(|error| EvalError::Tokenize { location: location(i), message: error.to_string() })
+        })
         .collect::<Result<Vec<_>, _>>()?;
-    let sums = sum_log_likelihoods(model, &sequences, options, &location)?;
+    let sequences: Vec<Scored<'_>> = tokens.iter().map(|tokens| Scored::whole(tokens)).collect();
+    let sums = sum_log_likelihoods(model, tokenizer.bos_id(), &sequences, options, &location)?;
     Ok(sums.chunks_exact(2).map(|pair| PairScore { good: pair[0], bad: pair[1] }).collect())
 }
 
-/// Counts of one paradigm, exact whatever the order of the pairs.
+/// Counts of one paradigm, independent of the order of the pairs.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
     n: usize,
@@ -151,10 +156,10 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     values.sum::<f64>() / n
 }
 
-/// From scores to accuracies by paradigm, group and on the whole.
+/// Accuracies by paradigm, by group and overall.
 ///
 /// # Errors
-/// [`EvalError::Mismatch`] when there are not as many scores as pairs.
+/// [`EvalError::Mismatch`] if the number of scores is not that of the pairs.
 pub fn summarise(
     model: &dyn LanguageModel,
     set: &PairSet,
@@ -186,7 +191,7 @@ pub fn summarise(
             ((*name).to_owned(), 100.0 * mean(tallies.iter().map(|tally| tally.accuracy())))
         })
         .collect();
-    // Pairs are drawn apart for each paradigm, so variances add up, weighted as the means are.
+    // Pairs are sampled independently for each paradigm, so variances add up with the squared weights of the means.
     let variance: f64 = by_group
         .values()
         .map(|tallies| {
@@ -227,7 +232,7 @@ pub fn evaluate(
 /// Mean over the groups of several tasks, in percent: of BLiMP and its supplement it is "BLiMP-17".
 ///
 /// # Errors
-/// [`EvalError::Mismatch`] when the results are of different forms or models, or share a group.
+/// [`EvalError::Mismatch`] if the results have different forms or models, or a group in common.
 pub fn average_of_groups(results: &[&TaskResult]) -> Result<f64, EvalError> {
     let mut groups: BTreeMap<&str, f64> = BTreeMap::new();
     for result in results {

@@ -1,4 +1,4 @@
-//! JSON-lines files wherever they lie: a file, a folder, an archive, gzipped or not. Nothing is unpacked to disk.
+//! JSON-lines files from a file, a folder or an archive, gzipped or not. Nothing is extracted to disk.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,16 @@ pub(super) struct SourceFile {
 }
 
 impl SourceFile {
-    /// File name without folder and extension: BLiMP's and the supplement's name of the paradigm.
+    /// File name without folder and extension: the name of the paradigm in BLiMP and its supplement.
     pub fn stem(&self) -> &str {
         let file = self.name.rsplit('/').next().unwrap_or(&self.name);
         jsonl_stem(file).unwrap_or(file)
     }
 }
 
-/// `passive_1.jsonl`, `passive_1.jsonl.gz` -> `passive_1`; none where the name says something else.
+/// `passive_1.jsonl`, `passive_1.jsonl.gz` -> `passive_1`; none for other extensions.
 fn jsonl_stem(file: &str) -> Option<&str> {
-    // macOS leaves "._x.jsonl" companions in archives.
+    // macOS adds "._x.jsonl" metadata files to archives.
     let file = file.strip_suffix(".gz").unwrap_or(file);
     file.strip_suffix(".jsonl").filter(|stem| !stem.starts_with("._"))
 }
@@ -37,7 +37,7 @@ fn is_archive(path: &Path) -> bool {
 }
 
 /// Every JSON-lines file at `path`, sorted by name: `path` is a `.jsonl` file, a `.tar`, `.tar.gz` or `.tgz`
-/// archive, or a folder of `.jsonl` files at any depth or, where there is none, of archives.
+/// archive, or a folder of `.jsonl` files at any depth or, if it has none, of archives.
 pub(super) fn read_jsonl_files(path: &Path) -> Result<Vec<SourceFile>, EvalError> {
     let metadata = std::fs::metadata(path).map_err(|source| EvalError::io("read", path, source))?;
     let mut files = Vec::new();
@@ -73,7 +73,7 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), EvalError> {
     for entry in entries {
         let entry = entry.map_err(|source| EvalError::io("read", folder, source))?;
         let (path, name) = (entry.path(), entry.file_name());
-        // Not following links to folders keeps the walk finite.
+        // Links to folders are not followed, so the walk is finite.
         let kind = entry.file_type().map_err(|source| EvalError::io("read", &path, source))?;
         if kind.is_dir() {
             walk(&path, found)?;

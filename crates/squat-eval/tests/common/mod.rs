@@ -1,9 +1,8 @@
-//! Tiny models and a tokenizer whose answers can be worked out by hand.
+//! Tiny models and tokenizers whose output can be computed by hand.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::path::PathBuf;
 
 use squat_eval::{EvalError, FnTokenizer, Form, LanguageModel, Tokenize};
 
@@ -126,13 +125,4 @@ pub fn bytes() -> impl Tokenize {
     FnTokenizer::new(0, |text: &str| {
         Ok::<_, Infallible>(text.bytes().map(|byte| u32::from(byte) + 1).collect())
     })
-}
-
-/// The folder of real data, or none with a line that says so.
-pub fn data() -> Option<PathBuf> {
-    let folder = std::env::var_os("SQUAT_DATA").map(PathBuf::from);
-    if folder.is_none() {
-        eprintln!("skipped: SQUAT_DATA names no folder of real data");
-    }
-    folder
 }

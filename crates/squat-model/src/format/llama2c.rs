@@ -4,7 +4,8 @@
 //! negative vocabulary means an untied head), then f32 tensors, each kind for all layers together. Its RoPE turns
 //! neighbouring elements; ours turns elements half a head apart, so rows of query and key weights are permuted here.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::fs;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
@@ -307,8 +308,6 @@ impl Llama2cTokenizer {
     }
 
     /// Ids of `text`, without the tokens of begin and end. A space is put in front of a text that is not empty.
-    ///
-    /// Takes time quadratic in the length of the text: meant for prompts, not for corpora.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut tokens: Vec<u32> = Vec::new();
         let spaced = if text.is_empty() { String::new() } else { format!(" {text}") };
@@ -321,24 +320,47 @@ impl Llama2cTokenizer {
             }
         }
         tokens.retain(|&id| (id as usize) < self.pieces.len());
+        self.merge(tokens)
+    }
+
+    /// Merges neighbours: at each step the pair whose joined piece has the highest score, the leftmost of equals.
+    /// `O(n log n)` for `n` tokens.
+    fn merge(&self, mut tokens: Vec<u32>) -> Vec<u32> {
+        let n = tokens.len();
+        // Neighbours of the tokens that are left; `n` means none. Tokens merged into their left neighbour are dead.
+        let mut next: Vec<usize> = (1..=n).collect();
+        let mut previous: Vec<usize> = (0..n).map(|at| at.checked_sub(1).unwrap_or(n)).collect();
+        let mut dead = vec![false; n];
         let mut joined = Vec::new();
-        loop {
-            let mut best: Option<(f32, usize, u32)> = None;
-            for at in 0..tokens.len().saturating_sub(1) {
-                joined.clear();
-                joined.extend_from_slice(&self.pieces[tokens[at] as usize].0);
-                joined.extend_from_slice(&self.pieces[tokens[at + 1] as usize].0);
-                if let Some(id) = self.id(&joined) {
-                    let score = self.pieces[id as usize].1;
-                    if best.is_none_or(|(highest, _, _)| score > highest) {
-                        best = Some((score, at, id));
-                    }
-                }
+        let mut candidate = |tokens: &[u32], left: usize, right: usize| {
+            joined.clear();
+            joined.extend_from_slice(&self.pieces[tokens[left] as usize].0);
+            joined.extend_from_slice(&self.pieces[tokens[right] as usize].0);
+            let id = self.id(&joined)?;
+            Some((ordered(self.pieces[id as usize].1), Reverse(left), tokens[left], tokens[right], id))
+        };
+        let mut heap: BinaryHeap<_> =
+            (1..n).filter_map(|right| candidate(&tokens, right - 1, right)).collect();
+        while let Some((_, Reverse(left), left_id, right_id, id)) = heap.pop() {
+            let right = next[left];
+            // Entries of pairs that have changed since are skipped.
+            if dead[left] || right == n || (tokens[left], tokens[right]) != (left_id, right_id) {
+                continue;
             }
-            let Some((_, at, id)) = best else { return tokens };
-            tokens[at] = id;
-            tokens.remove(at + 1);
+            tokens[left] = id;
+            dead[right] = true;
+            next[left] = next[right];
+            if next[left] != n {
+                previous[next[left]] = left;
+                heap.extend(candidate(&tokens, left, next[left]));
+            }
+            if previous[left] != n {
+                heap.extend(candidate(&tokens, previous[left], left));
+            }
         }
+        let mut dead = dead.into_iter();
+        tokens.retain(|_| dead.next() != Some(true));
+        tokens
     }
 
     /// Bytes of a token in a text: those of its piece, or the byte that a piece such as `<0x0A>` stands for; nothing
@@ -361,6 +383,13 @@ impl Llama2cTokenizer {
     }
 }
 
+/// A score as an integer of the same order.
+fn ordered(score: f32) -> i32 {
+    // Adding 0 turns -0 into 0.
+    let bits = (score + 0.0).to_bits() as i32;
+    if bits < 0 { bits ^ i32::MAX } else { bits }
+}
+
 /// The byte of a piece written `<0x..>`.
 fn byte_piece(piece: &[u8]) -> Option<u8> {
     let digits = piece.strip_prefix(b"<0x")?.strip_suffix(b">")?;
@@ -373,6 +402,7 @@ fn byte_piece(piece: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn tokenizer(pieces: &[(&str, f32)]) -> Vec<u8> {
         let mut bytes = 9i32.to_le_bytes().to_vec();
@@ -401,5 +431,49 @@ mod tests {
         assert!(t.encode("").is_empty());
         assert!(Llama2cTokenizer::parse(&file, pieces.len() + 1).unwrap_err().contains("got 265"));
         assert!(Llama2cTokenizer::parse(&file, pieces.len() - 1).unwrap_err().contains("more"));
+    }
+
+    /// The definition: the whole list is searched for the best pair at each step.
+    fn merge_by_definition(tokenizer: &Llama2cTokenizer, mut tokens: Vec<u32>) -> Vec<u32> {
+        loop {
+            let mut best: Option<(f32, usize, u32)> = None;
+            for at in 0..tokens.len().saturating_sub(1) {
+                let [a, b] = [at, at + 1].map(|at| tokenizer.piece(tokens[at]).unwrap());
+                if let Some(id) = tokenizer.id(&[a, b].concat()) {
+                    let score = tokenizer.pieces()[id as usize].1;
+                    if best.is_none_or(|(highest, _, _)| score > highest) {
+                        best = Some((score, at, id));
+                    }
+                }
+            }
+            let Some((_, at, id)) = best else { return tokens };
+            tokens[at] = id;
+            tokens.remove(at + 1);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn merges_are_those_of_the_definition(
+            text in "[ab ]{0,60}",
+            merges in prop::collection::vec(("[ab ]{2,4}", -3i8..3), 0..20),
+        ) {
+            let mut pieces = vec![("<unk>", 0.0), ("a", 0.0), ("b", 0.0), (" ", -0.0)];
+            pieces.extend(merges.iter().map(|(piece, score)| (piece.as_str(), f32::from(*score) / 2.0)));
+            let t = Llama2cTokenizer::parse(&tokenizer(&pieces), pieces.len()).unwrap();
+            let singles: Vec<u32> = text.bytes().map(|byte| t.id(&[byte]).unwrap()).collect();
+            prop_assert_eq!(t.merge(singles.clone()), merge_by_definition(&t, singles));
+        }
+    }
+
+    #[test]
+    fn long_texts_are_tokenized_quickly() {
+        let pieces =
+            [("<unk>", 0.0), ("a", 0.0), ("b", 0.0), (" ", 0.0), ("ab", 1.0), ("abab", 2.0), (" ab", 3.0)];
+        let t = Llama2cTokenizer::parse(&tokenizer(&pieces), pieces.len()).unwrap();
+        let text = "abab ab b a".repeat(50_000);
+        let ids = t.encode(&text);
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| t.piece(id).unwrap()).copied().collect();
+        assert!(bytes == format!(" {text}").as_bytes() && ids.len() < text.len() * 2 / 3, "{}", ids.len());
     }
 }

@@ -1,21 +1,21 @@
-//! What the machine allows, measured beside what is held against it.
+//! Limits of the machine, measured in the same run as the figures that are compared with them.
 
 use super::work::Work;
 use squat_kernels::{Kernels, probe};
 use std::sync::Barrier;
 use std::time::Duration;
 
-/// Time for one figure.
+/// Duration of one measurement.
 const MOMENT: Duration = Duration::from_millis(120);
 
-/// Rates of all threads together, measured while all of them work.
+/// Rates of all threads together, measured while all of them run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// Bytes read per second over and over from a working set of the model's size.
+    /// Bytes per second of repeated reads of a working set of the model's size.
     pub read: f64,
-    /// Integer operations per second, from registers.
+    /// Integer operations per second on registers.
     pub integer: f64,
-    /// Float operations per second, multiplications and additions rounded apart, from registers.
+    /// Float operations per second on registers, with separately rounded multiplications and additions.
     pub float: f64,
 }
 
@@ -29,7 +29,7 @@ impl Limits {
         }
     }
 
-    /// Seconds below which the work cannot be done here, and what sets them.
+    /// Lower bound of the seconds that the work takes on this machine, and the limit that sets it.
     pub fn floor(&self, work: &Work) -> (f64, Bound) {
         let memory = work.bytes / self.read;
         let compute = work.operations / if work.integer { self.integer } else { self.float };
@@ -37,7 +37,7 @@ impl Limits {
     }
 }
 
-/// Which limit is the nearer one.
+/// The limit that binds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// Reading weights and cache.
@@ -61,7 +61,7 @@ pub fn read_bandwidth(kernels: &Kernels, threads: usize, bytes: usize) -> f64 {
     together(threads, || probe::Buffer::new(part), |buffer| probe::read_bandwidth(kernels, buffer, MOMENT))
 }
 
-/// Sum of the rates of `threads` threads that begin at the same time, each with what it prepared.
+/// Sum of the rates of `threads` threads that start at the same time, each with its own prepared data.
 pub fn together<T>(threads: usize, prepare: impl Fn() -> T + Sync, rate: impl Fn(&T) -> f64 + Sync) -> f64 {
     let barrier = Barrier::new(threads.max(1));
     let one = || {

@@ -1,15 +1,15 @@
-//! Times tests as llama-bench does: prompt processing (`pp`) and text generation (`tg`) apart, after a warm-up.
+//! Times tests like llama-bench: prompt processing (`pp`) and text generation (`tg`) separately, after a warm-up.
 
 use anyhow::{Result, bail};
 use squat_engine::{Batch, Engine, Session, SessionOptions, Step};
 use std::time::Instant;
 
-/// What a test feeds.
+/// How a test feeds its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// All tokens at once; logits of the last one.
     Prompt,
-    /// One token after the other, of each sequence; logits of each.
+    /// One token of each sequence at a time; logits of each.
     Generation,
 }
 
@@ -21,12 +21,12 @@ pub struct Test {
     pub tokens: usize,
     /// Tokens of a sequence that are already in the cache.
     pub depth: usize,
-    /// Sequences that are fed together: one for a prompt.
+    /// Sequences that are decoded together; one for a prompt.
     pub batch: usize,
 }
 
 impl Test {
-    /// Both tests, generation once for each size of a batch; those of 0 tokens left out.
+    /// Both tests, generation once for each batch size; tests of 0 tokens are skipped.
     pub fn list(prompt: usize, generate: usize, depth: usize, batches: &[usize]) -> Vec<Self> {
         let generation = batches.iter().map(|&batch| (Kind::Generation, generate, batch));
         let tests = std::iter::once((Kind::Prompt, prompt, 1)).chain(generation);
@@ -61,7 +61,7 @@ impl Samples {
         &self.0
     }
 
-    /// Median; the mean of the two in the middle where their number is even.
+    /// Median; the mean of the two middle values if their number is even.
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -76,7 +76,7 @@ impl Samples {
         self.0.iter().copied().fold(0.0, f64::max)
     }
 
-    /// Median of the ratios to `base`, repetition by repetition: what slows the machine down for a while slows both.
+    /// Median of the ratios to `base`, repetition by repetition, so that slow phases of the machine cancel out.
     pub fn ratio_to(&self, base: &Self) -> f64 {
         Self(self.0.iter().zip(&base.0).map(|(a, b)| a / b).collect()).median()
     }
@@ -87,16 +87,15 @@ pub fn token_ids(count: usize, vocab_size: usize) -> Vec<u32> {
     (0..count as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab_size as u32).collect()
 }
 
-/// The sequences of one engine, and what feeds several of them together.
+/// The sequences of one engine, and the batch for several of them.
 struct Sequences {
     sessions: Vec<Session>,
     batch: Batch,
-    /// Ids of the first sequence; each of the others begins one further on.
+    /// Ids of the first sequence; each further sequence starts one id later.
     ids: Vec<u32>,
 }
 
-/// Times every test on every engine, in turns (A B A B ...), each engine once before to warm up:
-/// `[engine][test]`.
+/// Times every test on every engine, alternating (A B A B ...), after one warm-up run of each: `[engine][test]`.
 pub fn alternate(engines: &[Engine], tests: &[Test], repeats: usize) -> Result<Vec<Vec<Samples>>> {
     let longest = tests.iter().map(|test| test.depth + test.tokens).max().unwrap_or(1);
     let widest = tests.iter().map(|test| test.batch).max().unwrap_or(1);
@@ -107,7 +106,7 @@ pub fn alternate(engines: &[Engine], tests: &[Test], repeats: usize) -> Result<V
             bail!("the model takes {room} tokens at most, got {longest}; ask for fewer with -p, -n and -d");
         }
         let options = SessionOptions { capacity: Some(longest), ..SessionOptions::default() };
-        // Refuses sizes out of range before there is a session for each sequence.
+        // Refuses sizes out of range before sessions are made.
         let batch = engine.batch(widest)?;
         let sessions = (0..widest).map(|_| engine.session_with(options)).collect::<Result<_, _>>()?;
         let ids = token_ids(longest + widest, engine.spec().vocab_size);
@@ -129,7 +128,7 @@ pub fn alternate(engines: &[Engine], tests: &[Test], repeats: usize) -> Result<V
     Ok(found)
 }
 
-/// Tokens per second of one run of a test, of all sequences together.
+/// Tokens per second of one run of a test, all sequences together.
 fn once(sequences: &mut Sequences, test: &Test) -> Result<f64> {
     let Sequences { sessions, batch, ids } = sequences;
     let sessions = &mut sessions[..test.batch];
@@ -173,7 +172,7 @@ mod tests {
         let samples = Samples::new(vec![3.0, 1.0, 2.0, 10.0]);
         assert_eq!((samples.median(), samples.min(), samples.max()), (2.5, 1.0, 10.0));
         assert_eq!(Samples::new(vec![4.0]).median(), 4.0);
-        // The machine halves its speed in the second repetition: the ratio stays.
+        // The machine runs at half speed in the second repetition: the ratio is unchanged.
         let (a, b) = (Samples::new(vec![10.0, 5.0, 10.0]), Samples::new(vec![5.0, 2.5, 5.0]));
         assert_eq!(a.ratio_to(&b), 2.0);
     }

@@ -1,4 +1,4 @@
-//! What `squat bench` measures: contestants, tests, the work that is in a test, and what the machine allows.
+//! The parts of `squat bench`: contestants, tests, the work of a test, and the limits of the machine.
 
 pub mod contestant;
 pub mod limits;

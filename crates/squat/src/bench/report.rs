@@ -1,4 +1,4 @@
-//! Results as a table, as comma-separated values, or as JSON.
+//! Results as a table, as comma-separated values or as JSON.
 
 use super::contestant::Contestant;
 use super::limits::Limits;
@@ -13,7 +13,7 @@ pub struct Row {
     pub test: Test,
     pub threads: usize,
     pub samples: Samples,
-    /// Tokens per second over those of the first contestant, where there are several.
+    /// Ratio of tokens per second to the first contestant, if there are several.
     pub ratio: Option<f64>,
     kernel: String,
     model_bytes: usize,
@@ -61,7 +61,7 @@ impl Row {
         self.work.operations / self.seconds() / 1e9
     }
 
-    /// Share of the speed that the nearer limit of the machine allows, and the name of that limit.
+    /// Speed as a share of what the binding limit of the machine allows, and the name of that limit.
     fn of_limit(&self) -> (f64, &'static str) {
         let (floor, bound) = self.limits.floor(&self.work);
         (floor / self.seconds(), bound.name())
@@ -109,12 +109,12 @@ impl Row {
     }
 }
 
-/// A list of one object for each row.
+/// A JSON list with one object for each row.
 pub fn json(rows: &[Row]) -> Value {
     Value::Array(rows.iter().map(Row::to_json).collect())
 }
 
-/// Markdown; names of models and ratios only where there are several, and so the size of a batch.
+/// Markdown; columns for models, ratios and batch sizes only if there are several.
 pub fn markdown(rows: &[Row]) -> String {
     let compared = rows.iter().any(|row| row.ratio.is_some());
     let batched = rows.iter().any(|row| row.test.batch > 1);
@@ -143,7 +143,7 @@ pub fn markdown(rows: &[Row]) -> String {
     table.to_markdown()
 }
 
-/// Comma-separated values with a line of titles, the same columns always.
+/// Comma-separated values with a header line; the columns are always the same.
 pub fn csv(rows: &[Row]) -> String {
     let mut text = String::from(
         "model,test,depth,batch,threads,tokens_per_second,tokens_per_second_each,min,max,gb_per_second,gop_per_second,share_of_limit,bound_by,\
@@ -175,7 +175,7 @@ pub fn csv(rows: &[Row]) -> String {
     text
 }
 
-/// A field that may hold commas and quotes.
+/// A field that may contain commas and quotes.
 fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))

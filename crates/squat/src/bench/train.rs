@@ -86,7 +86,7 @@ pub fn profile_json(entries: &[Entry]) -> serde_json::Value {
         .collect()
 }
 
-/// A profile as a table, for each of `steps` steps; shares are of all phases of a step.
+/// A profile as a table, per step of `steps` steps; shares are of the total of all phases.
 pub fn profile_table(entries: &[Entry], steps: u64) -> String {
     let steps = steps.max(1) as f64;
     let whole: f64 = entries.iter().filter(|e| e.operation.is_empty()).map(|e| e.row.seconds).sum();

@@ -1,4 +1,4 @@
-//! How much a test must read and compute, from the model's sizes alone: the least that any engine could do.
+//! Bytes and operations of a test, from the sizes of the model: the minimum for any engine.
 
 use super::contestant::Contestant;
 use super::measure::{Kind, Test};
@@ -9,13 +9,13 @@ use squat_quant::ActPoint;
 /// Work of one run of a test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Work {
-    /// Bytes of weights, keys and values that must be read, once for each pass over the model.
+    /// Bytes of weights, keys and values that must be read, counted once for each pass over the model.
     pub bytes: f64,
     /// Multiplications and additions of the matrix products and of attention.
     pub operations: f64,
-    /// Bytes of weights that one pass reads: what has to fit a cache to be read from there.
+    /// Bytes of weights that one pass reads, which must fit a cache to be read from it.
     pub working_set: f64,
-    /// Whether products are of integers.
+    /// Whether matrix products are integer products.
     pub integer: bool,
 }
 
@@ -39,7 +39,7 @@ impl Work {
             4.0 * context * (spec.num_hidden_layers * spec.num_attention_heads * spec.head_dim) as f64;
         let (passes, heads, cached) = match test.kind {
             Kind::Prompt => (1.0, batch, batch * depth),
-            // What a step reads of the weights serves all sequences.
+            // The weights that a step reads serve all sequences.
             Kind::Generation => (tokens, batch * tokens, context),
         };
         Self {
@@ -62,8 +62,8 @@ fn weights(spec: &ModelSpec) -> (f64, f64) {
     (linears as f64, (spec.vocab_size * spec.hidden_size) as f64)
 }
 
-/// Bytes that one token's pass reads: every parameter but the tables of tokens and positions, of which it reads a row,
-/// unless the token table is the head as well.
+/// Bytes that the pass of one token reads: every parameter except the tables of tokens and positions, of which it reads
+/// one row, unless the token table is also the head.
 fn weight_bytes(spec: &ModelSpec, plan: &QuantPlan, weights: Weights) -> f64 {
     let read = |param: &&ParamInfo| match param.kind {
         ParamKind::Embedding => spec.tie_word_embeddings,

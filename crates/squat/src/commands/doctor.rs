@@ -1,4 +1,4 @@
-//! `squat doctor`: what this machine can do, and what of it is used.
+//! `squat doctor`: what this machine can do, and which kernels are used.
 
 use crate::args::Doctor;
 use crate::bench::limits::{read_bandwidth, together};
@@ -12,10 +12,10 @@ use squat_quant::{ActBits, WeightBits};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Time for one peak.
+/// Duration of one measurement.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// Buffer for the speed of memory where the size of the last cache is unknown.
+/// Buffer for the bandwidth of memory if the size of the last cache is unknown.
 const LARGE: usize = 256 << 20;
 
 /// One measured figure, by number of threads.
@@ -67,7 +67,7 @@ pub fn run(args: &Doctor) -> Result<ExitCode> {
             let other = if kernels.name() == last.name() { alternative } else { last };
             format!("measured faster than {}", other.name())
         }
-        (None, None) => "the last of those that this CPU can run".to_owned(),
+        (None, None) => "the last one that this CPU can run".to_owned(),
     };
     let caches: Vec<String> = caches.iter().map(|cache| cache.describe()).collect();
     for (what, value) in [
@@ -96,8 +96,8 @@ pub fn run(args: &Doctor) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Peaks, and reading from buffers of half of each cache (of all threads together for a cache they share) and from
-/// memory.
+/// Peaks, and read bandwidth from buffers of half the size of each cache (shared caches by all threads together) and
+/// from memory.
 fn measure(kernels: &Kernels, threads: &[usize]) -> Vec<Figure> {
     let peak = |key, what: &str, rate: &(dyn Fn() -> f64 + Sync)| Figure {
         key,

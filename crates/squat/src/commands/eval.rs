@@ -3,21 +3,19 @@
 use crate::args::Eval;
 use crate::forms::ModelTokenizer;
 use crate::{forms, printer};
-use anyhow::Result;
-#[cfg(feature = "train")]
-use anyhow::bail;
+use anyhow::{Result, bail};
 use squat_eval::table::{accuracy_table, perplexity_table};
-use squat_eval::tasks::TaskKind;
-use squat_eval::{Form, PairSet, ScoringOptions, TextOptions, TokenizedText, evaluate, perplexity, task};
+use squat_eval::tasks::{TaskDefinition, TaskKind};
+use squat_eval::{PairSet, ScoringOptions, TokenizedText, Windows, evaluate, perplexity, task};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Longest window of a perplexity, if the model takes more.
-const WINDOW: usize = 512;
+/// Context of a perplexity without `--context`, for models that take longer sequences.
+const DEFAULT_CONTEXT: usize = 512;
 
-/// Held-out text as token ids: prepared shards as they are, so that they are cleaned and cut as in training, or raw
-/// text files.
+/// Held-out text as token ids: prepared shards unchanged, so that cleaning and tokenization are those of training, or
+/// raw text files.
 pub fn texts(path: &Path, tokenizer: &ModelTokenizer) -> Result<Vec<TokenizedText>> {
     #[cfg(feature = "train")]
     if path.join("manifest.json").is_file() {
@@ -39,13 +37,28 @@ pub fn texts(path: &Path, tokenizer: &ModelTokenizer) -> Result<Vec<TokenizedTex
             n_words: usize::try_from(manifest.words)?,
         }]);
     }
-    Ok(TokenizedText::read(path, tokenizer, TextOptions::default())?)
+    Ok(TokenizedText::read(path, tokenizer)?)
+}
+
+/// Refuses options that the task does not use.
+fn check_options(args: &Eval, definition: &TaskDefinition) -> Result<()> {
+    match definition.kind {
+        TaskKind::Perplexity if args.limit.is_some() => bail!(
+            "--limit counts pairs, and the task perplexity has none; --context N sets the length of its windows, --stride N \
+             the tokens that each of them scores"
+        ),
+        TaskKind::MinimalPairs if args.context.is_some() || args.stride.is_some() => bail!(
+            "--context and --stride cut running text into windows, for the task perplexity; --limit N takes the first \
+             pairs of each paradigm"
+        ),
+        _ => Ok(()),
+    }
 }
 
 pub fn run(args: &Eval) -> Result<ExitCode> {
     let definition = task(&args.task)?;
-    let form = args.form.as_deref().map(str::parse::<Form>).transpose()?;
-    let mut subject = forms::open(&args.model, form, forms::threads(args.threads))?;
+    check_options(args, definition)?;
+    let mut subject = forms::open(&args.model, args.form, forms::threads(args.threads))?;
     let bar = indicatif::ProgressBar::hidden();
     if std::io::stderr().is_terminal() {
         bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
@@ -59,9 +72,10 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     };
     if definition.kind == TaskKind::Perplexity {
         let texts = texts(&args.data, &subject.tokenizer)?;
-        let window = args.limit.unwrap_or(WINDOW).min(subject.model.max_length());
+        let context = args.context.unwrap_or(DEFAULT_CONTEXT.min(subject.model.max_length()));
+        let windows = Windows { context: Some(context), stride: args.stride };
         let bos = squat_eval::Tokenize::bos_id(&subject.tokenizer);
-        let result = perplexity(subject.model.as_mut(), bos, &texts, Some(window), &mut options)?;
+        let result = perplexity(subject.model.as_mut(), bos, &texts, windows, &mut options)?;
         bar.finish_and_clear();
         match args.json {
             true => printer::json(&serde_json::to_value(&result)?),

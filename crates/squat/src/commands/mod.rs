@@ -1,4 +1,4 @@
-//! One file for each verb.
+//! One file for each subcommand.
 
 mod bench;
 #[cfg(feature = "train")]
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 /// Runs a command.
 pub fn run(command: Command) -> Result<ExitCode> {
-    // A name in SQUAT_ISA that this CPU cannot run is an error here, before anything else would quietly ignore it.
+    // A name in SQUAT_ISA that this CPU cannot run is refused here, so that nothing ignores it silently.
     squat_kernels::Kernels::from_environment()?;
     match command {
         #[cfg(feature = "train")]

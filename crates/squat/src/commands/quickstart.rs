@@ -1,4 +1,4 @@
-//! `squat quickstart`: the main job on built-in data, from nothing to a packed model that talks.
+//! `squat quickstart`: the whole workflow on generated data, from nothing to a packed model that generates text.
 
 use crate::args::Quickstart;
 use crate::bench::measure::{Test, alternate};
@@ -12,7 +12,9 @@ use squat_engine::{Engine, EngineOptions, GenerateOptions, Sampling};
 use squat_eval::report::{
     FormValue, LossPoint, Parity, QuickstartReport, RunInfo, Sample, Setting, TokenBits, write_html,
 };
-use squat_eval::{Form, PairSet, PerplexityResult, ScoringOptions, TaskResult, evaluate, perplexity, task};
+use squat_eval::{
+    Form, PairSet, PerplexityResult, ScoringOptions, TaskResult, Windows, evaluate, perplexity, task,
+};
 use squat_model::ModelFolder;
 use squat_train::Recipe;
 use squat_train::evaluate::Evaluator;
@@ -28,7 +30,7 @@ const RECIPE: &str = include_str!("../../../../recipes/quickstart.toml");
 /// Held-out pairs of each phenomenon.
 const PAIRS: usize = 100;
 
-/// Beginnings that the samples continue.
+/// Prompts of the samples.
 const PROMPTS: [&str; 4] = ["", "The", "One day", "Every"];
 
 pub fn run(args: &Quickstart) -> Result<ExitCode> {
@@ -38,7 +40,7 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
     let folder = args.out.join("run");
     let packed_folder = args.out.join("packed");
     if folder.join("recipe.toml").exists() {
-        bail!("{} holds a quickstart already; choose another folder with --out", args.out.display());
+        bail!("{} already contains a quickstart; choose another folder with --out", args.out.display());
     }
     recipe.data.generated_words = recipe.data.generated_words.max(1);
     let options = RunOptions {
@@ -51,7 +53,7 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
     };
     let mut progress = Progress::new();
     if let Outcome::Interrupted { .. } = run_recipe(&recipe, &options, &mut |event| progress.event(&event))? {
-        printer::note("stopped; quickstart begins anew next time");
+        printer::note("stopped; quickstart starts from the beginning next time");
         return Ok(ExitCode::from(130));
     }
     let pairs_folder = folder.join("data").join("pairs");
@@ -71,8 +73,8 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
         accuracy.push(evaluate(subject.model.as_mut(), &subject.tokenizer, &set, &mut scoring)?);
         let texts = super::eval::texts(&held_out, &subject.tokenizer)?;
         let bos = squat_eval::Tokenize::bos_id(&subject.tokenizer);
-        let window = recipe.data.seq_len;
-        perplexities.push(perplexity(subject.model.as_mut(), bos, &texts, Some(window), &mut scoring)?);
+        let windows = Windows { context: Some(recipe.data.seq_len), stride: None };
+        perplexities.push(perplexity(subject.model.as_mut(), bos, &texts, windows, &mut scoring)?);
     }
     let opened = squat_model::open(&packed_folder)?;
     let packed = Engine::from_model(&opened, EngineOptions::threads(threads))?;
@@ -83,7 +85,7 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
     let speed = |engine: &Engine| -> Result<f64> {
         let tests = Test::list(0, 128, 0, &[1]);
         let measured = alternate(std::slice::from_ref(engine), &tests, 5)?;
-        Ok(measured.into_iter().flatten().next().context("the generation test was asked for")?.median())
+        Ok(measured.into_iter().flatten().next().context("the generation test was requested")?.median())
     };
     let (fp_speed, packed_speed) = (speed(&float)?, speed(&packed)?);
     let bytes = |path: &Path| -> Result<f64> {
@@ -170,7 +172,7 @@ fn print(args: &Quickstart, report: &QuickstartReport) -> Result<()> {
     Ok(())
 }
 
-/// Sentences of the held-out pairs that parity and pictures are made of.
+/// Sentences of the held-out pairs, for parity and pictures.
 fn sentences(tokenizer: &ModelTokenizer, set: &PairSet, count: usize) -> Result<Vec<Vec<u32>>> {
     let stride = (set.pairs.len() / count.max(1)).max(1);
     set.pairs
@@ -225,7 +227,7 @@ fn samples(engine: &Engine, tokenizer: &ModelTokenizer, seed: u64) -> Result<Vec
             stop_ids: tokenizer.inner().eos_ids().to_vec(),
         };
         let generation = engine.generate(&ids, &options, |_| true)?;
-        // Decoded as one text: a decoder drops the space that its first token begins with.
+        // Decoded as one text, because decoders drop the leading space of the first token.
         ids.extend(generation.tokens);
         let whole = tokenizer.inner().decode(&ids[1..])?;
         let text = whole.strip_prefix(prompt).unwrap_or(&whole).to_owned();

@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 /// Exit code after Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
-/// Signals within this time count as one: a launcher passes on what the terminal has sent to everybody already.
+/// Signals within this time count as one: a launcher forwards the signal that the terminal already sent to all
+/// processes.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
-/// A flag that Ctrl-C sets; the second time ends the program at once.
+/// A flag that the first Ctrl-C sets; the second one ends the program at once.
 pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -34,9 +35,9 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
             return;
         }
         first = Some(Instant::now());
-        printer::note("stopping after this step; once more to stop at once");
+        printer::note("stopping after this step; press Ctrl-C again to stop at once");
     })
-    .context("cannot watch for Ctrl-C")?;
+    .context("cannot install the handler of Ctrl-C")?;
     Ok(stop)
 }
 
@@ -76,7 +77,7 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
     if args.profile {
         squat_train::profile::start();
     }
-    // All processes do the same; one of them says so.
+    // All processes do the same, and only one of them reports.
     let outcome = run_recipe(recipe, &options, &mut |event| {
         if let RunEvent::Training(Event::Step { .. }) = event {
             steps += 1;
@@ -87,7 +88,7 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
     })?;
     if args.profile && leads {
         let table = crate::bench::train::profile_table(&squat_train::profile::finish(), steps);
-        printer::note(&format!("where the time of {steps} steps went, for one step:\n{table}"));
+        printer::note(&format!("time and memory by phase, average of {steps} steps:\n{table}"));
     }
     match outcome {
         Outcome::Finished { .. } => {
