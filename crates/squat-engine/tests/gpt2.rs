@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::bits;
+use common::{bits, noise};
 use serde_json::{Value, json};
 use squat_engine::{Engine, EngineOptions, GenerateOptions};
 use squat_model::format::safetensors::{Declaration, Writer};
@@ -14,13 +14,6 @@ use std::path::Path;
 /// As in `golden/gpt2.py`.
 const TOKENS: [u32; 10] = [1, 7, 22, 0, 13, 13, 5, 18, 2, 9];
 const GOLDEN: &str = include_str!("golden/gpt2.txt");
-
-/// Numbers in -1..1: SplitMix64 from FNV-1a of the name, as in `golden/gpt2.py`.
-fn noise(name: &str, count: usize) -> Vec<f32> {
-    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
-    let mut rng = common::Rng(name.bytes().fold(0xCBF2_9CE4_8422_2325, fnv));
-    (0..count).map(|_| (rng.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
-}
 
 fn config() -> Value {
     json!({

@@ -7,12 +7,9 @@ use common::{engine, spec, specs, tensors, tokens};
 use squat_engine::{Engine, EngineOptions, GenerateOptions, Weights};
 use squat_model::{QuantPlan, TensorSource, Tensors, reference};
 use squat_quant::Affine;
+use squat_test::data::{KNOWN_STORY, data};
+use squat_test::max_abs_diff as worst;
 use std::path::PathBuf;
-
-fn worst(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
 
 #[test]
 fn full_precision_agrees_with_the_reference_forward() {
@@ -82,13 +79,7 @@ fn quantization_costs_accuracy_in_the_expected_order() {
 }
 
 fn stories() -> Option<PathBuf> {
-    match std::env::var_os("SQUAT_DATA").map(|data| PathBuf::from(data).join("stories260K/stories260K.bin")) {
-        Some(path) if path.is_file() => Some(path),
-        _ => {
-            eprintln!("SKIPPED: set SQUAT_DATA to a folder with stories260K to run this test");
-            None
-        }
-    }
+    data("stories260K/stories260K.bin")
 }
 
 #[test]
@@ -112,9 +103,7 @@ fn the_known_story_is_told() {
             .unwrap();
         assert_eq!(generation.tokens, shown);
         let text = tokenizer.decode(&generation.tokens);
-        let known = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. \
-                     One day, she saw a big, red ball. She wanted to play with it, but it was too high.";
-        assert!(text.trim_start().starts_with(known), "{text}");
+        assert!(text.trim_start().starts_with(KNOWN_STORY), "{text}");
     }
 }
 

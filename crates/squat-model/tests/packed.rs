@@ -14,6 +14,7 @@ use squat_model::{
 };
 use squat_quant::calibrate::weight_scales;
 use squat_quant::{ActBits, ActPoint, Affine, Granularity, WeightBits, WeightScheme, math};
+use squat_test::data::stories;
 
 fn run(spec: &ModelSpec, plan: &QuantPlan, tensors: &Tensors, out: &Path) -> Result<PackReport, String> {
     let tokenizer = tokenizer_files();
@@ -308,12 +309,9 @@ fn a_file_that_is_not_aligned_is_read_all_the_same() {
 
 #[test]
 fn the_real_model_survives_packing() {
-    let Some(data) = std::env::var_os("SQUAT_DATA").map(std::path::PathBuf::from) else {
-        eprintln!("SKIPPED: set SQUAT_DATA to a folder with stories260K to run this test");
-        return;
-    };
+    let Some(stories) = stories() else { return };
     let (spec, tensors) =
-        squat_model::format::llama2c::load_checkpoint(data.join("stories260K/stories260K.bin")).unwrap();
+        squat_model::format::llama2c::load_checkpoint(stories.join("stories260K.bin")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let tokens = [1, 403, 407, 261, 378];
     let exact = reference::forward(&spec, &tensors, &tokens).unwrap();

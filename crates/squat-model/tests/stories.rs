@@ -1,23 +1,9 @@
 //! The real model `stories260K`: loaders, tokenizer and reference forward pass against its known continuation.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-
 use squat_model::format::llama2c::{Llama2cTokenizer, load_checkpoint};
 use squat_model::reference;
-
-const KNOWN: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. \
-                     One day, she saw a big, red ball. She wanted to play with it, but it was too high.";
-
-fn stories() -> Option<PathBuf> {
-    match std::env::var_os("SQUAT_DATA").map(|data| PathBuf::from(data).join("stories260K")) {
-        Some(path) if path.is_dir() => Some(path),
-        _ => {
-            eprintln!("SKIPPED: set SQUAT_DATA to a folder with stories260K to run this test");
-            None
-        }
-    }
-}
+use squat_test::data::{KNOWN_STORY, stories};
 
 #[test]
 fn greedy_continuation_is_the_known_one() {
@@ -29,9 +15,9 @@ fn greedy_continuation_is_the_known_one() {
     let tokenizer = Llama2cTokenizer::load(path.join("tok512.bin"), spec.vocab_size).unwrap();
     let ids = reference::generate_greedy(&spec, &tensors, &[1], 90).unwrap();
     let text = tokenizer.decode(&ids);
-    assert!(text.starts_with(KNOWN), "{text}");
+    assert!(text.starts_with(KNOWN_STORY), "{text}");
     // The tokenizer encodes the text to the very tokens that the model chose.
-    let prompt = tokenizer.encode(KNOWN);
+    let prompt = tokenizer.encode(KNOWN_STORY);
     assert_eq!(&ids[1..=prompt.len()], prompt);
     assert_eq!(tokenizer.decode(&tokenizer.encode("Tom & Zoë\n")), "Tom & Zoë\n");
 }

@@ -2,13 +2,12 @@
 
 use crate::random::Rng;
 use squat_model::plan::{static_scale_name, static_zero_point_name};
-use squat_model::{Architecture, ModelSpec, ParamKind, Tensors};
+use squat_model::{ModelSpec, ParamKind, Tensors, arch};
 use squat_quant::{ActBits, ActPoint};
 
 /// A LLaMA with grouped-query heads and a head width that no vector width divides.
 pub fn llama(tied: bool) -> ModelSpec {
     ModelSpec {
-        architecture: Architecture::Llama,
         vocab_size: 37,
         hidden_size: 24,
         intermediate_size: 41,
@@ -18,24 +17,29 @@ pub fn llama(tied: bool) -> ModelSpec {
         head_dim: 10,
         max_position_embeddings: 96,
         norm_eps: 1e-5,
-        rope_theta: Some(10_000.0),
         tie_word_embeddings: tied,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
         pad_token_id: None,
+        ..arch::llama::base()
     }
 }
 
 /// A GPT-2 of about the same sizes: every query head has its own key-value head.
 pub fn gpt2() -> ModelSpec {
     ModelSpec {
-        architecture: Architecture::Gpt2,
         num_attention_heads: 2,
-        num_key_value_heads: 2,
         head_dim: 13,
         hidden_size: 26,
-        rope_theta: None,
-        ..llama(true)
+        vocab_size: 37,
+        intermediate_size: 41,
+        num_hidden_layers: 3,
+        num_key_value_heads: 2,
+        max_position_embeddings: 96,
+        tie_word_embeddings: true,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+        ..arch::gpt2::base()
     }
 }
 
@@ -51,7 +55,7 @@ pub fn tensors(spec: &ModelSpec, seed: u64) -> Tensors {
     for param in spec.parameters() {
         let n = param.len();
         let values = match param.kind {
-            ParamKind::Norm => (0..n).map(|_| 1.0 + 0.2 * rng.normal()).collect(),
+            ParamKind::Norm(_) => (0..n).map(|_| 1.0 + 0.2 * rng.normal()).collect(),
             ParamKind::Bias => (0..n).map(|_| 0.5 * rng.normal()).collect(),
             _ => {
                 let std = 1.5 / (param.shape[1] as f32).sqrt();

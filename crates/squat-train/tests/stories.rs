@@ -3,24 +3,11 @@
 
 use squat_model::format::llama2c::{Llama2cTokenizer, load_checkpoint};
 use squat_model::{ParamKind, TensorSource, reference};
+use squat_test::data::{KNOWN_STORY, stories};
 use squat_train::Parameters;
 use squat_train::evaluate::Evaluator;
 use squat_train::model::{Leaves, Model, matrix_shape};
 use squat_train::parameters::Group;
-use std::path::PathBuf;
-
-const KNOWN: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. \
-                     One day, she saw a big, red ball. She wanted to play with it, but it was too high.";
-
-fn stories() -> Option<PathBuf> {
-    match std::env::var_os("SQUAT_DATA").map(|data| PathBuf::from(data).join("stories260K")) {
-        Some(path) if path.is_dir() => Some(path),
-        _ => {
-            eprintln!("SKIPPED: set SQUAT_DATA to a folder with stories260K to run this test");
-            None
-        }
-    }
-}
 
 #[test]
 fn the_training_forward_continues_the_story() {
@@ -38,14 +25,14 @@ fn the_training_forward_continues_the_story() {
     let evaluator = Evaluator::new(model, Leaves::constant(&parameters), 1, max_seq);
 
     let mut ids = vec![1u32];
-    let known = tokenizer.encode(KNOWN);
+    let known = tokenizer.encode(KNOWN_STORY);
     while ids.len() <= known.len() {
         let logits = evaluator.logits(&ids).unwrap();
         let last = &logits[logits.len() - spec.vocab_size..];
         let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
         ids.push(best as u32);
     }
-    assert_eq!(tokenizer.decode(&ids), KNOWN);
+    assert_eq!(tokenizer.decode(&ids), KNOWN_STORY);
     assert_eq!(&ids[1..], known);
 
     let got = evaluator.logits(&ids).unwrap();

@@ -14,6 +14,7 @@ use common::{bits, checkpoint_and_packed, spec, tokens};
 use squat_engine::{Engine, SessionOptions};
 use squat_model::{ModelFolder, PackedModel, TensorSource};
 use squat_quant::ActBits;
+use squat_test::max_abs_diff as worst;
 use squat_train::evaluate::Evaluator;
 use squat_train::quantizer::TokenBits;
 
@@ -85,10 +86,6 @@ fn both(quant: &str, tied: bool, ids: &[u32]) -> (Vec<f32>, Vec<f32>) {
 fn range(logits: &[f32]) -> f32 {
     let low = logits.iter().copied().fold(f32::INFINITY, f32::min);
     logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) - low
-}
-
-fn worst(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 #[test]

@@ -1,73 +1,14 @@
-//! Random tiny models: enough of everything that can go wrong, small enough for exact comparisons everywhere.
-#![allow(dead_code, clippy::unwrap_used)]
+//! Quantization plans for the tiny models of `squat-test`, and engines over them.
+#![allow(dead_code, unused_imports, clippy::unwrap_used, reason = "each test binary uses its part")]
 
 use squat_engine::{Engine, EngineOptions};
-use squat_model::plan::{static_scale_name, static_zero_point_name};
-use squat_model::{ModelSpec, ParamKind, QuantPlan, Tensors, arch};
+use squat_model::{ModelSpec, QuantPlan};
 use squat_quant::token_policy::TokenPolicy;
-use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
+use squat_quant::{ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
 
-/// SplitMix64.
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Roughly normal, standard deviation 1.
-    pub fn normal(&mut self) -> f32 {
-        let sum: f32 = (0..4).map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32 - 0.5).sum();
-        sum * 1.732
-    }
-}
-
-/// Odd sizes, grouped-query heads, a head width that is no multiple of any vector.
-pub fn spec(tied: bool) -> ModelSpec {
-    ModelSpec {
-        vocab_size: 37,
-        hidden_size: 24,
-        intermediate_size: 41,
-        num_hidden_layers: 3,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 10,
-        max_position_embeddings: 96,
-        norm_eps: 1e-5,
-        tie_word_embeddings: tied,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![2],
-        pad_token_id: None,
-        ..arch::llama::base()
-    }
-}
-
-/// The same sizes with the operations of GPT-2: every query head has a key-value head of its own.
-pub fn gpt2() -> ModelSpec {
-    ModelSpec {
-        num_attention_heads: 2,
-        head_dim: 13,
-        hidden_size: 26,
-        vocab_size: 37,
-        intermediate_size: 41,
-        num_hidden_layers: 3,
-        num_key_value_heads: 2,
-        max_position_embeddings: 96,
-        tie_word_embeddings: true,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![2],
-        ..arch::gpt2::base()
-    }
-}
-
-/// Every architecture by name, tied and not.
-pub fn specs() -> [(&'static str, ModelSpec); 3] {
-    [("untied", spec(false)), ("tied", spec(true)), ("GPT-2", gpt2())]
-}
+pub use squat_test::bits;
+pub use squat_test::model::{gpt2, llama as spec, specs, tensors, tokens};
+pub use squat_test::random::noise_of_name as noise;
 
 /// Every plan with each architecture.
 pub fn cases() -> Vec<(String, ModelSpec, QuantPlan)> {
@@ -79,35 +20,6 @@ pub fn cases() -> Vec<(String, ModelSpec, QuantPlan)> {
             .collect::<Vec<_>>()
     };
     specs.into_iter().flat_map(of_spec).collect()
-}
-
-/// Weights large enough for sharp attention, and static quantizers for every point and width.
-pub fn tensors(spec: &ModelSpec, seed: u64) -> Tensors {
-    let mut rng = Rng(seed);
-    let mut tensors = Tensors::new();
-    for param in spec.parameters() {
-        let n = param.len();
-        let values = match param.kind {
-            ParamKind::Norm(_) => (0..n).map(|_| 1.0 + 0.2 * rng.normal()).collect(),
-            ParamKind::Bias => (0..n).map(|_| 0.5 * rng.normal()).collect(),
-            _ => {
-                let std = 1.5 / (param.shape[1] as f32).sqrt();
-                (0..n).map(|_| std * rng.normal()).collect()
-            }
-        };
-        tensors.insert(param.name, &param.shape, values).unwrap();
-    }
-    for layer in (0..spec.num_hidden_layers).map(Some).chain([None]) {
-        for point in ActPoint::ALL {
-            for bits in ActBits::ALL {
-                let scale = 3.0 / bits.range().max as f32 * (1.0 + 0.1 * rng.normal());
-                let zero = (rng.next() % 5) as i32 - 2;
-                tensors.insert(static_scale_name(point, layer, bits), &[1], vec![scale]).unwrap();
-                tensors.insert_i32(static_zero_point_name(point, layer, bits), &[1], vec![zero]).unwrap();
-            }
-        }
-    }
-    tensors
 }
 
 /// Makes every point static.
@@ -184,16 +96,4 @@ fn all_plans() -> Vec<(String, QuantPlan)> {
 /// An engine over a random model.
 pub fn engine(spec: &ModelSpec, plan: &QuantPlan, options: EngineOptions) -> Engine {
     Engine::from_parts(spec, plan, &tensors(spec, 11), options).unwrap()
-}
-
-/// BOS and random ids.
-pub fn tokens(spec: &ModelSpec, n: usize, seed: u64) -> Vec<u32> {
-    let mut rng = Rng(seed);
-    let vocabulary = spec.vocab_size as u64;
-    std::iter::once(1).chain((1..n).map(|_| (rng.next() % vocabulary) as u32)).collect()
-}
-
-/// Bits of logits, for exact comparison.
-pub fn bits(logits: &[f32]) -> Vec<u32> {
-    logits.iter().map(|x| x.to_bits()).collect()
 }

@@ -1,35 +1,25 @@
 //! A tiny model with weights from a fixed sequence, shared by the tests.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used, reason = "each test binary uses its part")]
 
-use squat_model::{ModelSpec, QuantPlan, TensorSource, Tensors, TokenizerFiles, arch};
+use squat_model::{ModelSpec, QuantPlan, TensorSource, Tensors, TokenizerFiles};
 use squat_quant::{ActPoint, ActScheme};
+use squat_test::model::llama;
+use squat_test::random::noise;
+
+pub use squat_test::files::listing;
+pub use squat_test::tokenizer::word_level as tokenizer_json;
 
 /// Two layers, grouped heads, sizes that are not multiples of 32.
 pub fn spec(tied: bool) -> ModelSpec {
     ModelSpec {
         vocab_size: 19,
-        hidden_size: 24,
         intermediate_size: 37,
         num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
         head_dim: 6,
         max_position_embeddings: 16,
-        norm_eps: 1e-5,
-        tie_word_embeddings: tied,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![2],
         pad_token_id: Some(0),
-        ..arch::llama::base()
+        ..llama(tied)
     }
-}
-
-/// A number in -1..1 from a seed and an index.
-pub fn noise(seed: u64, index: u64) -> f32 {
-    let mut z = (seed << 32).wrapping_add(index).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z >> 40) as f32 / (1u64 << 23) as f32) - 1.0
 }
 
 pub fn tensors(spec: &ModelSpec) -> Tensors {
@@ -68,38 +58,6 @@ pub fn add_static(spec: &ModelSpec, plan: &mut QuantPlan, tensors: &mut Tensors)
 /// A word-level `tokenizer.json` of 19 tokens.
 pub fn tokenizer_files() -> TokenizerFiles {
     TokenizerFiles::from_tokenizer_json(tokenizer_json(19))
-}
-
-pub fn tokenizer_json(size: usize) -> String {
-    let special = ["<pad>", "<s>", "</s>"];
-    let vocab: serde_json::Map<String, serde_json::Value> = (0..size)
-        .map(|i| (special.get(i).map_or_else(|| format!("w{i}"), |s| (*s).to_owned()), i.into()))
-        .collect();
-    let added: Vec<serde_json::Value> = special
-        .iter()
-        .enumerate()
-        .map(|(id, content)| {
-            serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": true})
-        })
-        .collect();
-    serde_json::json!({
-        "version": "1.0", "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
-        "padding": null, "added_tokens": added, "normalizer": null,
-        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<pad>"},
-    })
-    .to_string()
-}
-
-/// Names and content of everything in a folder.
-pub fn listing(folder: &std::path::Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 pub fn assert_same(a: &impl TensorSource, b: &impl TensorSource, names: &[String]) {

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use serde_json::Value;
+use squat_test::files::copy;
 use squat_train::run::{RunEvent, RunOptions, run};
 use squat_train::stage::{Event, Outcome};
 use squat_train::{Recipe, TrainError};
@@ -111,19 +112,6 @@ impl<'a> Run<'a> {
             }
             _ => {}
         })
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).unwrap();
-        }
     }
 }
 

@@ -5,9 +5,10 @@ use squat_data::english::{write_corpus, write_pairs};
 use squat_data::tokenizer::{TokenizerOptions, save, train_on_lines};
 use squat_model::{ModelFolder, ModelSpec, QuantPlan, TokenizerFiles};
 use squat_train::checkpoint;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+pub use squat_test::files::tree;
 
 /// Vocabulary of the tokenizer here.
 pub const VOCABULARY: usize = 300;
@@ -77,23 +78,6 @@ pub fn ok(dir: &Path, args: &[&str]) -> String {
     assert_eq!(output.status.code(), Some(0), "squat {}: {stderr}", args.join(" "));
     assert!(!stderr.contains("error:"), "squat {}: {stderr}", args.join(" "));
     text(&output.stdout)
-}
-
-/// Every path below a folder, with the length of files.
-pub fn tree(dir: &Path) -> BTreeMap<PathBuf, u64> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![dir.to_path_buf()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            let meta = std::fs::metadata(&path).unwrap();
-            found.insert(path.clone(), if meta.is_dir() { 0 } else { meta.len() });
-            if meta.is_dir() {
-                open.push(path);
-            }
-        }
-    }
-    found
 }
 
 /// Bad input: exit code 1, nothing on stdout, one error that has all of `words`, no panic, nothing written.

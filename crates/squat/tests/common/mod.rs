@@ -1,10 +1,12 @@
 //! Tiny quantization-aware checkpoints, made as training makes them, for the tests of this folder.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used, reason = "each test binary uses its part")]
 
 pub mod command;
 
 use squat_model::plan::QuantPlan;
-use squat_model::{ModelFolder, ModelSpec, TokenizerFiles, arch};
+use squat_model::{ModelFolder, ModelSpec, TokenizerFiles};
+use squat_test::model::llama;
+use squat_test::random::Rng;
 use squat_train::calibration::calibrate;
 use squat_train::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters, initial_parameters};
 use squat_train::parameters::Group;
@@ -12,48 +14,19 @@ use squat_train::recipe::QuantConfig;
 use squat_train::{Parameters, checkpoint, thresholds};
 use std::path::{Path, PathBuf};
 
-/// SplitMix64: numbers for weights and texts.
-pub struct Rng(pub u64);
+pub use squat_test::bits;
+pub use squat_test::model::tokens;
 
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Evenly between -1 and 1.
-    pub fn signed(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-}
-
-/// Odd sizes, grouped-query heads, a head width that is no multiple of any vector.
+/// Odd sizes, grouped-query heads, a head width that no vector width divides.
 pub fn spec(tied: bool) -> ModelSpec {
     ModelSpec {
         vocab_size: 67,
         hidden_size: 36,
         intermediate_size: 83,
-        num_hidden_layers: 3,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 10,
         max_position_embeddings: 64,
-        norm_eps: 1e-5,
-        tie_word_embeddings: tied,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![2],
         pad_token_id: Some(0),
-        ..arch::llama::base()
+        ..llama(tied)
     }
-}
-
-/// BOS and random ids.
-pub fn tokens(spec: &ModelSpec, n: usize, seed: u64) -> Vec<u32> {
-    let mut rng = Rng(seed);
-    std::iter::once(1).chain((1..n).map(|_| (rng.next() % spec.vocab_size as u64) as u32)).collect()
 }
 
 /// The plan that a recipe's `quant = { ... }` means for a model of this spec.
@@ -70,7 +43,7 @@ pub fn plan_of(quant: &str, spec: &ModelSpec, seq_len: usize) -> QuantPlan {
 /// Weights large enough for sharp attention, with gains that differ from one.
 pub fn weights(spec: &ModelSpec, seed: u64) -> Parameters {
     let mut parameters = initial_parameters(spec, 0.25, seed);
-    let mut rng = Rng(seed ^ 0xA5);
+    let mut rng = Rng::new(seed ^ 0xA5);
     for p in parameters.list_mut().iter_mut().filter(|p| p.group == Group::Norm) {
         p.values.iter_mut().for_each(|x| *x += 0.3 * rng.signed());
     }
@@ -85,7 +58,7 @@ pub fn quantize(parameters: &mut Parameters, spec: &ModelSpec, plan: &mut QuantP
         .collect();
     add_quantizer_parameters(parameters, spec, plan);
     calibrate(&Model::new(spec.clone(), None, seq), parameters, plan, &batches);
-    let mut rng = Rng(seed ^ 0x5A);
+    let mut rng = Rng::new(seed ^ 0x5A);
     for p in parameters.list_mut().iter_mut().filter(|p| p.group == Group::Step) {
         let is_static = p.name.ends_with(".static");
         for (i, x) in p.values.iter_mut().enumerate() {
@@ -113,9 +86,4 @@ pub fn checkpoint_and_packed(dir: &Path, quant: &str, tied: bool, seed: u64) -> 
     checkpoint::save(&from, &spec, Some(&plan), &parameters, &TokenizerFiles::none(), None).unwrap();
     ModelFolder::open(&from).unwrap().pack(None, &to).unwrap();
     (from, to)
-}
-
-/// Bits of logits, for exact comparison.
-pub fn bits(logits: &[f32]) -> Vec<u32> {
-    logits.iter().map(|x| x.to_bits()).collect()
 }
