@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::printer;
 
-/// Threads to use for a request of `threads` (0: one for each core).
+/// Number of threads for a request of `threads` (0: one for each core).
 pub fn threads(threads: usize) -> usize {
     match threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -17,7 +17,7 @@ pub fn threads(threads: usize) -> usize {
     }
 }
 
-/// Opens whatever model `path` holds, and says on stderr how files that disagree were read.
+/// Opens the model at `path`, of any kind, and reports on stderr how contradictions between its files were resolved.
 pub fn open_model(path: &Path) -> Result<OpenedModel> {
     let model = squat_model::open(path)?;
     model.notes().iter().for_each(|note| printer::note(&format!("{}: {note}", model.path().display())));
@@ -101,7 +101,7 @@ impl LanguageModel for TrainingForm {
     }
 }
 
-/// A tokenizer as the evaluation wants it.
+/// A tokenizer with the BOS id that the evaluation needs.
 pub struct ModelTokenizer {
     inner: Tokenizer,
     bos: u32,
@@ -113,7 +113,7 @@ impl ModelTokenizer {
         let inner = model.tokenizer()?;
         let bos = inner
             .bos_id()
-            .context("the tokenizer names no BOS token, and every sequence must begin with one; set bos_token_id in config.json")?;
+            .context("the tokenizer does not define a BOS token, and every sequence must start with one; set bos_token_id in config.json")?;
         Ok(Self { inner, bos })
     }
 
@@ -133,14 +133,14 @@ impl Tokenize for ModelTokenizer {
     }
 }
 
-/// Loads a model and its tokenizer at the same time: for a small model they take equally long.
+/// Loads a model and its tokenizer in parallel: for a small model they take equally long.
 pub fn engine_and_tokenizer(path: &Path, threads: usize) -> Result<(Engine, ModelTokenizer)> {
     let model = open_model(path)?;
     std::thread::scope(|scope| {
-        // What reading a tokenizer leaves free serves this thread later; a thread of its own would keep it, 5 MB.
+        // The tokenizer is read on this thread, which reuses the 5 MB that reading frees; another thread would keep them.
         let engine = scope.spawn(|| Engine::from_model(&model, EngineOptions::threads(threads)));
         let tokenizer = ModelTokenizer::open(&model);
-        // The model's errors come first.
+        // Errors of the model come first.
         let engine = engine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok((engine, tokenizer?))
     })
@@ -148,7 +148,7 @@ pub fn engine_and_tokenizer(path: &Path, threads: usize) -> Result<(Engine, Mode
 
 /// A model to evaluate, with its tokenizer.
 pub struct Subject {
-    /// The model in the form asked for.
+    /// The model in the requested form.
     pub model: Box<dyn LanguageModel>,
     /// Its tokenizer.
     pub tokenizer: ModelTokenizer,

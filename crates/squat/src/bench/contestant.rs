@@ -1,4 +1,4 @@
-//! A model to be timed: a file, or a known shape with random weights, run by a scheme.
+//! A model to be timed: a file, or a known shape with random weights, under a scheme.
 
 use anyhow::{Result, bail};
 use squat_engine::{Engine, EngineOptions, Weights};
@@ -11,19 +11,19 @@ use crate::forms;
 /// Seed of random weights.
 const SEED: u64 = 1;
 
-/// Scheme of a random model where none is named.
+/// Default scheme of a random model.
 const DEFAULT_SCHEME: &str = "w4a8";
 
-/// Tokens on which the share of 8-bit tokens is counted.
+/// Tokens over which the share of 8-bit tokens is counted.
 const COUNTED_TOKENS: usize = 64;
 
-/// A loaded model with the name it has in the table.
+/// A loaded model with its name in the table.
 pub struct Contestant {
     pub name: String,
     pub engine: Engine,
-    /// How the engine holds what the plan leaves in full precision.
+    /// Storage type of the weights that the plan leaves in full precision.
     pub weights: Weights,
-    /// Share of tokens with 8-bit activations: of the plan where it is fixed, counted where a policy decides.
+    /// Share of tokens with 8-bit activations: from the plan if it is fixed, counted if a policy decides.
     pub share_of_8_bit: f64,
 }
 
@@ -46,7 +46,7 @@ impl Contestant {
         Self::new(format!("{name} {scheme}"), Engine::from_parts(&spec, &plan, &tensors, options)?, weights)
     }
 
-    /// The model of a file or folder: as it is, or rounded to nearest by a scheme.
+    /// The model of a file or folder: unchanged, or rounded to nearest under a scheme.
     pub fn file(path: &Path, scheme: Option<&str>) -> Result<Self> {
         let model = forms::open_model(path)?;
         let name = model.path().display().to_string();
@@ -59,8 +59,8 @@ impl Contestant {
     }
 }
 
-/// A scheme by name: `f32`, `f16`, or a quantization plan. Thresholds of a policy, which training would have left, are
-/// set to what keeps about half of the tokens of a random model.
+/// A scheme by name: `f32`, `f16`, or a quantization plan. Thresholds of a policy, which training determines otherwise,
+/// are set so that about half of the tokens of a random model have 8 bits.
 fn scheme_of(name: &str, spec: &ModelSpec) -> Result<(QuantPlan, Weights)> {
     let (mut plan, weights) = match name {
         "f32" => (QuantPlan::full_precision(), Weights::F32),

@@ -1,4 +1,4 @@
-//! `squat bench`: tokens per second of prefill and of generation, and the share of what the machine allows.
+//! `squat bench`: tokens per second of prefill and generation, and their share of the limit of the machine.
 
 use crate::args::Bench;
 use crate::bench::contestant::Contestant;
@@ -22,7 +22,7 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
     let kernels = Kernels::from_environment()?.unwrap_or_else(Kernels::detect);
     let tests = Test::list(args.prompt, args.generate, args.depth, &args.batch);
     if tests.is_empty() {
-        bail!("both tests are left out; give -p or -n a number of tokens");
+        bail!("both tests are skipped; give -p or -n a number of tokens");
     }
     if args.batch.contains(&0) {
         bail!("-b counts sequences that are decoded together: at least 1, got 0");
@@ -57,7 +57,7 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The model asked for, then those to compare it with: other files, or other schemes of the same model.
+/// The requested model, then those to compare it with: other files, or other schemes of the same model.
 fn contestants(args: &Bench) -> Result<Vec<Contestant>> {
     let scheme = args.scheme.as_deref();
     let mut found = vec![match (&args.model, &args.random) {

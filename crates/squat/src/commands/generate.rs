@@ -24,7 +24,7 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
         },
         stop_ids: tokenizer.inner().eos_ids().to_vec(),
     };
-    // Text is printed as far as it is whole: a token may end within a character.
+    // Only complete characters are printed: a token may end inside one.
     let mut written = String::new();
     let mut failed = None;
     engine.generate(&ids.clone(), &options, |token| {
