@@ -101,7 +101,7 @@ impl Engine {
     }
 
     /// An engine over tensors in full precision. What `plan` quantizes is quantized here: with the learned scales
-    /// (`*.weight_log_scale`) where they stand beside a weight, to nearest where not.
+    /// (`*.weight_scale`) where a weight has them, to nearest otherwise.
     ///
     /// # Errors
     /// A spec or plan that is not valid, missing, misshaped or non-finite tensors, a thread that cannot be started.

@@ -168,9 +168,9 @@ impl Lane {
         self.prepare(model, down);
     }
 
-    /// Quantizes the input of `linear`.
+    /// Transforms and quantizes the input of `linear`.
     fn prepare(&mut self, model: &Model, linear: &Linear) {
-        let input = &self.input[..self.count * linear.cols];
+        let input = &mut self.input[..self.count * linear.cols];
         linear.prepare(model.kernels, input, &self.bits[..self.count], &mut self.operand);
     }
 

@@ -9,7 +9,7 @@
 
 use crate::pool::Pool;
 use squat_kernels::{ArenaSlice, ColumnsMut, Kernels, PackedMatrix, QuantizedRows, RowQuantizer, RowsMut};
-use squat_quant::ActBits;
+use squat_quant::{ActBits, Transform};
 use std::sync::Arc;
 
 /// Output channels that one worker takes at a time are a multiple of this.
@@ -63,6 +63,8 @@ pub(crate) struct Linear {
     pub bias: Vec<f32>,
     pub rows: usize,
     pub cols: usize,
+    /// What is applied to the rows of the input before they are quantized; the weight is stored to match.
+    pub transform: Transform,
     pub input: Option<RowQuantizer>,
 }
 
@@ -101,13 +103,14 @@ impl Linear {
         self.weight.bytes() + 4 * self.bias.len()
     }
 
-    /// The quantizer of the input, if codes are all that the product wants.
+    /// The quantizer of the input, if the product takes nothing but the codes of the rows as they are.
     pub(crate) fn integer_input(&self) -> Option<&RowQuantizer> {
-        self.input.as_ref().filter(|_| matches!(*self.weight, Weight::Packed(_)))
+        self.input.as_ref().filter(|_| matches!(*self.weight, Weight::Packed(_)) && self.transform.is_none())
     }
 
-    /// Quantizes the input `[tokens, in]`, token `i` at `bits[i]`.
-    pub(crate) fn prepare(&self, kernels: &Kernels, x: &[f32], bits: &[ActBits], operand: &mut Operand) {
+    /// Transforms the input `[tokens, in]`, in place, and quantizes it, token `i` at `bits[i]`.
+    pub(crate) fn prepare(&self, kernels: &Kernels, x: &mut [f32], bits: &[ActBits], operand: &mut Operand) {
+        self.transform.apply_rows(x, self.cols);
         let Some(quantizer) = &self.input else { return };
         kernels.quantize_rows(&mut operand.rows, x, self.cols, bits, quantizer);
         if let Weight::Packed(_) = *self.weight {

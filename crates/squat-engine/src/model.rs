@@ -8,7 +8,7 @@ use crate::source::{CodeRows, Source};
 use squat_kernels::{ArenaSlice, Kernels, PackedMatrix, RowQuantizer, StaticAffines, WeightArena};
 use squat_model::spec::{self, bias_name};
 use squat_model::{LinearKind, Mlp, ModelError, ModelSpec, ParamInfo, ParamKind, QuantPlan};
-use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightScheme};
+use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightScheme};
 use std::sync::{Arc, Mutex};
 
 /// How weights that the plan leaves in full precision are held.
@@ -322,13 +322,13 @@ impl Model {
         builder.run(pool, &mut jobs);
         // In the order of the model, so that the first error does not depend on the threads.
         let mut jobs = jobs.into_iter();
-        let mut next = |input: Option<RowQuantizer>| -> Result<Linear> {
+        let mut next = |input: Option<RowQuantizer>, transform: Transform| -> Result<Linear> {
             let job = jobs.next().expect("a job for each weight");
             let (rows, cols) = (job.rows(), job.cols());
             let (weight, bias) = job.done.expect("every job has been run")?;
-            Ok(Linear { weight: Arc::new(weight), bias, rows, cols, input })
+            Ok(Linear { weight: Arc::new(weight), bias, rows, cols, transform, input })
         };
-        let embedding = next(None)?.weight;
+        let embedding = next(None, Transform::None)?.weight;
         let positions = match spec.rope {
             Some(_) => None,
             None => Some(source.values(find(ParamKind::Positions, None))?),
@@ -337,7 +337,10 @@ impl Model {
         for layer in 0..spec.num_hidden_layers {
             let at = Some(layer);
             let point = |point| builder.quantizer(point, at);
-            let mut linear = |index: usize| next(point(linears[index][0].input_point())?);
+            let mut linear = |index: usize| {
+                let at = linears[index][0].input_point();
+                next(point(at)?, plan.transform(at))
+            };
             let attn_norm = norm(&spec.attn_norm_name(layer))?;
             let mlp_norm = norm(&spec.mlp_norm_name(layer))?;
             let (qkv, output, gate_up, down) = (linear(0)?, linear(1)?, linear(2)?, linear(3)?);
@@ -354,9 +357,10 @@ impl Model {
         let input = builder.quantizer(ActPoint::HeadIn, None)?;
         let head = if spec.tie_word_embeddings {
             let (weight, bias) = (embedding.clone(), Vec::new());
-            Linear { weight, bias, rows: spec.vocab_size, cols: spec.hidden_size, input }
+            let transform = Transform::None;
+            Linear { weight, bias, rows: spec.vocab_size, cols: spec.hidden_size, transform, input }
         } else {
-            next(input)?
+            next(input, Transform::None)?
         };
         let rope = Mutex::new(Arc::new(Rope { positions: 0, cos: Vec::new(), sin: Vec::new() }));
         Ok(Self { spec, plan, kernels, embedding, positions, layers, mlp, final_norm, head, rope })

@@ -1,10 +1,10 @@
 //! Where weights come from: one small trait over packed folders and over anything with tensors by name.
 
 use crate::error::Result;
-use squat_model::plan::log_scale_name;
+use squat_model::scales::LearnedScales;
 use squat_model::tensors::{TensorSource, read_finite, read_static_affine};
 use squat_model::{PackedModel, ParamInfo};
-use squat_quant::{ActBits, ActPoint, Affine, WeightScheme, calibrate, math};
+use squat_quant::{ActBits, ActPoint, Affine, WeightScheme, calibrate};
 
 /// Writes the codes of one row.
 pub(crate) type FillRow<'a> = Box<dyn Fn(usize, &mut [i8]) + 'a>;
@@ -68,14 +68,15 @@ impl Source for Unpacked<'_> {
     fn codes(&self, param: &ParamInfo, scheme: WeightScheme) -> Result<Codes<'_>> {
         let weight = self.values(param)?;
         let cols = param.shape[1];
-        let mut scales = vec![0f32; scheme.num_scales(param.shape[0], cols)];
-        let logs = log_scale_name(param);
-        if self.0.info(&logs).is_some() {
-            let logs = read_finite(self.0, &logs, &[scales.len()])?;
-            scales.iter_mut().zip(logs).for_each(|(scale, log)| *scale = math::exp(log));
-        } else {
-            calibrate::weight_scales(&weight, param.shape[0], cols, scheme, &mut scales);
-        }
+        let num_scales = scheme.num_scales(param.shape[0], cols);
+        let scales = match LearnedScales::read(self.0, param, num_scales)? {
+            Some(scales) => scales.into_scales(),
+            None => {
+                let mut scales = vec![0f32; num_scales];
+                calibrate::weight_scales(&weight, param.shape[0], cols, scheme, &mut scales);
+                scales
+            }
+        };
         let own = scales.clone();
         let range = scheme.bits.range();
         let group = scheme.group_len(cols);

@@ -326,7 +326,7 @@ impl Workspace {
 
 impl HeadInput {
     fn logits(&mut self, model: &Model, pool: &Pool, count: usize, out: &mut [f32]) {
-        let input = &self.input[..count * model.spec.hidden_size];
+        let input = &mut self.input[..count * model.spec.hidden_size];
         // The head's input is always 8 bits.
         let bits = &[ActBits::A8; LOGITS_TILE][..count];
         model.head.prepare(model.kernels, input, bits, &mut self.operand);

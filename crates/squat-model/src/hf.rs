@@ -1,7 +1,7 @@
 //! Hugging Face folders in full precision: plain models and quantization-aware training checkpoints.
 //!
 //! A checkpoint is a plain folder with the plan in `config.json` (key `squat`) and extra tensors: the learned scales
-//! of weights ([`crate::plan::log_scale_name`]) and the static activation quantizers
+//! of weights ([`crate::scales`]) and the static activation quantizers
 //! ([`crate::plan::static_scale_name`], [`crate::plan::static_zero_point_name`]).
 //!
 //! Folders are written with the names of a [`ModelSpec`]. Those of an architecture that Hugging Face names or lays out in
@@ -19,8 +19,9 @@ use crate::error::{ModelError, did_you_mean};
 use crate::format::safetensors::{Declaration, Writer};
 use crate::generation::GenerationConfig;
 use crate::json::read_object;
-use crate::plan::{QuantPlan, log_scale_name, static_scale_name, static_zero_point_name};
-use crate::spec::{ModelSpec, ParamInfo};
+use crate::plan::{QuantPlan, static_scale_name, static_zero_point_name};
+use crate::scales::{is_scale_name, stored_scales};
+use crate::spec::ModelSpec;
 use crate::squat_config;
 use crate::tensors::{Dtype, TensorSource, check_shape, missing, read_finite, read_shaped, wrong};
 pub use crate::tokenizer_files::TokenizerFiles;
@@ -391,7 +392,7 @@ fn declare(contents: &FolderContents<'_>) -> Result<Vec<Declaration>, ModelError
         // Some exporters store the tied head or the RoPE frequencies, which follow from the rest.
         let derived = name.ends_with("rotary_emb.inv_freq")
             || (spec.tie_word_embeddings && name == ModelSpec::HEAD)
-            || (plan.is_none() && name.ends_with(".weight_log_scale"));
+            || (plan.is_none() && is_scale_name(&name));
         if !derived && !declarations.iter().any(|declaration| declaration.name == name) {
             let hint = did_you_mean(&name, declarations.iter().map(|d| d.name.as_str()));
             let expected = "only tensors of the model and its plan";
@@ -407,26 +408,11 @@ fn declare_quantizers(
     spec: &ModelSpec,
     plan: &QuantPlan,
 ) -> Result<Vec<Declaration>, ModelError> {
-    let mut declarations = Vec::new();
-    if has_learned_scales(tensors, spec, plan)? {
-        for param in spec.parameters() {
-            if let Some(shape) = log_scale_shape(&param, plan) {
-                let name = log_scale_name(&param);
-                declarations.push(Declaration { name, dtype: Dtype::F32, shape });
-            }
-        }
-    }
+    let scales = stored_scales(tensors, spec, plan)?.into_iter();
+    let mut declarations: Vec<_> =
+        scales.map(|(name, shape)| Declaration { name, dtype: Dtype::F32, shape }).collect();
     declarations.extend(declare_static(tensors, spec, plan)?);
     Ok(declarations)
-}
-
-/// `[num_scales]` of a parameter the plan quantizes.
-pub(crate) fn log_scale_shape(param: &ParamInfo, plan: &QuantPlan) -> Option<Vec<usize>> {
-    let scheme = plan.scheme_of(param)?;
-    match param.shape.as_slice() {
-        &[rows, cols] => Some(vec![scheme.num_scales(rows, cols)]),
-        _ => None,
-    }
 }
 
 /// Whether a source has learned scales: of every quantized parameter, or of none.
@@ -435,16 +421,7 @@ pub(crate) fn has_learned_scales(
     spec: &ModelSpec,
     plan: &QuantPlan,
 ) -> Result<bool, ModelError> {
-    let targets: Vec<(String, Vec<usize>)> = spec
-        .parameters()
-        .iter()
-        .filter_map(|param| log_scale_shape(param, plan).map(|shape| (log_scale_name(param), shape)))
-        .collect();
-    if !targets.iter().any(|(name, _)| tensors.info(name).is_some()) {
-        return Ok(false);
-    }
-    targets.iter().try_for_each(|(name, shape)| check_shape(tensors, name, shape))?;
-    Ok(true)
+    Ok(!stored_scales(tensors, spec, plan)?.is_empty())
 }
 
 /// Declarations of the static quantizers of a plan, whose tensors must exist.

@@ -7,6 +7,7 @@
 //! | [`plan`] | [`QuantPlan`]: what is quantized and how |
 //! | [`shapes`] | models of named shapes with random weights |
 //! | [`rope`] | tables of the rotary position embedding |
+//! | [`scales`] | learned scales of weights |
 //! | [`tensors`] | [`TensorSource`]: whatever has tensors by name; [`Tensors`] in memory |
 //! | [`hf`] | Hugging Face folders in full precision, and training checkpoints |
 //! | [`packed`] | packed models: writing and reading |
@@ -34,6 +35,7 @@ pub mod plan;
 mod plan_json;
 pub mod reference;
 pub mod rope;
+pub mod scales;
 pub mod shapes;
 pub mod spec;
 mod squat_config;

@@ -2,10 +2,11 @@
 //! (METHOD.md sections 3 and 5).
 
 use squat_quant::token_policy::TokenPolicy;
-use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
+use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
 
 use crate::error::ModelError;
-use crate::spec::{ModelSpec, ParamInfo, ParamKind};
+pub use crate::scales::{log_scale_name, scale_name};
+use crate::spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
 
 /// Everything about a model's quantizers that is not a tensor.
 ///
@@ -21,6 +22,10 @@ pub struct QuantPlan {
     /// Scheme of each activation point, by [`ActPoint::index`]; none is not quantized. The range of
     /// [`ActPoint::AttnProbs`] is known, so it is `Some(Dynamic)` or `None`: there is nothing to learn.
     pub points: [Option<ActScheme>; 9],
+    /// What is applied to the rows of each point before they are quantized, by [`ActPoint::index`]. The weights behind a
+    /// point are stored transformed likewise. Only inputs of linears that follow no residual addition have one:
+    /// [`QuantPlan::TRANSFORMED`].
+    pub transforms: [Transform; 9],
     /// Bits of the attention probabilities: 8 or 4.
     pub attn_probs_bits: u32,
     /// Which tokens get 8-bit activations.
@@ -49,6 +54,7 @@ impl QuantPlan {
             embedding: None,
             head: None,
             points: [None; 9],
+            transforms: [Transform::None; 9],
             attn_probs_bits: 8,
             policy: TokenPolicy::Uniform(ActBits::A8),
             rho: 1.0,
@@ -162,6 +168,54 @@ impl QuantPlan {
         self.points[point.index()] = if fixed { Some(ActScheme::Dynamic) } else { scheme };
     }
 
+    /// Linears whose input may be transformed.
+    pub const TRANSFORMED: [LinearKind; 2] = [LinearKind::O, LinearKind::Down];
+
+    /// Transform of a point.
+    pub const fn transform(&self, point: ActPoint) -> Transform {
+        self.transforms[point.index()]
+    }
+
+    /// Whether some point is transformed.
+    pub fn has_transforms(&self) -> bool {
+        self.transforms.iter().any(|transform| !transform.is_none())
+    }
+
+    /// Nothing quantized, and the same transforms.
+    pub fn without_quantizers(&self) -> Self {
+        Self { transforms: self.transforms, ..Self::full_precision() }
+    }
+
+    /// The transforms in words: `o_proj_input hadamard(64)`, or `none`.
+    pub fn describe_transforms(&self) -> String {
+        let points = ActPoint::ALL.into_iter().filter(|&point| !self.transform(point).is_none());
+        let words: Vec<String> =
+            points.map(|point| format!("{} {}", point.name(), self.transform(point))).collect();
+        if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+    }
+
+    fn validate_transforms(&self, spec: &ModelSpec) -> Result<(), ModelError> {
+        for point in ActPoint::ALL.into_iter().filter(|&point| !self.transform(point).is_none()) {
+            let (key, got) = (format!("plan.transforms.{}", point.name()), self.transform(point).to_string());
+            let Some(kind) = Self::TRANSFORMED.into_iter().find(|kind| kind.input_point() == point) else {
+                let points = Self::TRANSFORMED.map(|kind| kind.input_point().name());
+                let expected = format!("none: only {} can be transformed", points.join(" and "));
+                return Err(ModelError::config(key, expected, got, ""));
+            };
+            let width = spec.linear_shape(kind)[1];
+            if !self.transform(point).fits(width) {
+                let expected = format!("a power of two that divides the {width} values of the point");
+                let largest = 1usize << width.trailing_zeros();
+                let hint = match largest {
+                    1 => "; no size fits".to_owned(),
+                    size => format!("; the largest is hadamard({size})"),
+                };
+                return Err(ModelError::config(key, expected, got, hint));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether no activation point is quantized.
     pub fn is_weight_only(&self) -> bool {
         self.points.iter().all(Option::is_none)
@@ -243,6 +297,7 @@ impl QuantPlan {
                 format!("; set both to {}", describe(self.embedding)),
             ));
         }
+        self.validate_transforms(spec)?;
         if ActBits::from_bits(self.attn_probs_bits).is_none() {
             let got = self.attn_probs_bits.to_string();
             return Err(ModelError::config("plan.attn_probs_bits", "8 or 4", got, ""));
@@ -317,12 +372,6 @@ pub fn describe(scheme: Option<WeightScheme>) -> String {
         Granularity::PerChannel => format!("{bits} per channel"),
         Granularity::PerGroup(group) => format!("{bits} per group of {group}"),
     }
-}
-
-/// Name of the tensor with the logarithms of a weight's scales, `[num_scales]` f32; the scale is
-/// `squat_quant::math::exp` of it.
-pub fn log_scale_name(param: &ParamInfo) -> String {
-    format!("{}.weight_log_scale", param.module())
 }
 
 /// Name of a static activation quantizer's scale, `[1]` f32.

@@ -3,14 +3,14 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use squat_quant::token_policy::TokenPolicy;
-use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
+use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
 
 use crate::error::ModelError;
 use crate::json::{optional_number, optional_size, refuse_unknown, shown};
 use crate::plan::QuantPlan;
 
-const PLAN_KEYS: [&str; 8] =
-    ["weight", "embedding", "head", "points", "attn_probs_bits", "policy", "rho", "thresholds"];
+const PLAN_KEYS: [&str; 9] =
+    ["weight", "embedding", "head", "points", "transforms", "attn_probs_bits", "policy", "rho", "thresholds"];
 const SCHEME_KEYS: [&str; 3] = ["bits", "granularity", "group_size"];
 const POLICY_KEYS: [&str; 4] = ["name", "bits", "seed", "count"];
 const GRANULARITIES: [&str; 3] = ["per_tensor", "per_channel", "per_group"];
@@ -23,6 +23,7 @@ impl QuantPlan {
     /// {"weight": {"bits": 4, "granularity": "per_channel"}, "embedding": null,
     ///  "head": {"bits": "ternary", "granularity": "per_group", "group_size": 64},
     ///  "points": {"attn_in": "dynamic", "query": "static", "attn_probs": "fixed", "head_in": null},
+    ///  "transforms": {"o_proj_input": "hadamard(64)"},
     ///  "attn_probs_bits": 8, "policy": {"name": "sink_attention"}, "rho": 0.5, "thresholds": [0.0, 1.25]}
     /// ```
     pub fn to_json(&self) -> Value {
@@ -40,7 +41,7 @@ impl QuantPlan {
             TokenPolicy::First { count } => json!({"name": "first", "count": count}),
             TokenPolicy::SinkAttention | TokenPolicy::ActivationNorm => json!({"name": self.policy.name()}),
         };
-        json!({
+        let mut json = json!({
             "weight": scheme_to_json(self.weight),
             "embedding": scheme_to_json(self.embedding),
             "head": scheme_to_json(self.head),
@@ -49,7 +50,15 @@ impl QuantPlan {
             "policy": policy,
             "rho": self.rho,
             "thresholds": self.thresholds,
-        })
+        });
+        if self.has_transforms() {
+            json["transforms"] = ActPoint::ALL
+                .into_iter()
+                .filter(|&point| !self.transform(point).is_none())
+                .map(|point| (point.name().to_owned(), json!(self.transform(point).to_string())))
+                .collect();
+        }
+        json
     }
 
     /// Reads the JSON form.
@@ -76,6 +85,9 @@ impl QuantPlan {
         };
         if let Some(points) = map.get("points") {
             plan.points = points_from_json(points)?;
+        }
+        if let Some(transforms) = map.get("transforms") {
+            plan.transforms = transforms_from_json(transforms)?;
         }
         if let Some(bits) = optional_size(map, "attn_probs_bits")? {
             plan.attn_probs_bits = u32::try_from(bits).unwrap_or(u32::MAX);
@@ -195,6 +207,22 @@ fn points_from_json(value: &Value) -> Result<[Option<ActScheme>; 9], ModelError>
         points[point.index()] = scheme;
     }
     Ok(points)
+}
+
+fn transforms_from_json(value: &Value) -> Result<[Transform; 9], ModelError> {
+    let map = object(value, "plan.transforms")?;
+    let mut transforms = [Transform::None; 9];
+    for (name, value) in map {
+        let point = ActPoint::from_name(name).ok_or_else(|| {
+            ModelError::unknown_name("activation point", name, &ActPoint::ALL.map(ActPoint::name))
+        })?;
+        let transform = value.as_str().and_then(Transform::from_name).ok_or_else(|| {
+            let key = format!("plan.transforms.{name}");
+            ModelError::config(key, "\"none\" or \"hadamard(SIZE)\", SIZE a power of two", shown(value), "")
+        })?;
+        transforms[point.index()] = transform;
+    }
+    Ok(transforms)
 }
 
 fn policy_from_json(value: &Value, rho: f32) -> Result<TokenPolicy, ModelError> {

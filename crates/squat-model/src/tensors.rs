@@ -183,6 +183,11 @@ pub(crate) fn check_scale(scale: f32, name: &str, place: impl FnOnce() -> String
     })
 }
 
+/// The error of a tensor that is not there, with the nearest names.
+pub fn missing_tensor(source: &(impl TensorSource + ?Sized), name: &str) -> ModelError {
+    missing(source, name)
+}
+
 pub(crate) fn missing(source: &(impl TensorSource + ?Sized), name: &str) -> ModelError {
     let names = source.names();
     ModelError::MissingTensor {

@@ -19,6 +19,7 @@
 //! | [`plan`] | the points of a transformer where it quantizes |
 //! | [`token_policy`] | which tokens get 8-bit activations |
 //! | [`random`], [`spelling`] | what every crate needs: a seeded generator, hints for misspelled names |
+//! | [`transform`] | orthogonal transforms of rows before they are quantized |
 //! | [`math`] | the exponential and the rounding that give the same bits on every CPU |
 #![no_std]
 #![warn(missing_docs)]
@@ -35,8 +36,10 @@ pub mod range;
 pub mod scheme;
 pub mod spelling;
 pub mod token_policy;
+pub mod transform;
 
 pub use affine::{Affine, dynamic_scale};
 pub use plan::ActPoint;
 pub use range::CodeRange;
 pub use scheme::{ActBits, ActScheme, Granularity, WeightBits, WeightScheme};
+pub use transform::Transform;

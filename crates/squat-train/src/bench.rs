@@ -3,11 +3,12 @@
 use crate::checkpoint::Loaded;
 use crate::device::device;
 use crate::error::TrainError;
+use crate::execution::Execution;
 use crate::model::{Model, check_trainable, initial_parameters};
 use crate::optimizer::Moments;
-use crate::parallel::Group;
 use crate::process;
 use crate::profile::{self, Entry, Phase};
+use crate::quantizer::default_quantizer;
 use crate::recipe::{LossConfig, StageConfig, StageKind, TeacherDtype};
 use crate::stage::begin_quantizing;
 use crate::step::{Teacher, split};
@@ -143,12 +144,18 @@ impl StepBench {
         let mut parameters = initial_parameters(&spec, 0.02, 1);
         let (mut plan, mut teachers) = (None, Vec::new());
         if self.scheme != "fp" {
-            let loaded = Loaded { spec: spec.clone(), plan: None, parameters: parameters.clone() };
+            let loaded = Loaded::full_precision(spec.clone(), parameters.clone());
             let device = device("cpu")?;
             teachers.push(Teacher::new(loaded, self.teacher_dtype, self.seq, &device, self.threads)?);
             let plan = plan.insert(QuantPlan::named(&self.scheme)?);
             let (ids, _, rows, seq) = split(&self.sequences(u64::MAX));
-            begin_quantizing(&spec, plan, &mut parameters, &[(ids, rows, seq)], self.seq);
+            begin_quantizing(
+                &spec,
+                (plan, default_quantizer()),
+                &mut parameters,
+                &[(ids, rows, seq)],
+                self.seq,
+            );
         }
         let text = "name = \"bench\"\nkind = \"pretrain\"\nsteps = 1000\nlearning_rate = 1e-4";
         let defaults: StageConfig =
@@ -174,9 +181,7 @@ impl StepBench {
             teachers,
             step: 0,
             seq_len: self.seq,
-            threads: self.threads.max(1),
-            device: device("cpu")?,
-            group: Group::alone(),
+            execution: Execution::on_cpu(self.threads.max(1)),
         };
         Ok((trainer, config))
     }

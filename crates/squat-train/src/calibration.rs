@@ -1,6 +1,6 @@
 //! Ranges of activation points, seen on real batches, turned into the first static quantizers (METHOD.md section 2).
 
-use crate::model::{ForwardOptions, Leaves, Model, static_name, static_points};
+use crate::model::{ForwardOptions, Model, ParamTensors, static_name, static_points};
 use crate::parameters::Parameters;
 use squat_model::QuantPlan;
 use squat_quant::calibrate::mse_affine;
@@ -38,7 +38,8 @@ impl Observer {
     }
 }
 
-/// Runs full-precision batches of `[batch, seq]` ids and sets the static parameters of `plan`'s points.
+/// Runs batches of `[batch, seq]` ids in full precision and sets the static parameters of `plan`'s points. Weights behind
+/// transformed points are transformed already.
 pub fn calibrate(
     model: &Model,
     parameters: &mut Parameters,
@@ -50,12 +51,12 @@ pub fn calibrate(
         return;
     }
     let seq = batches.iter().map(|b| b.2).max().unwrap_or(1);
-    let plain = Model::new(model.spec.clone(), None, seq);
-    let leaves = Leaves::constant(parameters);
+    let plain = Model::new(model.spec.clone(), Some(plan.without_quantizers()), seq);
+    let params = ParamTensors::constant(parameters);
     let observer: Arc<Mutex<Observer>> = Arc::default();
     let options = ForwardOptions { observe: Some(observer.clone()), ..ForwardOptions::default() };
     for (ids, batch, seq) in batches {
-        plain.forward(&leaves, ids, (*batch, *seq), &options);
+        plain.forward(&params, ids, (*batch, *seq), &options);
     }
     let observer = observer.lock().unwrap_or_else(|e| e.into_inner());
     for (layer, point) in points {

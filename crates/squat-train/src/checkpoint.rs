@@ -1,24 +1,37 @@
-//! Checkpoints: a Hugging Face folder with the quantizers' parameters beside the weights, and, for resuming, the
-//! optimizer's moments and the trainer's place. Both are written in one atomic step.
+//! Checkpoints: a Hugging Face folder with the scales of quantizers beside the weights, and, for resuming, what the
+//! trainer alone needs. All of it is written in one atomic step.
+//!
+//! ```text
+//! model.safetensors      weights, X.weight_scale, scales and zero points of static points
+//! config.json            sizes, and the plan
+//! trainer_state.json     step, thresholds, the weight quantizer's name, static points before rounding
+//! quantizer_state.bin    parameters of the weight quantizer, f32, where they are not the scales themselves
+//! optimizer_state.bin    moments, f32
+//! ```
 
 use crate::error::TrainError;
+use crate::fake_quant::{STATIC_PARAMETERS, Weight};
 use crate::model::{
-    Leaves, Model, add_quantizer_parameters, check_trainable, matrix_shape, pack_linears, static_name,
-    static_points,
+    Model, ParamTensors, check_trainable, group_of, matrix_shape, pack_linears, static_name, static_points,
+    transform_weights,
 };
 use crate::optimizer::Moments;
-use crate::parameters::{Group, Parameters};
-use crate::quantizer::STATIC_PARAMETERS;
+use crate::parallel::encode;
+use crate::parameters::{Group, Parameter, Parameters};
+use crate::quantizer::{self, WeightQuantizer, default_quantizer, parameter_name, stored_scales};
 use serde::{Deserialize, Serialize};
 use squat_model::plan::{static_scale_name, static_zero_point_name};
-use squat_model::tensors::{Tensors, read_finite};
+use squat_model::scales::{LearnedScales, scale_name};
+use squat_model::tensors::{Tensors, missing_tensor, read_finite};
 use squat_model::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_folder};
-use squat_model::{ModelSpec, ParamKind, QuantPlan};
+use squat_model::{ModelSpec, QuantPlan};
+use squat_quant::ActPoint;
 use squat_quant::math::exp;
 use std::path::{Path, PathBuf};
 
 const STATE: &str = "trainer_state.json";
 const MOMENTS: &str = "optimizer_state.bin";
+const QUANTIZER: &str = "quantizer_state.bin";
 
 /// The trainer's place, beside the moments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +47,9 @@ pub struct State {
     pub fingerprint: String,
     /// Learned values of static points `[log_scale, zero_point]` before rounding, by name, as bits.
     pub static_points: Vec<(String, Vec<u32>)>,
+    /// Name of the weight quantizer; states from before there was a choice have none, which is `lsq-log`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantizer: Option<String>,
 }
 
 /// A model read from disk: everything that is needed to train, evaluate or teach.
@@ -45,6 +61,8 @@ pub struct Loaded {
     pub plan: Option<QuantPlan>,
     /// Weights and quantizer parameters.
     pub parameters: Parameters,
+    /// What the parameters of quantized weights mean.
+    pub quantizer: &'static dyn WeightQuantizer,
 }
 
 /// Writes a checkpoint folder; with `state` it can be resumed.
@@ -54,26 +72,28 @@ pub struct Loaded {
 pub fn save(
     path: &Path,
     spec: &ModelSpec,
-    plan: Option<&QuantPlan>,
+    (plan, quantizer): (Option<&QuantPlan>, &dyn WeightQuantizer),
     parameters: &Parameters,
     tokenizer: &TokenizerFiles,
     state: Option<(&State, &Moments)>,
 ) -> Result<(), TrainError> {
     let mut tensors = Tensors::new();
     for info in spec.parameters() {
-        if let Some(p) = parameters.get(&info.name) {
-            tensors.insert(info.name.clone(), &info.shape, p.values.clone())?;
-        }
-        let logs = crate::model::log_scale_name(&info.name);
-        if let Some(p) = parameters.get(&logs) {
-            tensors.insert(logs, &[p.values.len()], p.values.clone())?;
+        let Some(weight) = parameters.get(&info.name) else { continue };
+        tensors.insert(info.name.clone(), &info.shape, weight.values.clone())?;
+        if let Some(scheme) = plan.and_then(|plan| plan.scheme_of(&info))
+            && let Some(learned) = parameters.get(&parameter_name(&info.name))
+        {
+            let weight = Weight { values: &weight.values, cols: weight.shape[1], scheme };
+            let scales = quantizer.scales(weight, &learned.values);
+            tensors.insert(scale_name(&info), &[scales.len()], scales)?;
         }
     }
     if let Some(plan) = plan {
         for (layer, point) in static_points(spec, plan) {
             let Some(p) = parameters.get(&static_name(layer, point)) else { continue };
             for &bits in plan.widths(point) {
-                let affine = crate::quantizer::static_affine(&p.values, bits);
+                let affine = crate::fake_quant::static_affine(&p.values, bits);
                 tensors.insert(static_scale_name(point, layer, bits), &[1], vec![affine.scale])?;
                 tensors.insert_i32(
                     static_zero_point_name(point, layer, bits),
@@ -89,10 +109,13 @@ pub fn save(
         extra.push((STATE.to_owned(), json));
         let lists = moments.first.iter().chain(&moments.second);
         let mut bytes = Vec::with_capacity(lists.clone().map(|l| l.len() * 4).sum());
-        for list in lists {
-            bytes.extend(list.iter().flat_map(|x| x.to_le_bytes()));
-        }
+        lists.for_each(|list| encode(list, &mut bytes));
         extra.push((MOMENTS.to_owned(), bytes));
+        if plan.is_some() && !quantizer.stores_scales() {
+            let mut bytes = Vec::new();
+            learned(parameters).for_each(|p| encode(&p.values, &mut bytes));
+            extra.push((QUANTIZER.to_owned(), bytes));
+        }
     }
     let contents = FolderContents {
         spec,
@@ -107,7 +130,13 @@ pub fn save(
     Ok(())
 }
 
-/// Reads a model folder: full precision, or a quantization-aware checkpoint.
+/// Parameters of weight quantizers, in order.
+fn learned(parameters: &Parameters) -> impl Iterator<Item = &Parameter> {
+    parameters.iter().filter(|p| p.name.ends_with(crate::quantizer::SUFFIX))
+}
+
+/// Reads a model folder: full precision, or a quantization-aware checkpoint. Its scales are taken as they are stored;
+/// [`load_state`] adds what a resume needs.
 ///
 /// # Errors
 /// Missing or damaged files, tensors that do not fit, an architecture that cannot be trained.
@@ -119,34 +148,39 @@ pub fn load(path: &Path) -> Result<Loaded, TrainError> {
     let mut parameters = Parameters::default();
     for info in spec.parameters() {
         let values = read_finite(&folder, &info.name, &info.shape)?;
-        let group = if matches!(info.kind, ParamKind::Norm(_)) { Group::Norm } else { Group::Weight };
-        parameters.push(info.name, matrix_shape(&info.shape), values, group);
+        parameters.push(info.name, matrix_shape(&info.shape), values, group_of(info.kind));
     }
+    let mut quantizer = stored_scales();
     if let Some(plan) = &plan {
-        let mut fresh = parameters.clone();
-        add_quantizer_parameters(&mut fresh, &spec, plan);
-        for p in fresh.iter().skip(parameters.len()).cloned().collect::<Vec<_>>() {
-            let values = match static_values(&folder, &spec, plan, &p.name)? {
-                Some(values) => values,
-                None => read_finite(&folder, &p.name, &[p.values.len()])?,
+        for info in spec.parameters() {
+            let (Some(scheme), &[rows, cols]) = (plan.scheme_of(&info), info.shape.as_slice()) else {
+                continue;
             };
-            parameters.push(p.name, p.shape, values, Group::Step);
+            let shape = [1, scheme.num_scales(rows, cols)];
+            let values = match LearnedScales::read(&folder, &info, shape[1])? {
+                Some(LearnedScales::Scales(scales)) => scales,
+                Some(LearnedScales::Logarithms(logs)) => {
+                    quantizer = default_quantizer();
+                    logs
+                }
+                None => return Err(missing_tensor(&folder, &scale_name(&info)).into()),
+            };
+            parameters.push(parameter_name(&info.name), shape, values, Group::Scale);
+        }
+        for (layer, point) in static_points(&spec, plan) {
+            let values = static_values(&folder, plan, layer, point)?;
+            parameters.push(static_name(layer, point), [1, STATIC_PARAMETERS], values, Group::Scale);
         }
     }
-    Ok(Loaded { spec, plan, parameters })
+    Ok(Loaded { spec, plan, parameters, quantizer })
 }
 
 fn static_values(
     folder: &ModelFolder,
-    spec: &ModelSpec,
     plan: &QuantPlan,
-    name: &str,
-) -> Result<Option<Vec<f32>>, TrainError> {
-    let Some((layer, point)) =
-        static_points(spec, plan).into_iter().find(|&(l, p)| static_name(l, p) == name)
-    else {
-        return Ok(None);
-    };
+    layer: Option<usize>,
+    point: ActPoint,
+) -> Result<Vec<f32>, TrainError> {
     // A width that the plan never uses is not stored, and nothing reads its values.
     let mut values = vec![0.0; STATIC_PARAMETERS];
     for &bits in plan.widths(point) {
@@ -154,7 +188,7 @@ fn static_values(
         let at = 2 * bits.index();
         values[at..at + 2].copy_from_slice(&[log_of(affine.scale), affine.zero_point as f32]);
     }
-    Ok(Some(values))
+    Ok(values)
 }
 
 /// A number whose `exp` is exactly `scale`: the scale on disk is what the model uses.
@@ -174,39 +208,55 @@ fn log_of(scale: f32) -> f32 {
     best
 }
 
-/// Reads what a resume needs.
+/// Reads what a resume needs: the trainer's place and the moments; `loaded` gets the parameters as they were trained.
 ///
 /// # Errors
 /// A folder without training state, or one that does not fit the parameters.
-pub fn load_state(path: &Path, parameters: &mut Parameters) -> Result<(State, Moments), TrainError> {
-    let bad = |message: String| TrainError::Checkpoint { path: path.to_path_buf(), message };
+pub fn load_state(path: &Path, loaded: &mut Loaded) -> Result<(State, Moments), TrainError> {
     let state = read_state(path)?;
-    let bytes =
-        std::fs::read(path.join(MOMENTS)).map_err(TrainError::io("cannot read", path.join(MOMENTS)))?;
-    let total: usize = parameters.iter().map(|p| p.values.len()).sum();
-    if bytes.len() != total * 8 {
-        let message = format!(
-            "{MOMENTS} has {} bytes, expected {} for this model; it is truncated or of another model: delete \
-             the folder to train the stage anew",
-            bytes.len(),
-            total * 8
-        );
-        return Err(bad(message));
-    }
-    let mut values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let mut lists = || -> Vec<Vec<f32>> {
-        parameters.iter().map(|p| values.by_ref().take(p.values.len()).collect()).collect()
-    };
-    let moments = Moments { first: lists(), second: lists() };
+    let parameters = &mut loaded.parameters;
     for (name, bits) in &state.static_points {
         if let Some(p) = parameters.list_mut().iter_mut().find(|p| &p.name == name) {
             p.values = bits.iter().map(|&b| f32::from_bits(b)).collect();
         }
     }
+    let quantizer = match &state.quantizer {
+        Some(name) => quantizer::named(name)?,
+        None => default_quantizer(),
+    };
+    if loaded.plan.is_some() && quantizer.name() != loaded.quantizer.name() {
+        let count = learned(parameters).map(|p| p.values.len()).sum();
+        let mut values = read_floats(path, QUANTIZER, count)?.into_iter();
+        for p in parameters.list_mut().iter_mut().filter(|p| p.name.ends_with(quantizer::SUFFIX)) {
+            p.values = values.by_ref().take(p.values.len()).collect();
+        }
+        loaded.quantizer = quantizer;
+    }
+    let total: usize = parameters.iter().map(|p| p.values.len()).sum();
+    let mut values = read_floats(path, MOMENTS, 2 * total)?.into_iter();
+    let mut lists = || -> Vec<Vec<f32>> {
+        parameters.iter().map(|p| values.by_ref().take(p.values.len()).collect()).collect()
+    };
+    let moments = Moments { first: lists(), second: lists() };
     Ok((state, moments))
 }
 
-/// Fingerprint of the stage that a checkpoint belongs to; none where there is no training state.
+/// A file of `count` f32.
+fn read_floats(path: &Path, name: &str, count: usize) -> Result<Vec<f32>, TrainError> {
+    let bytes = std::fs::read(path.join(name)).map_err(TrainError::io("cannot read", path.join(name)))?;
+    if bytes.len() != count * 4 {
+        let message = format!(
+            "{name} has {} bytes, expected {} for this model; it is truncated or of another model: delete the folder \
+             to train the stage again",
+            bytes.len(),
+            count * 4
+        );
+        return Err(TrainError::Checkpoint { path: path.to_path_buf(), message });
+    }
+    Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+/// Fingerprint of the stage that a checkpoint belongs to; `None` without training state.
 ///
 /// # Errors
 /// A training state that cannot be read.
@@ -224,7 +274,7 @@ pub(crate) fn made_with_another(path: &Path) -> TrainError {
         path: path.to_path_buf(),
         message: format!(
             "was made with another recipe, data, tokenizer or seed; give the same ones, choose another --out, or delete \
-             {} to train the stage anew",
+             {} to train the stage again",
             stage.display()
         ),
     }
@@ -235,7 +285,7 @@ fn read_state(path: &Path) -> Result<State, TrainError> {
     let text = std::fs::read(&file).map_err(TrainError::io("cannot read", &file))?;
     serde_json::from_slice(&text).map_err(|e| TrainError::Checkpoint {
         path: path.to_path_buf(),
-        message: format!("{STATE} is damaged ({e}); delete the folder to train the stage anew"),
+        message: format!("{STATE} is damaged ({e}); delete the folder to train the stage again"),
     })
 }
 
@@ -255,11 +305,31 @@ pub fn locate_stage(run: &Path, stage: &str) -> PathBuf {
 }
 
 impl Loaded {
+    /// A model without quantizers.
+    pub fn full_precision(spec: ModelSpec, parameters: Parameters) -> Self {
+        Self { spec, plan: None, parameters, quantizer: default_quantizer() }
+    }
+
+    /// The same model in full precision: quantizers and transforms are taken off.
+    pub fn without_quantizers(mut self) -> Self {
+        let Some(plan) = self.plan.take() else { return self };
+        transform_weights(&mut self.parameters, &self.spec, &plan);
+        let mut weights = Parameters::default();
+        for info in self.spec.parameters() {
+            if let Some(index) = self.parameters.index(&info.name) {
+                let p = &mut self.parameters.list_mut()[index];
+                weights.push(info.name, p.shape, std::mem::take(&mut p.values), p.group);
+            }
+        }
+        Self::full_precision(self.spec, weights)
+    }
+
     /// The model, for sequences of up to `max_seq` tokens, and its parameters as tensors.
-    pub fn into_model(mut self, max_seq: usize) -> (Model, Leaves) {
+    pub fn into_model(mut self, max_seq: usize) -> (Model, ParamTensors) {
         let device = burn::tensor::Device::flex();
-        let model = Model::new(self.spec, self.plan, max_seq);
+        let mut model = Model::new(self.spec, self.plan, max_seq);
+        model.quantizer = self.quantizer;
         let packed = pack_linears(&model, &self.parameters, &device, 1);
-        (model, Leaves::take(&mut self.parameters, &device).with_packed(packed))
+        (model, ParamTensors::take(&mut self.parameters, &device).with_packed(packed))
     }
 }

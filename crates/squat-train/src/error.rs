@@ -8,7 +8,7 @@ pub enum TrainError {
     /// A recipe that cannot be used; the message says where and what to do.
     #[error("recipe: {0}")]
     Recipe(String),
-    /// Training produced a value that is no number.
+    /// Training produced a value that is not finite.
     #[error(
         "step {step}: {term} is not finite; {checkpoint}. Lower the learning rate (`--set stage.{stage}.learning_rate=...`) \
          or check the data, then continue with --resume"
@@ -28,7 +28,7 @@ pub enum TrainError {
     Checkpoint {
         /// The folder or file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// The problem, and what to do.
         message: String,
     },
     /// A file operation failed.

@@ -2,9 +2,9 @@
 
 use crate::checkpoint;
 use crate::error::TrainError;
-use crate::model::{ForwardOptions, Leaves, Model};
+use crate::fake_quant::TokenBits;
+use crate::model::{ForwardOptions, Model, ParamTensors};
 use crate::parallel::{Group, ParallelError};
-use crate::quantizer::TokenBits;
 use crate::step::split;
 use squat_data::Sequential;
 use squat_kernels::Kernels;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// A model in training form that answers questions.
 pub struct Evaluator {
     model: Model,
-    leaves: Leaves,
+    params: ParamTensors,
     threads: usize,
     max_seq: usize,
 }
@@ -33,22 +33,22 @@ impl Evaluator {
         if fake && loaded.plan.is_none() {
             return Err(TrainError::Checkpoint {
                 path: path.to_path_buf(),
-                message: "has no quantization plan, so there is no fake-quantized form; use --form fp, or the folder of \
+                message: "has no quantization plan and thus no fake-quantized form; use --form fp, or the folder of \
                           a qat stage"
                     .into(),
             });
         }
         if !fake {
-            loaded.plan = None;
+            loaded = loaded.without_quantizers();
         }
         let max_seq = loaded.spec.max_position_embeddings;
-        let (model, leaves) = loaded.into_model(max_seq);
-        Ok(Self { model, leaves, threads: threads.max(1), max_seq })
+        let (model, params) = loaded.into_model(max_seq);
+        Ok(Self { model, params, threads: threads.max(1), max_seq })
     }
 
     /// From parts.
-    pub fn new(model: Model, leaves: Leaves, threads: usize, max_seq: usize) -> Self {
-        Self { model, leaves, threads: threads.max(1), max_seq }
+    pub fn new(model: Model, params: ParamTensors, threads: usize, max_seq: usize) -> Self {
+        Self { model, params, threads: threads.max(1), max_seq }
     }
 
     /// The model.
@@ -126,7 +126,7 @@ impl Evaluator {
                 inputs.iter().copied().chain(std::iter::repeat_n(0, seq - inputs.len()))
             })
             .collect();
-        let output = self.model.forward(&self.leaves, &ids, (block.len(), seq), &ForwardOptions::default());
+        let output = self.model.forward(&self.params, &ids, (block.len(), seq), &ForwardOptions::default());
         let data = output.logits.into_data();
         let logits = data.as_slice::<f32>().expect("logits are f32");
         let vocabulary = self.model.spec.vocab_size;
@@ -155,7 +155,7 @@ impl Evaluator {
         if ids.is_empty() {
             return Err(TrainError::Input("an empty sequence has no logits".into()));
         }
-        let output = self.model.forward(&self.leaves, ids, (1, ids.len()), &ForwardOptions::default());
+        let output = self.model.forward(&self.params, ids, (1, ids.len()), &ForwardOptions::default());
         Ok(output.logits.into_data().try_into_vec::<f32>().expect("logits are f32"))
     }
 
@@ -165,7 +165,7 @@ impl Evaluator {
     /// As [`Evaluator::logits`].
     pub fn token_bits(&self, ids: &[u32]) -> Result<Vec<TokenBits>, TrainError> {
         self.check(&[ids])?;
-        Ok(self.model.forward(&self.leaves, ids, (1, ids.len()), &ForwardOptions::default()).bits)
+        Ok(self.model.forward(&self.params, ids, (1, ids.len()), &ForwardOptions::default()).bits)
     }
 }
 
@@ -176,7 +176,7 @@ impl Evaluator {
 /// A process of the group that is gone or failed.
 pub fn held_out_loss(
     model: &Model,
-    leaves: &Leaves,
+    params: &ParamTensors,
     valid: &Sequential,
     sequences: u64,
     batch: usize,
@@ -204,7 +204,7 @@ pub fn held_out_loss(
                         continue;
                     }
                     let (ids, targets, batch, seq) = split(block);
-                    let output = model.forward(leaves, &ids, (batch, seq), &ForwardOptions::default());
+                    let output = model.forward(params, &ids, (batch, seq), &ForwardOptions::default());
                     let data = output.logits.into_data();
                     let logits = data.as_slice::<f32>().expect("logits are f32");
                     let vocabulary = model.spec.vocab_size;
@@ -224,7 +224,7 @@ pub fn held_out_loss(
         sums.iter().flat_map(|&(sum, n)| [sum.to_bits(), n as u64]).flat_map(u64::to_le_bytes).collect();
     let all = group.gather(&bytes)?;
     let (mut total, mut count) = (0f64, 0u64);
-    // In the order of the blocks, whoever computed them.
+    // In the order of the blocks, whichever process computed them.
     for index in 0..sums.len() {
         let from = index % world;
         let Some((sum, n)) = all[from].get(16 * index..16 * index + 16).and_then(|b| b.split_first_chunk())

@@ -1,6 +1,6 @@
 //! Weights of frozen models in bf16: half the bytes, widened to `f32` whenever they are read.
 
-use crate::host::multiversion;
+use crate::autograd::multiversion;
 use burn::tensor::{Device, Tensor, TensorData, bf16};
 
 /// A `[rows, cols]` matrix on the CPU, rounded to bf16 (nearest, ties to even).
@@ -34,7 +34,7 @@ impl HalfMatrix {
     /// These rows `[rows.len(), cols]`.
     ///
     /// # Panics
-    /// When there is no such row; callers check ids against the vocabulary.
+    /// When a row does not exist; callers check ids against the vocabulary.
     pub fn rows(&self, rows: &[u32]) -> Tensor<2> {
         let cols = self.shape[1];
         let bits: Vec<u16> = rows

@@ -11,10 +11,12 @@
 //! | `recompute` | the same with one layer on the tape at a time |
 //! | [`ops`] | fused operations with hand-written backward |
 //! | `half_matrix` | weights of frozen models in bf16 |
-//! | [`host`] | how such an operation becomes a node of Burn's tape |
-//! | [`plain`] | the same operations as tensor expressions, for other devices |
+//! | [`autograd`] | how such an operation becomes a node of Burn's tape |
+//! | [`tensor_ops`] | the same operations as tensor expressions, for other devices |
+//! | [`execution`] | where and with whom training runs |
 //! | [`device`] | devices by name |
-//! | [`quantizer`] | fake quantizers |
+//! | [`quantizer`] | where the scales of weights come from: one file each |
+//! | [`fake_quant`] | fake-quantized weights and activations |
 //! | [`calibration`], [`thresholds`] | first static quantizers; thresholds of the token policy |
 //! | [`trainer`] | one optimizer step after another, in memory |
 //! | [`bench`](mod@bench), [`profile`], [`process`] | the speed of a step, and where its time and memory go |
@@ -22,21 +24,22 @@
 //! | [`optimizer`], [`parameters`] | AdamW, parameter groups |
 //! | [`evaluate`] | log-likelihoods of a trained model |
 
+pub mod autograd;
 pub mod bench;
 pub mod calibration;
 pub mod checkpoint;
 pub mod device;
 pub mod error;
 pub mod evaluate;
+pub mod execution;
+pub mod fake_quant;
 mod half_matrix;
-pub mod host;
 mod memory;
 pub mod model;
 pub mod ops;
 pub mod optimizer;
 pub mod parallel;
 pub mod parameters;
-pub mod plain;
 pub mod process;
 pub mod profile;
 pub mod quantizer;
@@ -45,6 +48,7 @@ mod recompute;
 pub mod run;
 pub mod stage;
 pub mod step;
+pub mod tensor_ops;
 pub mod thresholds;
 pub mod trainer;
 

@@ -1,6 +1,6 @@
 //! AdamW in one pass over each parameter, with parameter groups, gradient clipping and the learning-rate schedule.
 
-use crate::host::multiversion;
+use crate::autograd::multiversion;
 use crate::parameters::{Group, Parameters};
 use crate::profile::{self, Phase};
 
@@ -139,14 +139,14 @@ impl AdamW {
         gradients: &[Vec<f32>],
         moments: &mut Moments,
         (step, norm, max_norm): (u64, f64, f64),
-        (rate, step_rate): (f32, f32),
+        (rate, scale_rate): (f32, f32),
         threads: usize,
     ) {
         assert_eq!(parameters.len(), gradients.len(), "one gradient for each parameter");
         let clip = if max_norm > 0.0 && norm > max_norm { (max_norm / norm) as f32 } else { 1.0 };
         let powi = |base: f32| 1.0 - f64::from(base).powi(i32::try_from(step).unwrap_or(i32::MAX));
         let of = |group: Group| {
-            let lr = if group == Group::Step { step_rate } else { rate };
+            let lr = if group == Group::Scale { scale_rate } else { rate };
             let decay = if group == Group::Weight { self.weight_decay } else { 0.0 };
             Update {
                 clip,
@@ -194,7 +194,7 @@ mod tests {
         let mut p = Parameters::default();
         p.push("w".into(), [1, 3], vec![1.0, -2.0, 0.5], Group::Weight);
         p.push("g".into(), [1, 1], vec![1.0], Group::Norm);
-        p.push("s".into(), [1, 1], vec![-3.0], Group::Step);
+        p.push("s".into(), [1, 1], vec![-3.0], Group::Scale);
         p
     }
 

@@ -1,4 +1,4 @@
-//! The trainable parameters of a model, by name, on the host.
+//! The trainable parameters of a model, by name, in the CPU's memory.
 
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -8,10 +8,10 @@ use std::collections::HashMap;
 pub enum Group {
     /// Matrices: weight decay.
     Weight,
-    /// Norm gains: no weight decay.
+    /// Norm gains and biases: no weight decay.
     Norm,
-    /// Quantizer steps and zero points: no weight decay, their own learning rate.
-    Step,
+    /// Quantizer scales and zero points: no weight decay, their own learning rate.
+    Scale,
 }
 
 /// One parameter.
@@ -42,7 +42,7 @@ impl Parameters {
     pub fn push(&mut self, name: String, shape: [usize; 2], values: Vec<f32>, group: Group) {
         assert_eq!(values.len(), shape[0] * shape[1], "{name}");
         let taken = self.by_name.insert(name.clone(), self.list.len());
-        assert!(taken.is_none(), "{name} stands twice");
+        assert!(taken.is_none(), "{name} occurs twice");
         self.list.push(Parameter { name, shape, values, group });
     }
 

@@ -6,16 +6,16 @@
 //! is that gradient exactly. Every gradient has the bits of the ordinary way, for a third more time: a layer's forward
 //! runs twice.
 
-use crate::model::{ForwardOptions, Leaves, Model, mean_of_terms};
+use crate::fake_quant::TokenBits;
+use crate::model::{ForwardOptions, Model, ParamTensors, mean_of_terms};
 use crate::ops::lm_loss::LmLoss;
 use crate::parameters::Parameters;
 use crate::profile::{self, Phase};
-use crate::quantizer::TokenBits;
 use crate::recipe::LossConfig;
 use burn::tensor::{Gradients, Tensor};
 use squat_quant::ActPoint;
 
-/// What both ways of going backwards give.
+/// Results of either backward pass.
 pub(crate) struct Pass {
     /// What is minimised, `[1, 1]`.
     pub total: Tensor<2>,
@@ -38,9 +38,9 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    fn take(&mut self, leaves: &Leaves, grads: &Gradients) {
+    fn take(&mut self, params: &ParamTensors, grads: &Gradients) {
         for (p, found) in self.parameters.iter().zip(&mut self.found) {
-            let Some(grad) = leaves.get(&p.name).grad(grads) else { continue };
+            let Some(grad) = params.get(&p.name).grad(grads) else { continue };
             let grad = grad.into_data().try_into_vec::<f32>().expect("gradients are f32");
             match found {
                 // Only a tied token table is on two tapes.
@@ -55,7 +55,7 @@ impl Collector<'_> {
 pub(crate) fn pass(
     model: &Model,
     parameters: &Parameters,
-    constant: &Leaves,
+    constant: &ParamTensors,
     (ids, batch, seq): (&[u32], usize, usize),
     options: &ForwardOptions,
     lm: LmLoss,
@@ -76,14 +76,14 @@ pub(crate) fn pass(
     let _backward = profile::phase(Phase::Backward);
     let mut collector = Collector { parameters, found: parameters.iter().map(|_| None).collect() };
 
-    let leaves = constant.tracked();
+    let params = constant.require_grad();
     let top = Tensor::from_inner(x).require_grad();
-    let loss = model.run(lm, [model.head(&leaves, top.clone(), &ForwardOptions::default())]);
+    let loss = model.apply(lm, vec![model.head(&params, top.clone(), &ForwardOptions::default())]);
     let mut total = loss.clone().inner();
     let grads = loss.backward();
     let mut upstream = top.grad(&grads).expect("the head depends on its input");
-    collector.take(&leaves, &grads);
-    drop((leaves, grads, top));
+    collector.take(&params, &grads);
+    drop((params, grads, top));
 
     // The means of the ordinary way divide by the number of terms of all layers.
     let entropies = model.plan.as_ref().filter(|_| options.entropy).map_or(0, |plan| {
@@ -95,11 +95,11 @@ pub(crate) fn pass(
     };
     let (mut entropy, mut alignment) = (Vec::new(), Vec::new());
     for (layer, input) in inputs.into_iter().enumerate().rev() {
-        let leaves = constant.tracked();
+        let params = constant.require_grad();
         let input = Tensor::from_inner(input).require_grad();
         let mut state = model.begin(ids);
         let fixed = Some(bits[layer].clone());
-        let output = model.layer(&leaves, input.clone(), layer, shape, fixed, options, &mut state);
+        let output = model.layer(&params, input.clone(), layer, shape, fixed, options, &mut state);
         let main = Some((output * Tensor::from_inner(upstream)).sum());
         let ent = weighted(&state.entropy, entropies, config.entropy).map(|term| term.sum());
         let align = weighted(&state.alignment, alignments, config.alignment).map(|term| term.sum());
@@ -116,15 +116,15 @@ pub(crate) fn pass(
         let scalar = order.into_iter().flatten().rev().reduce(|a, b| a + b).expect("an output at least");
         let grads = scalar.backward();
         upstream = input.grad(&grads).expect("a layer depends on its input");
-        collector.take(&leaves, &grads);
+        collector.take(&params, &grads);
         // The terms come from the last layer to the first; their means want the other order.
         entropy.splice(0..0, state.entropy.into_iter().map(Tensor::inner));
         alignment.splice(0..0, state.alignment.into_iter().map(Tensor::inner));
     }
 
-    let leaves = constant.tracked();
-    let grads = (model.embed(&leaves, ids) * Tensor::from_inner(upstream)).sum().backward();
-    collector.take(&leaves, &grads);
+    let params = constant.require_grad();
+    let grads = (model.embed(&params, ids) * Tensor::from_inner(upstream)).sum().backward();
+    collector.take(&params, &grads);
     let (entropy, alignment) = (mean_of_terms(entropy), mean_of_terms(alignment));
     if let Some(entropy) = &entropy {
         total = total + entropy.clone() * config.entropy;

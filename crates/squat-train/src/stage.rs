@@ -1,16 +1,20 @@
 //! A training stage from its first step to its last.
 //!
-//! Everything that a step depends on is a function of (seed, step) or stands in the checkpoint, so a stage that was
+//! Everything that a step depends on is a function of (seed, step) or part of the checkpoint, so a stage that was
 //! interrupted continues bit for bit.
 
 use crate::calibration::calibrate;
 use crate::checkpoint::{self, State};
 use crate::error::TrainError;
 use crate::evaluate::held_out_loss;
-use crate::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters, pack_linears};
+use crate::execution::Execution;
+use crate::model::{
+    ForwardOptions, Model, ParamTensors, add_quantizer_parameters, pack_linears, transform_weights,
+};
 use crate::optimizer::Moments;
-use crate::parallel::{self, Group};
+use crate::parallel;
 use crate::parameters::Parameters;
+use crate::quantizer::WeightQuantizer;
 use crate::recipe::StageConfig;
 use crate::step::{StepLoss, Teacher, split};
 use crate::thresholds;
@@ -21,11 +25,9 @@ use squat_model::QuantPlan;
 use squat_model::TokenizerFiles;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// What a stage trains on.
+/// The sequences of a stage.
 pub struct StageData {
     /// Training sequences.
     pub train: Chunks,
@@ -33,7 +35,7 @@ pub struct StageData {
     pub valid: Sequential,
 }
 
-/// What a stage needs beside its configuration.
+/// Inputs of a stage in addition to its configuration.
 pub struct StageInput<'a> {
     /// The stage's part of the recipe.
     pub config: &'a StageConfig,
@@ -41,6 +43,8 @@ pub struct StageInput<'a> {
     pub student: checkpoint::Loaded,
     /// Quantization plan of a qat stage.
     pub plan: Option<QuantPlan>,
+    /// Where the scales of its weights come from.
+    pub quantizer: &'static dyn WeightQuantizer,
     /// Frozen teachers.
     pub teachers: Vec<Teacher>,
     /// Sequences.
@@ -53,19 +57,11 @@ pub struct StageInput<'a> {
     pub folder: PathBuf,
     /// Hash of whatever else the result depends on (data, tokenizer, teachers, seed).
     pub fingerprint: String,
-    /// Threads.
-    pub threads: usize,
-    /// Where forward and backward run; parameters and optimizer stay on the CPU.
-    pub device: burn::tensor::Device,
-    /// Continue from `last`, if it is there.
-    pub resume: bool,
-    /// The processes that train together.
-    pub group: Group,
-    /// Set from outside to stop after the current step, with a checkpoint.
-    pub stop: Arc<AtomicBool>,
+    /// Where and with whom; `resume` continues from `last`, if it is there.
+    pub execution: Execution,
 }
 
-/// What happened, for whoever draws the progress.
+/// Progress of a stage.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The stage begins (or continues) at a step.
@@ -142,13 +138,11 @@ fn trainer(
         teachers: std::mem::take(&mut input.teachers),
         step,
         seq_len: input.seq_len,
-        threads: input.threads,
-        device: input.device.clone(),
-        group: input.group.clone(),
+        execution: input.execution.clone(),
     }
 }
 
-struct Run<'a> {
+struct StageRun<'a> {
     input: StageInput<'a>,
     trainer: Trainer,
     best: Option<f64>,
@@ -162,12 +156,12 @@ struct Run<'a> {
 /// A loss that is not finite, a checkpoint that cannot be written or does not fit.
 pub fn train(input: StageInput<'_>, report: &mut dyn FnMut(Event)) -> Result<Outcome, TrainError> {
     let micros = input.config.batch_size / input.config.micro_batch;
-    if micros < input.group.world() {
+    if micros < input.execution.group.world() {
         return Err(TrainError::Recipe(format!(
             "stage `{}`: {} processes share {micros} micro-batches (batch_size {} / micro_batch {}); start at most \
              {micros} processes, or make micro_batch smaller",
             input.config.name,
-            input.group.world(),
+            input.execution.group.world(),
             input.config.batch_size,
             input.config.micro_batch
         )));
@@ -175,8 +169,11 @@ pub fn train(input: StageInput<'_>, report: &mut dyn FnMut(Event)) -> Result<Out
     std::fs::create_dir_all(&input.folder).map_err(TrainError::io("cannot create", &input.folder))?;
     let last = input.folder.join("last");
     // The process that writes decides, because it alone surely sees what it wrote.
-    let resume = input.group.from_leader(vec![u8::from(input.resume && checkpoint::resumable(&last))])?;
-    let mut run = if resume == [1] { Run::resume(input, &last)? } else { Run::fresh(input)? };
+    let resume = input
+        .execution
+        .group
+        .broadcast(vec![u8::from(input.execution.resume && checkpoint::resumable(&last))])?;
+    let mut run = if resume == [1] { StageRun::resume(input, &last)? } else { StageRun::fresh(input)? };
     run.start_alike()?;
     let outcome = run.train(report);
     if let Err(TrainError::Parallel(error)) = outcome {
@@ -185,7 +182,7 @@ pub fn train(input: StageInput<'_>, report: &mut dyn FnMut(Event)) -> Result<Out
     outcome
 }
 
-impl<'a> Run<'a> {
+impl<'a> StageRun<'a> {
     fn fresh(mut input: StageInput<'a>) -> Result<Self, TrainError> {
         let spec = input.student.spec.clone();
         let mut parameters = std::mem::take(&mut input.student.parameters);
@@ -199,10 +196,11 @@ impl<'a> Run<'a> {
                     (ids, batch, seq)
                 })
                 .collect();
-            begin_quantizing(&spec, plan, &mut parameters, &first, input.seq_len);
+            begin_quantizing(&spec, (plan, input.quantizer), &mut parameters, &first, input.seq_len);
         }
         let moments = Moments::zeros(&parameters);
-        let model = Model::new(spec, plan, input.seq_len);
+        let mut model = Model::new(spec, plan, input.seq_len);
+        model.quantizer = input.quantizer;
         let metrics = open_metrics(&input, None)?;
         let trainer = trainer(&mut input, model, parameters, moments, 0);
         Ok(Self { input, trainer, best: None, metrics })
@@ -210,14 +208,15 @@ impl<'a> Run<'a> {
 
     fn resume(mut input: StageInput<'a>, last: &Path) -> Result<Self, TrainError> {
         let mut loaded = checkpoint::load(last)?;
-        let (state, moments) = checkpoint::load_state(last, &mut loaded.parameters)?;
+        let (state, moments) = checkpoint::load_state(last, &mut loaded)?;
         if state.fingerprint != input.fingerprint {
             return Err(checkpoint::made_with_another(last));
         }
         if let Some(plan) = &mut loaded.plan {
             plan.thresholds = state.thresholds.iter().map(|&b| f32::from_bits(b)).collect();
         }
-        let model = Model::new(loaded.spec, loaded.plan, input.seq_len);
+        let mut model = Model::new(loaded.spec, loaded.plan, input.seq_len);
+        model.quantizer = loaded.quantizer;
         let metrics = open_metrics(&input, Some(state.step))?;
         let best = state.best.map(f64::from_bits);
         let trainer = trainer(&mut input, model, loaded.parameters, moments, state.step);
@@ -231,7 +230,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let first = self.trainer.step;
         while self.trainer.step < config.steps {
-            if self.input.group.any(self.input.stop.load(Ordering::Relaxed))? {
+            if self.input.execution.group.any(self.input.execution.stopped())? {
                 self.save(report)?;
                 return Ok(Outcome::Interrupted { step: self.trainer.step });
             }
@@ -296,18 +295,24 @@ impl<'a> Run<'a> {
 
     fn evaluate(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
         let trainer = &mut self.trainer;
-        let packed = pack_linears(&trainer.model, &trainer.parameters, &trainer.device, trainer.threads);
-        let leaves = Leaves::take(&mut trainer.parameters, &trainer.device).with_packed(packed);
+        let packed = pack_linears(
+            &trainer.model,
+            &trainer.parameters,
+            &trainer.execution.device,
+            trainer.execution.threads,
+        );
+        let params =
+            ParamTensors::take(&mut trainer.parameters, &trainer.execution.device).with_packed(packed);
         let cross_entropy = held_out_loss(
             &self.trainer.model,
-            &leaves,
+            &params,
             &self.input.data.valid,
             self.input.config.eval_sequences,
             self.input.config.micro_batch,
-            self.input.threads,
-            &self.input.group,
+            self.input.execution.threads,
+            &self.input.execution.group,
         );
-        leaves.give_back(&mut self.trainer.parameters);
+        params.give_back(&mut self.trainer.parameters);
         let cross_entropy = cross_entropy?;
         if !cross_entropy.is_finite() {
             return Err(self.non_finite(self.trainer.step, "held-out cross-entropy"));
@@ -317,9 +322,10 @@ impl<'a> Run<'a> {
             self.best = Some(cross_entropy);
             let path = self.input.folder.join("best");
             let Trainer { model, parameters, .. } = &self.trainer;
-            if self.input.group.leads() {
+            if self.input.execution.group.is_rank0() {
                 let tokenizer = &self.input.tokenizer;
-                checkpoint::save(&path, &model.spec, model.plan.as_ref(), parameters, tokenizer, None)?;
+                let quantized = (model.plan.as_ref(), model.quantizer);
+                checkpoint::save(&path, &model.spec, quantized, parameters, tokenizer, None)?;
             }
         }
         self.write_metrics(
@@ -333,24 +339,24 @@ impl<'a> Run<'a> {
         if let Some((name, _)) = self.trainer.parameters.non_finite() {
             return Err(self.non_finite(self.trainer.step, name));
         }
-        if self.input.group.world() > 1 {
-            self.input.group.agree("parameters", &self.trainer.parameters.digest())?;
+        if self.input.execution.group.world() > 1 {
+            self.input.execution.group.assert_equal("parameters", &self.trainer.parameters.digest())?;
         }
         self.write_last(report)
     }
 
     /// Every process begins with the parameters of the one that writes, whatever its CPU made of them.
     fn start_alike(&mut self) -> Result<(), TrainError> {
-        let (group, trainer) = (&self.input.group, &mut self.trainer);
+        let (group, trainer) = (&self.input.execution.group, &mut self.trainer);
         if group.world() == 1 {
             return Ok(());
         }
-        group.agree("steps behind it", &trainer.step.to_le_bytes())?;
+        group.assert_equal("steps behind it", &trainer.step.to_le_bytes())?;
         let mut bytes = Vec::new();
         trainer.parameters.iter().for_each(|p| parallel::encode(&p.values, &mut bytes));
         let thresholds = trainer.model.plan.as_mut().map(|plan| &mut plan.thresholds);
         thresholds.iter().for_each(|list| parallel::encode(list, &mut bytes));
-        let bytes = group.from_leader(bytes)?;
+        let bytes = group.broadcast(bytes)?;
         let mut values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let lists = trainer.parameters.list_mut().iter_mut().map(|p| &mut p.values).chain(thresholds);
         for value in lists.flatten() {
@@ -359,18 +365,18 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// What is left to do when another process is gone: the steps that all of them have made are kept.
+    /// After another process is lost: saves the steps that all processes have made.
     fn save_after(&mut self, error: parallel::ParallelError, report: &mut dyn FnMut(Event)) -> TrainError {
-        let whole = self.input.group.leads() && self.trainer.parameters.non_finite().is_none();
+        let whole = self.input.execution.group.is_rank0() && self.trainer.parameters.non_finite().is_none();
         if whole && !matches!(error, parallel::ParallelError::Disagree { .. }) {
-            // The loss of the process is what must be told, whether this works or not.
+            // The lost process is the error to report, whether saving works or not.
             let _ = self.write_last(report);
         }
         error.into()
     }
 
     fn write_last(&mut self, report: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
-        if !self.input.group.leads() {
+        if !self.input.execution.group.is_rank0() {
             return Ok(());
         }
         let path = self.input.folder.join("last");
@@ -381,6 +387,7 @@ impl<'a> Run<'a> {
             thresholds: plan.map(|plan| bits(&plan.thresholds)).unwrap_or_default(),
             best: self.best.map(f64::to_bits),
             fingerprint: self.input.fingerprint.clone(),
+            quantizer: plan.map(|_| self.trainer.model.quantizer.name().to_owned()),
             static_points: self
                 .trainer
                 .parameters
@@ -393,7 +400,7 @@ impl<'a> Run<'a> {
         checkpoint::save(
             &path,
             &self.trainer.model.spec,
-            plan,
+            (plan, self.trainer.model.quantizer),
             &self.trainer.parameters,
             tokenizer,
             Some((&state, &self.trainer.moments)),
@@ -409,24 +416,25 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Adds quantizers to full-precision parameters, their steps and thresholds found on `batches` of (ids, rows, tokens).
+/// Adds quantizers to full-precision parameters, their scales and thresholds found on `batches` of (ids, rows, tokens).
 pub fn begin_quantizing(
     spec: &squat_model::ModelSpec,
-    plan: &mut QuantPlan,
+    (plan, quantizer): (&mut QuantPlan, &'static dyn WeightQuantizer),
     parameters: &mut Parameters,
     batches: &[(Vec<u32>, usize, usize)],
     seq_len: usize,
 ) {
-    add_quantizer_parameters(parameters, spec, plan);
+    transform_weights(parameters, spec, plan);
+    add_quantizer_parameters(parameters, spec, plan, quantizer);
     let model = Model::new(spec.clone(), None, seq_len);
     calibrate(&model, parameters, plan, batches);
-    first_thresholds(spec, plan, parameters, batches);
+    first_thresholds(spec, (plan, quantizer), parameters, batches);
 }
 
 /// First thresholds: quantiles with every token at 8 bits.
 fn first_thresholds(
     spec: &squat_model::ModelSpec,
-    plan: &mut QuantPlan,
+    (plan, quantizer): (&mut QuantPlan, &'static dyn WeightQuantizer),
     parameters: &Parameters,
     batches: &[(Vec<u32>, usize, usize)],
 ) {
@@ -437,21 +445,22 @@ fn first_thresholds(
     let seq = batches.iter().map(|b| b.2).max().unwrap_or(1);
     // Scores are never negative, so a threshold of 0 lets every token pass.
     plan.thresholds = vec![0.0; spec.num_hidden_layers];
-    let model = Model::new(spec.clone(), Some(plan.clone()), seq);
-    let leaves = Leaves::constant(parameters);
+    let mut model = Model::new(spec.clone(), Some(plan.clone()), seq);
+    model.quantizer = quantizer;
+    let params = ParamTensors::constant(parameters);
     let mut scores = Vec::new();
     for (ids, batch, seq) in batches {
         merge_scores(
             &mut scores,
-            model.forward(&leaves, ids, (*batch, *seq), &ForwardOptions::default()).scores,
+            model.forward(&params, ids, (*batch, *seq), &ForwardOptions::default()).scores,
         );
     }
     plan.thresholds = thresholds::initial(&scores, seq, plan.rho);
 }
 
-/// Opens `metrics.jsonl`: anew, or with the lines after `step` taken away. Only one process writes it.
+/// Creates `metrics.jsonl`, or keeps its lines up to `step`. Only one process writes it.
 fn open_metrics(input: &StageInput<'_>, step: Option<u64>) -> Result<Option<std::fs::File>, TrainError> {
-    if !input.group.leads() {
+    if !input.execution.group.is_rank0() {
         return Ok(None);
     }
     let folder = &input.folder;
@@ -467,7 +476,7 @@ fn open_metrics(input: &StageInput<'_>, step: Option<u64>) -> Result<Option<std:
             }
         }
     }
-    // The lines that stay are written beside the old ones first: a full disk must not take them away.
+    // The kept lines go to a new file first: a full disk must not destroy the old one.
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(TrainError::io("cannot create", &path))?;
     file.write_all(kept.as_bytes()).map_err(TrainError::io("cannot write", &path))?;
     let file = file.persist(&path).map_err(|error| TrainError::io("cannot write", &path)(error.error))?;

@@ -3,12 +3,12 @@
 use crate::checkpoint::Loaded;
 use crate::device::is_cpu;
 use crate::error::TrainError;
-use crate::model::{ForwardOptions, ForwardOutput, Leaves, Model, pack_linears};
+use crate::fake_quant::TokenBits;
+use crate::model::{ForwardOptions, ForwardOutput, Model, ParamTensors, pack_linears};
 use crate::ops::lm_loss::{LmLoss, LossTerms};
 use crate::ops::teacher_logits::{TeacherLogits, TopTokens};
 use crate::parameters::Parameters;
 use crate::profile::{self, Phase};
-use crate::quantizer::TokenBits;
 use crate::recipe::{LossConfig, TeacherDtype};
 use crate::recompute::{self, Pass};
 use burn::tensor::{Device, Tensor};
@@ -21,7 +21,7 @@ pub struct Teacher {
     /// Its forward.
     pub model: Model,
     /// Its parameters, without a tape.
-    pub leaves: Leaves,
+    pub params: ParamTensors,
 }
 
 impl Teacher {
@@ -42,13 +42,14 @@ impl Teacher {
             TeacherDtype::Bf16 if !is_cpu(device) => return refuse("works on the CPU only"),
             _ => {}
         }
-        let model = Model::new(loaded.spec, loaded.plan, max_seq);
+        let mut model = Model::new(loaded.spec, loaded.plan, max_seq);
+        model.quantizer = loaded.quantizer;
         let packed = pack_linears(&model, &loaded.parameters, device, threads);
-        let leaves = match dtype {
-            TeacherDtype::F32 => Leaves::take(&mut loaded.parameters, device),
-            TeacherDtype::Bf16 => Leaves::take_half(&mut loaded.parameters),
+        let params = match dtype {
+            TeacherDtype::F32 => ParamTensors::take(&mut loaded.parameters, device),
+            TeacherDtype::Bf16 => ParamTensors::take_half(&mut loaded.parameters),
         };
-        Ok(Self { model, leaves: leaves.with_packed(packed) })
+        Ok(Self { model, params: params.with_packed(packed) })
     }
 }
 
@@ -97,7 +98,7 @@ impl StepLoss {
     }
 }
 
-/// What one micro-batch gives.
+/// Results of one micro-batch.
 pub struct MicroResult {
     /// Loss by term.
     pub loss: StepLoss,
@@ -144,7 +145,7 @@ pub fn eight_bit_share(bits: &[TokenBits], tokens: usize) -> f64 {
 pub fn micro_step(
     model: &Model,
     parameters: &Parameters,
-    constant: &Leaves,
+    constant: &ParamTensors,
     teachers: &[Teacher],
     config: &LossConfig,
     sequences: &[Vec<u32>],
@@ -186,17 +187,17 @@ pub fn micro_step(
 fn whole_pass(
     model: &Model,
     parameters: &Parameters,
-    constant: &Leaves,
+    constant: &ParamTensors,
     (ids, batch, seq): (&[u32], usize, usize),
     options: &ForwardOptions,
     lm: LmLoss,
     config: &LossConfig,
 ) -> Pass {
     let forward = profile::phase(Phase::Forward);
-    let leaves = constant.tracked();
+    let params = constant.require_grad();
     let ForwardOutput { logits, alignment, entropy, scores, bits, .. } =
-        model.forward(&leaves, ids, (batch, seq), options);
-    let mut total = model.run(lm, [logits]);
+        model.forward(&params, ids, (batch, seq), options);
+    let mut total = model.apply(lm, vec![logits]);
     if let Some(entropy) = &entropy {
         total = total + entropy.clone() * config.entropy;
     }
@@ -208,7 +209,7 @@ fn whole_pass(
     let mut grads = total.backward();
     let gradients = parameters
         .iter()
-        .map(|p| match leaves.get(&p.name).grad_remove(&mut grads) {
+        .map(|p| match params.get(&p.name).grad_remove(&mut grads) {
             Some(grad) => grad.into_data().try_into_vec::<f32>().expect("gradients are f32"),
             None => vec![0.0; p.shape[0] * p.shape[1]],
         })
@@ -258,7 +259,7 @@ fn mean_logits(
     let (mut mean, mut maps) = (Vec::new(), Vec::new());
     for (index, teacher) in teachers.iter().enumerate() {
         let options = ForwardOptions { keep_maps: index == 0 && !layers.is_empty(), ..Default::default() };
-        let output = teacher.model.forward(&teacher.leaves, ids, shape, &options);
+        let output = teacher.model.forward(&teacher.params, ids, shape, &options);
         if options.keep_maps {
             maps = layers.iter().map(|&layer| output.maps[layer].clone()).collect();
         }

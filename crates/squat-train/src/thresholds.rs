@@ -5,7 +5,7 @@ const MOMENTUM: f32 = 0.05;
 
 /// The `(1 - rho)` quantile of `scores`: the share `rho` of them is at or above it.
 ///
-/// Empty scores give infinity (nobody passes); rho = 1 gives the smallest score.
+/// Empty scores give infinity (no token passes); rho = 1 gives the smallest score.
 pub fn quantile(scores: &[f32], rho: f32) -> f32 {
     if scores.is_empty() {
         return f32::INFINITY;

@@ -1,17 +1,18 @@
 //! One optimizer step after another, in memory.
 
-use crate::model::{Leaves, Model, pack_linears};
+use crate::execution::Execution;
+use crate::model::{Model, ParamTensors, pack_linears};
 use crate::optimizer::{AdamW, Moments, scale_and_norm, schedule};
+use crate::parallel::ParallelError;
 use crate::parallel::facts::{self, Facts};
 use crate::parallel::tree::{Sums, add_gradients};
-use crate::parallel::{Group, ParallelError};
 use crate::parameters::Parameters;
 use crate::profile::{self, Phase};
 use crate::recipe::StageConfig;
 use crate::step::{MicroResult, StepLoss, Teacher, micro_step};
 use crate::thresholds;
 
-/// Share of a stage's end during which thresholds stand still, so that the model settles on what will be frozen.
+/// Share of a stage's end during which thresholds are fixed, so that the model adapts to the exported ones.
 const FROZEN_SHARE: f64 = 0.2;
 
 /// A model in training.
@@ -31,15 +32,11 @@ pub struct Trainer {
     pub step: u64,
     /// Tokens of a training sequence.
     pub seq_len: usize,
-    /// Threads.
-    pub threads: usize,
-    /// Where forward and backward run; parameters and optimizer stay on the CPU.
-    pub device: burn::tensor::Device,
-    /// The processes that train together.
-    pub group: Group,
+    /// Where and with whom.
+    pub execution: Execution,
 }
 
-/// Why a step was not made; nothing has moved then.
+/// Why a step was not made; parameters are unchanged then.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepFailure {
     /// A loss term, or `gradient norm`, is not finite.
@@ -54,7 +51,7 @@ impl From<ParallelError> for StepFailure {
     }
 }
 
-/// What a step did.
+/// Results of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
     /// Loss by term.
@@ -78,13 +75,14 @@ impl Trainer {
         self.model.mixed_precision = config.mixed_precision;
         let constant = {
             let _phase = profile::phase(Phase::Parameters);
-            let packed = pack_linears(&self.model, &self.parameters, &self.device, self.threads);
-            Leaves::take(&mut self.parameters, &self.device).with_packed(packed)
+            let packed =
+                pack_linears(&self.model, &self.parameters, &self.execution.device, self.execution.threads);
+            ParamTensors::take(&mut self.parameters, &self.execution.device).with_packed(packed)
         };
         let (mut sums, mut own) = (Sums::new(micros.len(), add_gradients), Vec::new());
         // Waves of as many micro-batches as there are threads: memory stays bounded, the order of sums fixed.
-        let mut indices = self.group.share(micros.len());
-        for wave in micros[indices.clone()].chunks(self.threads.max(1)) {
+        let mut indices = self.execution.group.share(micros.len());
+        for wave in micros[indices.clone()].chunks(self.execution.threads.max(1)) {
             for (result, index) in self.wave(&constant, wave, config).into_iter().zip(indices.by_ref()) {
                 let MicroResult { loss, gradients, scores, eight_bit_share } = result;
                 own.push(Facts { loss, eight_bit_share, scores });
@@ -95,17 +93,17 @@ impl Trainer {
         constant.give_back(&mut self.parameters);
         let _phase = profile::phase(Phase::Optimizer);
         let (mut losses, mut scores, mut share) = (Vec::new(), Vec::new(), 0.0);
-        for Facts { loss, eight_bit_share, scores: more } in facts::gather(&self.group, own)? {
+        for Facts { loss, eight_bit_share, scores: more } in facts::gather(&self.execution.group, own)? {
             losses.push(loss);
             share += eight_bit_share / micros.len() as f64;
             merge_scores(&mut scores, more);
         }
-        let mut gradients = self.group.sum(micros.len(), sums)?;
+        let mut gradients = self.execution.group.all_reduce(micros.len(), sums)?;
         let loss = StepLoss::mean(&losses);
         if let Some((term, _)) = loss.terms().find(|(_, value)| !value.is_finite()) {
             return Err(StepFailure::NotFinite(term));
         }
-        let norm = scale_and_norm(&mut gradients, 1.0 / micros.len() as f32, self.threads);
+        let norm = scale_and_norm(&mut gradients, 1.0 / micros.len() as f32, self.execution.threads);
         if !norm.is_finite() {
             return Err(StepFailure::NotFinite("gradient norm"));
         }
@@ -118,9 +116,10 @@ impl Trainer {
             &gradients,
             &mut self.moments,
             (self.step + 1, norm, config.clip_norm),
-            (rate, config.step_learning_rate * factor),
-            self.threads,
+            (rate, config.scale_learning_rate * factor),
+            self.execution.threads,
         );
+        self.model.project(&mut self.parameters);
         let moving = (self.step as f64) < config.steps as f64 * (1.0 - FROZEN_SHARE);
         if let Some(plan) = &mut self.model.plan
             && moving
@@ -132,7 +131,7 @@ impl Trainer {
         Ok(StepReport { loss, gradient_norm: norm, learning_rate: rate, eight_bit_share: share })
     }
 
-    fn wave(&self, constant: &Leaves, wave: &[&[Vec<u32>]], config: &StageConfig) -> Vec<MicroResult> {
+    fn wave(&self, constant: &ParamTensors, wave: &[&[Vec<u32>]], config: &StageConfig) -> Vec<MicroResult> {
         let run = |sequences: &[Vec<u32>]| {
             micro_step(&self.model, &self.parameters, constant, &self.teachers, &config.loss, sequences)
         };

@@ -3,9 +3,10 @@
 
 use squat_model::QuantPlan;
 use squat_train::Recipe;
-use squat_train::model::{Leaves, Model, initial_parameters};
+use squat_train::execution::Execution;
+use squat_train::model::{Model, ParamTensors, initial_parameters};
 use squat_train::optimizer::Moments;
-use squat_train::parallel::Group;
+use squat_train::quantizer::default_quantizer;
 use squat_train::recipe::StageConfig;
 use squat_train::stage::begin_quantizing;
 use squat_train::step::{Teacher, split};
@@ -43,13 +44,13 @@ steps = 200
 batch_size = 4
 micro_batch = 4
 learning_rate = 3e-3
-step_learning_rate = 3e-3
+scale_learning_rate = 3e-3
 warmup = 20
 quant = { plan = "w4a8" }
 loss = { gamma = 0.5, temperature = 2.0, entropy = 0.01, alignment = 0.1 }
 "#;
 
-/// Four sequences in which a token follows from the one before it, but for one in eight.
+/// Four sequences in which a token follows from the one before it, except for one in eight.
 fn batch(step: usize) -> Vec<Vec<u32>> {
     let mut state = step as u64 * 0x9E37_79B9 + 1;
     let mut next = |below: u32| {
@@ -77,16 +78,16 @@ fn curve(plan: Option<&str>, plain: bool) -> Vec<f64> {
     let (mut teachers, mut plan) = (Vec::new(), plan.map(|name| QuantPlan::named(name).unwrap()));
     let model = |plan| {
         let mut model = Model::new(spec.clone(), plan, SEQ);
-        model.plain_forms = plain;
+        model.tensor_forms = plain;
         model
     };
     if let Some(plan) = &mut plan {
         teachers.push(Teacher {
             model: model(None),
-            leaves: Leaves::constant(&initial_parameters(&spec, 0.1, 8)),
+            params: ParamTensors::constant(&initial_parameters(&spec, 0.1, 8)),
         });
         let (ids, _, rows, seq) = split(&batch(1_000_000));
-        begin_quantizing(&spec, plan, &mut parameters, &[(ids, rows, seq)], SEQ);
+        begin_quantizing(&spec, (plan, default_quantizer()), &mut parameters, &[(ids, rows, seq)], SEQ);
     }
     let moments = Moments::zeros(&parameters);
     let mut trainer = Trainer {
@@ -96,9 +97,7 @@ fn curve(plan: Option<&str>, plain: bool) -> Vec<f64> {
         teachers,
         step: 0,
         seq_len: SEQ,
-        threads: 1,
-        device: squat_train::device::device("cpu").unwrap(),
-        group: Group::alone(),
+        execution: Execution::on_cpu(1),
     };
     (0..STEPS).map(|step| trainer.step(config, &batch(step)).unwrap().loss.total).collect()
 }

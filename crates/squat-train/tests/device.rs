@@ -10,7 +10,8 @@ use burn::tensor::FloatDType;
 use squat_model::{ModelSpec, QuantPlan};
 use squat_train::Recipe;
 use squat_train::device::{NAMES, device, is_cpu};
-use squat_train::model::{Leaves, Model, add_quantizer_parameters, initial_parameters};
+use squat_train::model::{Model, ParamTensors, add_quantizer_parameters, initial_parameters};
+use squat_train::quantizer::default_quantizer;
 use squat_train::recipe::{LossConfig, MixedPrecision};
 use squat_train::step::{MicroResult, Teacher, micro_step};
 use std::panic::catch_unwind;
@@ -42,13 +43,13 @@ fn step(
     mixed_precision: MixedPrecision,
 ) -> MicroResult {
     let mut parameters = initial_parameters(spec, 0.2, 5);
-    let teacher = Leaves::on(&parameters, device);
-    let teacher = Teacher { model: Model::new(spec.clone(), None, 16), leaves: teacher };
+    let teacher = ParamTensors::on(&parameters, device);
+    let teacher = Teacher { model: Model::new(spec.clone(), None, 16), params: teacher };
     if let Some(plan) = &plan {
-        add_quantizer_parameters(&mut parameters, spec, plan);
+        add_quantizer_parameters(&mut parameters, spec, plan, default_quantizer());
         // Calibration puts a channel's largest weight on the limit of the codes, where the gradient of the scale jumps: the
         // last bit of an exponential decides.
-        for parameter in parameters.list_mut().iter_mut().filter(|p| p.name.ends_with("weight_log_scale")) {
+        for parameter in parameters.list_mut().iter_mut().filter(|p| p.name.ends_with("weight_quantizer")) {
             parameter.values.iter_mut().for_each(|log_scale| *log_scale += 0.03);
         }
     }
@@ -56,8 +57,8 @@ fn step(
     model.recompute = recompute;
     model.mixed_precision = mixed_precision;
     // The CPU multiplies in bf16 in this form alone.
-    model.plain_forms = mixed_precision == MixedPrecision::Bf16;
-    let constant = Leaves::on(&parameters, device);
+    model.tensor_forms = mixed_precision == MixedPrecision::Bf16;
+    let constant = ParamTensors::on(&parameters, device);
     let config = LossConfig { entropy: 0.01, alignment: 0.1, ..LossConfig::default() };
     let batch: Vec<Vec<u32>> = (0..3u32)
         .map(|b| (0..=12u32).map(|t| if t == 0 { 1 } else { (b * 31 + t * t * 7) % 90 }).collect())

@@ -6,7 +6,7 @@ use squat_model::{ParamKind, TensorSource, reference};
 use squat_test::data::{KNOWN_STORY, stories};
 use squat_train::Parameters;
 use squat_train::evaluate::Evaluator;
-use squat_train::model::{Leaves, Model, matrix_shape};
+use squat_train::model::{Model, ParamTensors, matrix_shape};
 use squat_train::parameters::Group;
 
 #[test]
@@ -22,7 +22,7 @@ fn the_training_forward_continues_the_story() {
     }
     let max_seq = spec.max_position_embeddings;
     let model = Model::new(spec.clone(), None, max_seq);
-    let evaluator = Evaluator::new(model, Leaves::constant(&parameters), 1, max_seq);
+    let evaluator = Evaluator::new(model, ParamTensors::constant(&parameters), 1, max_seq);
 
     let mut ids = vec![1u32];
     let known = tokenizer.encode(KNOWN_STORY);

@@ -29,11 +29,11 @@ fn logits_are_those_of_rounded_weights_bit_for_bit() {
         let spec = recipe.model.spec(301).unwrap();
         let ids: Vec<u32> = (0..3 * 13).map(|i| i * i * 7 % 301).collect();
         let make = |parameters: &Parameters, dtype| {
-            let loaded = Loaded { spec: spec.clone(), plan: None, parameters: parameters.clone() };
+            let loaded = Loaded::full_precision(spec.clone(), parameters.clone());
             Teacher::new(loaded, dtype, 16, &device("cpu").unwrap(), 1).unwrap()
         };
         let logits = |teacher: &Teacher| -> Vec<u32> {
-            let output = teacher.model.forward(&teacher.leaves, &ids, (3, 13), &ForwardOptions::default());
+            let output = teacher.model.forward(&teacher.params, &ids, (3, 13), &ForwardOptions::default());
             let logits = output.logits.into_data().try_into_vec::<f32>().unwrap();
             logits.into_iter().map(f32::to_bits).collect()
         };
@@ -47,7 +47,7 @@ fn logits_are_those_of_rounded_weights_bit_for_bit() {
         // Gains stay as they are, all else is halved.
         let gains: usize =
             parameters.iter().filter(|p| p.group == Group::Norm).map(|p| 4 * p.values.len()).sum();
-        assert_eq!(whole.leaves.bytes() - gains, 2 * (half.leaves.bytes() - gains));
+        assert_eq!(whole.params.bytes() - gains, 2 * (half.params.bytes() - gains));
     }
 }
 

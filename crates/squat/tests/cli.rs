@@ -8,7 +8,8 @@ mod common;
 use common::command::{RECIPE, check_refusal, models, ok, output, squat, text, tree};
 use serde_json::Value;
 use squat_train::Recipe;
-use squat_train::run::{RunEvent, RunOptions, run};
+use squat_train::execution::Execution;
+use squat_train::run::{RunEvent, RunOptions, run_recipe};
 use squat_train::stage::{Event, Outcome};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -319,15 +320,9 @@ fn a_full_disk_destroys_nothing() {
     let recipe = RECIPE.replacen("steps = 4", "steps = 8\nsave_every = 2\nlog_every = 1", 1);
     std::fs::write(dir.join("recipe.toml"), &recipe).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let options = RunOptions {
-        folder: dir.join("run"),
-        threads: 1,
-        resume: false,
-        group: squat_train::parallel::Group::alone(),
-        stop: stop.clone(),
-        device: squat_train::device::device("cpu").unwrap(),
-    };
-    let outcome = run(&Recipe::parse(&recipe, &[]).unwrap(), &options, &mut |event| {
+    let execution = Execution { stop: stop.clone(), ..Execution::on_cpu(1) };
+    let options = RunOptions { folder: dir.join("run"), execution };
+    let outcome = run_recipe(&Recipe::parse(&recipe, &[]).unwrap(), &options, &mut |event| {
         if let RunEvent::Training(Event::Step { step: 5, .. }) = event {
             stop.store(true, Ordering::Relaxed);
         }

@@ -194,7 +194,7 @@ fn a_stopped_process_is_noticed_in_time() {
     children[0].wait().unwrap();
     let stderr = text(&zero.stderr);
     assert_eq!(zero.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("lost rank 1: no sign of life for 6 s"), "{stderr}");
+    assert!(stderr.contains("lost rank 1: no heartbeat for 6 s"), "{stderr}");
     assert!(waited < Duration::from_secs(30), "{waited:?}");
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use squat_quant::calibrate::weight_scales;
-use squat_quant::{Affine, Granularity, WeightBits, WeightScheme, math};
+use squat_quant::{Affine, Granularity, Transform, WeightBits, WeightScheme};
 
 use super::open::PackedModel;
 use super::schema;
@@ -14,11 +14,12 @@ use crate::atomic::write_folder_atomically;
 use crate::error::ModelError;
 use crate::format::safetensors::{Declaration, Writer};
 use crate::generation::GenerationConfig;
-use crate::hf::{ModelFolder, declare_static, has_learned_scales, log_scale_shape, write_side_files};
-use crate::plan::{QuantPlan, describe, log_scale_name};
+use crate::hf::{ModelFolder, declare_static, has_learned_scales, write_side_files};
+use crate::plan::{QuantPlan, describe};
+use crate::scales::LearnedScales;
 use crate::spec::{ModelSpec, ParamInfo};
 use crate::squat_config;
-use crate::tensors::{Dtype, TensorSource, check_scale, check_shape, read_finite, wrong};
+use crate::tensors::{Dtype, TensorSource, check_shape, read_finite, wrong};
 use crate::tokenizer_files::TokenizerFiles;
 use crate::weights::WEIGHTS;
 
@@ -78,6 +79,19 @@ impl ModelFolder {
                 "the model has no quantization plan; give one, such as w4a8, or train one with quantization",
             )
         })?;
+        let stored = self.plan().map_or([Transform::None; 9], |own| own.transforms);
+        if plan.transforms != stored {
+            let stored = QuantPlan { transforms: stored, ..QuantPlan::full_precision() };
+            return Err(ModelError::folder(
+                self.path(),
+                format!(
+                    "expected a plan with the transforms of the stored weights ({}), got a plan with {}; a qat stage \
+                     changes them",
+                    stored.describe_transforms(),
+                    plan.describe_transforms()
+                ),
+            ));
+        }
         let out = out.as_ref();
         let same = |a: &Path, b: &Path| {
             a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
@@ -102,7 +116,7 @@ enum Job {
 
 /// Writes a packed folder atomically and returns what was done.
 ///
-/// Scales are the learned ones, `exp(weight_log_scale)`; without any, each is the one of smallest squared error
+/// Scales are the learned ones ([`crate::scales`]); without any, each is the one of smallest squared error
 /// ([`squat_quant::calibrate::weight_scales`]). Before the folder takes its place it is opened again and compared with
 /// the plan.
 ///
@@ -162,7 +176,7 @@ pub fn pack(source: &PackSource<'_>, out: impl AsRef<Path>) -> Result<PackReport
         let mut entries = Vec::with_capacity(jobs.len());
         for job in &jobs {
             entries.push(match job {
-                Job::Packed(param, scheme) => write_packed(&mut writer, source, param, *scheme, learned)?,
+                Job::Packed(param, scheme) => write_packed(&mut writer, source, param, *scheme)?,
                 Job::Plain(param) => write_plain(&mut writer, source, param)?,
             });
         }
@@ -252,20 +266,14 @@ fn write_packed(
     source: &PackSource<'_>,
     param: &ParamInfo,
     scheme: WeightScheme,
-    learned: bool,
 ) -> Result<PackedEntry, ModelError> {
     let (rows, cols) = matrix(param);
     let weight = read_finite(source.tensors, &param.name, &param.shape)?;
-    let scales = match log_scale_shape(param, source.plan) {
-        Some(shape) if learned => {
-            let name = log_scale_name(param);
-            let logs = read_finite(source.tensors, &name, &shape)?;
-            let scales: Vec<f32> = logs.iter().map(|&log| math::exp(log)).collect();
-            scales.iter().try_for_each(|&scale| check_scale(scale, &name, || source.tensors.place()))?;
-            scales
-        }
-        _ => {
-            let mut scales = vec![0f32; scheme.num_scales(rows, cols)];
+    let num_scales = scheme.num_scales(rows, cols);
+    let scales = match LearnedScales::read(source.tensors, param, num_scales)? {
+        Some(scales) => scales.into_scales(),
+        None => {
+            let mut scales = vec![0f32; num_scales];
             weight_scales(&weight, rows, cols, scheme, &mut scales);
             scales
         }

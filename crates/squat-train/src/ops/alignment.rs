@@ -3,12 +3,12 @@
 //! `L_D = mean(1 - cos)` over the causal post-softmax rows. Identical maps give the minimum, 0. (The published formula
 //! has the wrong sign and compares scores before mask and softmax.) Row 0 has a single entry and is left out.
 
-use crate::host::{HostOp, Input, Layout, gemm, multiversion};
+use crate::autograd::{FusedOp, Input, Layout, gemm, multiversion};
+use crate::fake_quant::ActQuant;
 use crate::ops::attention::{
-    AttentionShape, Prepared, Rope, gather, gather_scales, head_probabilities, inv_sqrt_dim, prepare,
+    AttentionShape, Prepared, RopeTables, gather, gather_scales, head_probabilities, inv_sqrt_dim, prepare,
     prepare_backward, scatter_add, softmax_backward,
 };
-use crate::quantizer::ActQuant;
 use squat_quant::ActScheme;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub struct Alignment {
     /// Sizes.
     pub shape: AttentionShape,
     /// Rotary tables.
-    pub rope: Arc<Rope>,
+    pub rope: Arc<RopeTables>,
     /// Quantizer of queries after RoPE.
     pub query: Option<ActQuant>,
     /// Quantizer of keys after RoPE.
@@ -108,15 +108,15 @@ impl Alignment {
                 let q_scales = gather_scales(&q.rows.scales, self.shape, heads, b, h);
                 let k_scales = gather_scales(&k.rows.scales, self.shape, kv_heads, b, kv);
                 head_probabilities((&qh, &q_scales), (&kh, &k_scales), self.shape, &mut p);
-                crate::quantizer::scale_rows(&mut qh, d, &q_scales);
-                crate::quantizer::scale_rows(&mut kh, d, &k_scales);
+                crate::fake_quant::scale_rows(&mut qh, d, &q_scales);
+                crate::fake_quant::scale_rows(&mut kh, d, &k_scales);
                 visit(b, h, &p, &qh, &kh);
             }
         }
     }
 }
 
-impl HostOp for Alignment {
+impl FusedOp for Alignment {
     fn name(&self) -> &'static str {
         "alignment"
     }
@@ -176,18 +176,18 @@ mod tests {
 
     const SHAPE: AttentionShape = AttentionShape { batch: 2, seq: 5, heads: 2, kv_heads: 1, head_dim: 4 };
 
-    fn rope() -> Arc<Rope> {
+    fn rope() -> Arc<RopeTables> {
         let angles: Vec<f32> = (0..10).map(|i| (i / 2) as f32 * 0.4).collect();
-        Arc::new(Rope {
+        Arc::new(RopeTables {
             cos: angles.iter().map(|a| a.cos()).collect(),
             sin: angles.iter().map(|a| a.sin()).collect(),
         })
     }
 
     fn maps(seed: u64) -> Arc<Vec<f32>> {
-        let side: Arc<std::sync::Mutex<crate::ops::attention::AttentionSide>> = Arc::default();
+        let taps: Arc<std::sync::Mutex<crate::ops::attention::AttentionTaps>> = Arc::default();
         let op =
-            Attention { shape: SHAPE, rope: rope(), quant: AttentionQuant::default(), side: side.clone() };
+            Attention { shape: SHAPE, rope: rope(), quant: AttentionQuant::default(), taps: taps.clone() };
         let (q, k) = qk(seed);
         let (qs, ks) = ([10, 8], [10, 4]);
         let v = noise(40, 3);
@@ -196,8 +196,8 @@ mod tests {
             Input { data: &k, shape: &ks },
             Input { data: &v, shape: &ks },
         ]);
-        let side = side.lock().unwrap();
-        side.probabilities.clone()
+        let taps = taps.lock().unwrap();
+        taps.probabilities.clone()
     }
 
     fn qk(seed: u64) -> (Vec<f32>, Vec<f32>) {
@@ -227,7 +227,7 @@ mod tests {
     fn gradients_match_numeric_ones() {
         let (q, k) = qk(7);
         let teacher = maps(1);
-        let make = || -> Box<dyn HostOp> { Box::new(op(teacher.clone())) };
+        let make = || -> Box<dyn FusedOp> { Box::new(op(teacher.clone())) };
         for error in worst_errors(&make, &[(q, vec![10, 8]), (k, vec![10, 4])], 1e-2) {
             assert!(error < 5e-3, "{error:e}");
         }

@@ -1,10 +1,10 @@
 //! Causal attention with quantized queries, keys, probabilities and values (METHOD.md sections 2, 3, 5).
 //!
 //! One operation from the projections to the input of the output projection: RoPE, quantization, scores, softmax,
-//! value product. It does in `f32` what the engine does in integers, in the same order, so both give the same bits.
+//! value product. It follows the engine's integer computation in `f32`, in the same order, so both give the same bits.
 
-use crate::host::{HostOp, Input, Layout, gemm, integer_gemm, multiversion};
-use crate::quantizer::{ActQuant, Rows, TokenBits, quantize_rows, quantize_rows_backward, static_affine};
+use crate::autograd::{FusedOp, Input, Layout, gemm, integer_gemm, multiversion};
+use crate::fake_quant::{ActQuant, Rows, TokenBits, quantize_rows, quantize_rows_backward, static_affine};
 use squat_kernels::Kernels;
 use squat_quant::affine::max_abs;
 use squat_quant::token_policy::mean_over_heads;
@@ -28,7 +28,7 @@ pub struct AttentionShape {
 
 /// Rotary tables: `cos`, `sin`, each `[positions, head_dim / 2]`.
 #[derive(Debug)]
-pub struct Rope {
+pub struct RopeTables {
     /// Cosines.
     pub cos: Vec<f32>,
     /// Sines.
@@ -48,16 +48,16 @@ pub struct AttentionQuant {
     pub probs: Option<u32>,
 }
 
-/// What the forward leaves for others: fused it has both; as tensor expressions it leaves what is wanted, because
-/// fetching either means to wait for the device.
+/// Intermediate results of the forward pass for other parts of the model. The fused form always fills both; the tensor form
+/// fills those that are wanted, because fetching either waits for the device.
 #[derive(Debug, Default)]
-pub struct AttentionSide {
-    /// Whether `sink` is wanted.
+pub struct AttentionTaps {
+    /// Whether `sink_probs` is wanted.
     pub wants_sink: bool,
     /// Whether `probabilities` are wanted.
     pub wants_probabilities: bool,
     /// Mean over heads of each token's softmax row at column 0, `[batch * seq]`.
-    pub sink: Vec<f32>,
+    pub sink_probs: Vec<f32>,
     /// Softmax rows before quantization, `[batch, heads, seq, seq]`, zero above the diagonal.
     pub probabilities: Arc<Vec<f32>>,
 }
@@ -70,11 +70,11 @@ pub struct Attention {
     /// Sizes.
     pub shape: AttentionShape,
     /// Rotary tables for at least `seq` positions.
-    pub rope: Arc<Rope>,
+    pub rope: Arc<RopeTables>,
     /// Quantizers.
     pub quant: AttentionQuant,
     /// Where the forward leaves probabilities and sink scores.
-    pub side: Arc<Mutex<AttentionSide>>,
+    pub taps: Arc<Mutex<AttentionTaps>>,
 }
 
 /// Queries or keys after RoPE and quantization, token-major `[tokens, heads, d]`.
@@ -102,7 +102,7 @@ pub(crate) fn prepare(
     x: &[f32],
     shape: AttentionShape,
     heads: usize,
-    rope: Option<&Rope>,
+    rope: Option<&RopeTables>,
     quant: Option<&ActQuant>,
     parameters: Option<&[f32]>,
 ) -> Prepared {
@@ -129,7 +129,7 @@ pub(crate) fn prepare_backward(
     prepared: &Prepared,
     shape: AttentionShape,
     heads: usize,
-    rope: Option<&Rope>,
+    rope: Option<&RopeTables>,
     quant: Option<&ActQuant>,
     parameters: Option<&[f32]>,
     grad: &mut [f32],
@@ -226,7 +226,7 @@ pub(crate) fn head_probabilities(
 }
 
 /// How one head's probabilities enter the value product: a float or integer matrix and row factors for each
-/// precision group, and what they stand for.
+/// precision group, and their values.
 struct ValueFactors {
     /// `[seq, seq]` codes times 1, for the 8-bit group (or everything).
     wide: Vec<f32>,
@@ -318,7 +318,7 @@ impl Attention {
             self.folded() || matches!(self.quant.value, Some(ActQuant { scheme: ActScheme::Static, .. }));
         if !integer {
             let scales = gather_scales(&prepared.rows.scales, self.shape, self.shape.kv_heads, batch, head);
-            crate::quantizer::scale_rows(out, self.shape.head_dim, &scales);
+            crate::fake_quant::scale_rows(out, self.shape.head_dim, &scales);
         }
     }
 }
@@ -366,7 +366,7 @@ multiversion! {
     }
 }
 
-impl HostOp for Attention {
+impl FusedOp for Attention {
     fn name(&self) -> &'static str {
         "attention"
     }
@@ -403,10 +403,10 @@ impl HostOp for Attention {
                     head_probabilities((&qh, &q_scales), (&kh, &k_scales), self.shape, p);
                     let factors = self.value_factors(p, &v_scales, b, pv);
                     value_product(&factors.wide, &vh, &mut product);
-                    crate::quantizer::scale_rows(&mut product, d, &factors.wide_scale);
+                    crate::fake_quant::scale_rows(&mut product, d, &factors.wide_scale);
                     if let Some((codes, scales)) = &factors.narrow {
                         value_product(codes, &vh, &mut second);
-                        crate::quantizer::scale_rows(&mut second, d, scales);
+                        crate::fake_quant::scale_rows(&mut second, d, scales);
                         for (a, b) in product.iter_mut().zip(&second) {
                             *a += b;
                         }
@@ -415,19 +415,19 @@ impl HostOp for Attention {
                 }
             }
         }
-        let mut sink = Vec::with_capacity(batch * t);
+        let mut sink_probs = Vec::with_capacity(batch * t);
         let mut column = vec![0f32; heads];
         for b in 0..batch {
             for i in 0..t {
                 for (h, column) in column.iter_mut().enumerate() {
                     *column = probabilities[((b * heads + h) * t + i) * t];
                 }
-                sink.push(mean_over_heads(&column));
+                sink_probs.push(mean_over_heads(&column));
             }
         }
-        let mut side = self.side.lock().unwrap_or_else(|e| e.into_inner());
-        (side.sink, side.probabilities) = (sink, Arc::new(probabilities));
-        drop(side);
+        let mut taps = self.taps.lock().unwrap_or_else(|e| e.into_inner());
+        (taps.sink_probs, taps.probabilities) = (sink_probs, Arc::new(probabilities));
+        drop(taps);
         (out, vec![batch * t, heads * d])
     }
 
@@ -439,7 +439,7 @@ impl HostOp for Attention {
         let v = prepare(inputs[2].data, self.shape, kv_heads, None, self.quant.value.as_ref(), pv);
         let (q_values, k_values, v_values) =
             (q.rows.dequantize(d), k.rows.dequantize(d), v.rows.dequantize(d));
-        let probabilities = self.side.lock().unwrap_or_else(|e| e.into_inner()).probabilities.clone();
+        let probabilities = self.taps.lock().unwrap_or_else(|e| e.into_inner()).probabilities.clone();
         let (mut dq, mut dk, mut dv) = (
             vec![0f32; inputs[0].data.len()],
             vec![0f32; inputs[1].data.len()],
@@ -524,9 +524,9 @@ impl Attention {
         let factors = self.value_factors(p, v_scales, batch, value_parameters);
         out.copy_from_slice(&factors.wide);
         if self.folded() {
-            crate::quantizer::scale_rows(out, t, &factors.wide_scale);
+            crate::fake_quant::scale_rows(out, t, &factors.wide_scale);
             if let Some((mut codes, scales)) = factors.narrow {
-                crate::quantizer::scale_rows(&mut codes, t, &scales);
+                crate::fake_quant::scale_rows(&mut codes, t, &scales);
                 for (out, x) in out.iter_mut().zip(&codes) {
                     *out += x;
                 }
@@ -543,7 +543,7 @@ impl Attention {
                 }
             }
             let scale = self.quant.probs.map_or(1.0, |bits| Affine::probability(bits).scale);
-            crate::quantizer::scale_rows(out, t, &vec![scale; t]);
+            crate::fake_quant::scale_rows(out, t, &vec![scale; t]);
         }
     }
 }
@@ -555,16 +555,16 @@ mod tests {
 
     const SHAPE: AttentionShape = AttentionShape { batch: 2, seq: 5, heads: 4, kv_heads: 2, head_dim: 6 };
 
-    fn rope() -> Arc<Rope> {
+    fn rope() -> Arc<RopeTables> {
         let angles: Vec<f32> = (0..5 * 3).map(|i| (i / 3) as f32 * 0.7f32.powi(i % 3)).collect();
-        Arc::new(Rope {
+        Arc::new(RopeTables {
             cos: angles.iter().map(|a| a.cos()).collect(),
             sin: angles.iter().map(|a| a.sin()).collect(),
         })
     }
 
     fn op(quant: AttentionQuant) -> Attention {
-        Attention { shape: SHAPE, rope: rope(), quant, side: Arc::default() }
+        Attention { shape: SHAPE, rope: rope(), quant, taps: Arc::default() }
     }
 
     fn inputs() -> [(Vec<f32>, Vec<usize>); 3] {
@@ -577,7 +577,7 @@ mod tests {
 
     #[test]
     fn gradients_match_numeric_ones() {
-        let make = || -> Box<dyn HostOp> { Box::new(op(AttentionQuant::default())) };
+        let make = || -> Box<dyn FusedOp> { Box::new(op(AttentionQuant::default())) };
         for error in worst_errors(&make, &inputs(), 1e-2) {
             assert!(error < 3e-3, "{error:e}");
         }

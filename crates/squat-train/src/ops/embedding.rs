@@ -1,11 +1,11 @@
 //! Token embedding, fake-quantized row by row.
 
-use crate::host::{HostOp, Input};
-use crate::quantizer::{quantize_weight, quantize_weight_backward};
-use squat_quant::WeightScheme;
+use crate::autograd::{FusedOp, Input};
+use crate::fake_quant::Weight;
+use crate::quantizer::WeightQuant;
 use std::sync::Arc;
 
-/// `table [vocabulary, hidden] (x log scales [1, vocabulary]) -> [tokens, hidden]`.
+/// `table [vocabulary, hidden] (x parameters of the quantizer [1, vocabulary]) -> [tokens, hidden]`.
 ///
 /// Only the rows that the batch names are quantized.
 #[derive(Clone, Debug)]
@@ -13,10 +13,10 @@ pub struct Embedding {
     /// Token ids, all below the vocabulary.
     pub ids: Arc<[u32]>,
     /// Quantizer of the table, if any: one scale for each row.
-    pub weight: Option<WeightScheme>,
+    pub weight: Option<WeightQuant>,
 }
 
-impl HostOp for Embedding {
+impl FusedOp for Embedding {
     fn name(&self) -> &'static str {
         "embedding"
     }
@@ -29,9 +29,9 @@ impl HostOp for Embedding {
             let row = &table[at * hidden..(at + 1) * hidden];
             match self.weight {
                 None => out.extend_from_slice(row),
-                Some(scheme) => {
-                    let log = &inputs[1].data[at..=at];
-                    out.extend(quantize_weight(row, hidden, scheme, log).dequantize(hidden, scheme));
+                Some(quant) => {
+                    let (row, scales) = quant.of(row, hidden, &inputs[1].data[at..=at]);
+                    out.extend(row.quantize(&scales).dequantize());
                 }
             }
         }
@@ -41,7 +41,7 @@ impl HostOp for Embedding {
     fn backward(&self, inputs: &[Input<'_>], grad: &[f32], _needed: &[bool]) -> Vec<Option<Vec<f32>>> {
         let (table, hidden) = (inputs[0].data, inputs[0].shape[1]);
         let mut dtable = vec![0f32; table.len()];
-        let mut dlogs = self.weight.map(|_| vec![0f32; inputs[1].data.len()]);
+        let mut dparameters = self.weight.map(|_| vec![0f32; inputs[1].data.len()]);
         let mut named: Vec<usize> = Vec::with_capacity(self.ids.len());
         for (&id, grad) in self.ids.iter().zip(grad.chunks_exact(hidden)) {
             let at = id as usize;
@@ -50,17 +50,18 @@ impl HostOp for Embedding {
                 *d += g;
             }
         }
-        if let (Some(scheme), Some(dlogs)) = (self.weight, &mut dlogs) {
+        if let (Some(WeightQuant { scheme, quantizer }), Some(dparameters)) = (self.weight, &mut dparameters)
+        {
             named.sort_unstable();
             named.dedup();
             for at in named {
                 let span = at * hidden..(at + 1) * hidden;
-                let log = &inputs[1].data[at..=at];
-                dlogs[at] =
-                    quantize_weight_backward(&table[span.clone()], hidden, scheme, log, &mut dtable[span])[0];
+                let row = Weight { values: &table[span.clone()], cols: hidden, scheme };
+                let d = quantizer.backward(row, &inputs[1].data[at..=at], &mut dtable[span]);
+                dparameters[at] = d[0];
             }
         }
-        std::iter::once(Some(dtable)).chain(dlogs.map(Some)).collect()
+        std::iter::once(Some(dtable)).chain(dparameters.map(Some)).collect()
     }
 }
 
@@ -68,12 +69,13 @@ impl HostOp for Embedding {
 mod tests {
     use super::*;
     use crate::ops::gradient_check::{noise, worst_errors};
-    use squat_quant::WeightBits;
+    use crate::quantizer::default_quantizer;
+    use squat_quant::{WeightBits, WeightScheme};
 
     #[test]
     fn gradients_match_numeric_ones() {
         let inputs = [(noise(5 * 6, 1), vec![5, 6])];
-        let make = || -> Box<dyn HostOp> { Box::new(Embedding { ids: [3, 0, 3, 1].into(), weight: None }) };
+        let make = || -> Box<dyn FusedOp> { Box::new(Embedding { ids: [3, 0, 3, 1].into(), weight: None }) };
         for error in worst_errors(&make, &inputs, 1e-2) {
             assert!(error < 1e-3, "{error:e}");
         }
@@ -83,7 +85,10 @@ mod tests {
     fn quantized_rows_pass_the_gradient_through_and_learn_their_steps() {
         let (table, logs) = (noise(4 * 6, 2), vec![(0.2f32).ln(); 4]);
         let scheme = WeightScheme::per_channel(WeightBits::W4);
-        let op = Embedding { ids: [2, 2, 0].into(), weight: Some(scheme) };
+        let op = Embedding {
+            ids: [2, 2, 0].into(),
+            weight: Some(WeightQuant { scheme, quantizer: default_quantizer() }),
+        };
         let (ts, ls) = ([4, 6], [1, 4]);
         let inputs = [Input { data: &table, shape: &ts }, Input { data: &logs, shape: &ls }];
         let (y, _) = op.forward(&inputs);

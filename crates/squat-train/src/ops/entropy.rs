@@ -4,9 +4,9 @@
 //! (token, head) row r = var(x / s), x / s clipped to the code range, and `L_E = -mean 1/2 log(1 + r)`. The range
 //! bounds r by q_max^2, and s moves with the row, so growing norms cannot satisfy the term.
 
-use crate::host::{HostOp, Input, multiversion};
-use crate::ops::attention::{AttentionShape, Rope, prepare, prepare_backward};
-use crate::quantizer::{ActQuant, row_affine};
+use crate::autograd::{FusedOp, Input, multiversion};
+use crate::fake_quant::{ActQuant, row_affine};
+use crate::ops::attention::{AttentionShape, RopeTables, prepare, prepare_backward};
 use squat_kernels::Kernels;
 use squat_quant::ActScheme;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct CodeEntropy {
     /// Heads of this input: query or key heads.
     pub heads: usize,
     /// Rotary tables.
-    pub rope: Arc<Rope>,
+    pub rope: Arc<RopeTables>,
     /// Quantizer whose codes are meant.
     pub quant: ActQuant,
 }
@@ -108,7 +108,7 @@ impl CodeEntropy {
     }
 }
 
-impl HostOp for CodeEntropy {
+impl FusedOp for CodeEntropy {
     fn name(&self) -> &'static str {
         "entropy"
     }
@@ -156,21 +156,21 @@ impl HostOp for CodeEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake_quant::TokenBits;
     use crate::ops::gradient_check::{noise, worst_errors};
-    use crate::quantizer::TokenBits;
     use squat_quant::ActBits;
 
     const SHAPE: AttentionShape = AttentionShape { batch: 1, seq: 3, heads: 2, kv_heads: 2, head_dim: 6 };
 
     fn op(scheme: ActScheme) -> CodeEntropy {
-        let rope = Rope { cos: vec![0.8; 9], sin: vec![0.6; 9] };
+        let rope = RopeTables { cos: vec![0.8; 9], sin: vec![0.6; 9] };
         let quant = ActQuant { scheme, bits: TokenBits::Uniform(ActBits::A4) };
         CodeEntropy { shape: SHAPE, heads: 2, rope: Arc::new(rope), quant }
     }
 
     #[test]
     fn gradients_match_numeric_ones() {
-        let make = || -> Box<dyn HostOp> { Box::new(op(ActScheme::Dynamic)) };
+        let make = || -> Box<dyn FusedOp> { Box::new(op(ActScheme::Dynamic)) };
         let errors = worst_errors(&make, &[(noise(36, 4), vec![3, 12])], 1e-3);
         assert!(errors[0] < 1e-2, "{errors:?}");
     }

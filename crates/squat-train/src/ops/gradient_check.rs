@@ -1,6 +1,6 @@
 //! Numerical check of hand-written gradients.
 
-use crate::host::{HostOp, Input};
+use crate::autograd::{FusedOp, Input};
 
 /// Values in about [-1, 1], the same for the same seed.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -18,7 +18,7 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<f32> {
 /// Largest difference between the analytic and the central-difference gradient of `sum(upstream * op(inputs))`,
 /// relative to the largest gradient entry, for each input.
 pub(crate) fn worst_errors(
-    make: &dyn Fn() -> Box<dyn HostOp>,
+    make: &dyn Fn() -> Box<dyn FusedOp>,
     inputs: &[(Vec<f32>, Vec<usize>)],
     step: f32,
 ) -> Vec<f64> {

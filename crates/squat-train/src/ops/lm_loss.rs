@@ -2,7 +2,7 @@
 //!
 //! `L = (1 - g) CE + g t^2 KL(softmax(z_T / t) || softmax(z_S / t))`, both **means per token**.
 
-use crate::host::{HostOp, Input, multiversion};
+use crate::autograd::{FusedOp, Input, multiversion};
 use crate::ops::teacher_logits::{TeacherLogits, distil_top};
 use squat_quant::math::exp;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ pub struct LossTerms {
 pub struct LmLoss {
     /// Next token of each position; `None` positions (padding) do not count.
     pub targets: Arc<[Option<u32>]>,
-    /// What the teachers say, already averaged over them.
+    /// Mean of the teachers' logits.
     pub teacher: Option<TeacherLogits>,
     /// Weight of the distillation term, `g` in 0..=1. Without a teacher it must be 0.
     pub gamma: f32,
@@ -149,7 +149,7 @@ multiversion! {
     }
 }
 
-impl HostOp for LmLoss {
+impl FusedOp for LmLoss {
     fn name(&self) -> &'static str {
         "loss"
     }
@@ -234,7 +234,7 @@ mod tests {
         for (gamma, t, teacher) in
             [(0.0, 1.0, None), (0.5, 2.0, Some(teacher.clone())), (1.0, 1.5, Some(teacher.clone()))]
         {
-            let make = || -> Box<dyn HostOp> { Box::new(op(gamma, t, teacher.clone())) };
+            let make = || -> Box<dyn FusedOp> { Box::new(op(gamma, t, teacher.clone())) };
             for error in worst_errors(&make, &[(logits.clone(), vec![3, 19])], 1e-2) {
                 assert!(error < 3e-3, "gamma {gamma}: {error:e}");
             }

@@ -1,4 +1,4 @@
-//! The fused operations of a transformer, each with its own backward on host memory.
+//! The fused operations of a transformer, each with its own backward on the CPU's memory.
 
 pub mod alignment;
 pub mod attention;

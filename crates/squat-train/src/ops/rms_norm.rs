@@ -1,6 +1,6 @@
 //! RMSNorm with the engine's row function, and its backward.
 
-use crate::host::{HostOp, Input, multiversion};
+use crate::autograd::{FusedOp, Input, multiversion};
 use squat_kernels::Kernels;
 
 /// `[tokens, hidden] x gain [1, hidden] -> [tokens, hidden]`: `x / sqrt(mean(x^2) + eps) * gain`.
@@ -36,7 +36,7 @@ multiversion! {
     }
 }
 
-impl HostOp for RmsNorm {
+impl FusedOp for RmsNorm {
     fn name(&self) -> &'static str {
         "rms_norm"
     }
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn gradients_match_numeric_ones() {
         let inputs = [(noise(3 * 21, 1), vec![3, 21]), (noise(21, 2), vec![1, 21])];
-        let make = || -> Box<dyn HostOp> { Box::new(RmsNorm { eps: 1e-5 }) };
+        let make = || -> Box<dyn FusedOp> { Box::new(RmsNorm { eps: 1e-5 }) };
         for error in worst_errors(&make, &inputs, 1e-2) {
             assert!(error < 2e-3, "{error:e}");
         }

@@ -1,6 +1,6 @@
 //! SwiGLU's product `silu(gate) * up` with the engine's function, and its backward.
 
-use crate::host::{HostOp, Input, multiversion};
+use crate::autograd::{FusedOp, Input, multiversion};
 use squat_kernels::Kernels;
 use squat_quant::math::exp;
 
@@ -20,7 +20,7 @@ multiversion! {
     }
 }
 
-impl HostOp for SwiGlu {
+impl FusedOp for SwiGlu {
     fn name(&self) -> &'static str {
         "swiglu"
     }
@@ -50,7 +50,7 @@ mod tests {
     fn gradients_match_numeric_ones() {
         let scaled: Vec<f32> = noise(40, 1).iter().map(|x| x * 4.0).collect();
         let inputs = [(scaled, vec![2, 20]), (noise(40, 2), vec![2, 20])];
-        let make = || -> Box<dyn HostOp> { Box::new(SwiGlu) };
+        let make = || -> Box<dyn FusedOp> { Box::new(SwiGlu) };
         for error in worst_errors(&make, &inputs, 1e-2) {
             assert!(error < 2e-3, "{error:e}");
         }

@@ -4,7 +4,7 @@
 //! With the `k` likeliest tokens kept, the divergence is that between two distributions over `k + 1` outcomes: each of
 //! these tokens, and any other. Of the others the student is told how likely they are together, not which of them.
 
-use crate::host::multiversion;
+use crate::autograd::multiversion;
 use squat_kernels::Kernels;
 use std::sync::Arc;
 
@@ -118,7 +118,7 @@ pub(crate) fn distil_top(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{HostOp, Input};
+    use crate::autograd::{FusedOp, Input};
     use crate::ops::gradient_check::{noise, worst_errors};
     use crate::ops::lm_loss::LmLoss;
 
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn gradients_match_numeric_ones() {
         for (k, gamma, t) in [(1, 1.0, 1.0), (4, 0.5, 2.0), (VOCABULARY, 1.0, 1.5)] {
-            let make = || -> Box<dyn HostOp> { Box::new(op(gamma, t, top(k, t, &logits(2)))) };
+            let make = || -> Box<dyn FusedOp> { Box::new(op(gamma, t, top(k, t, &logits(2)))) };
             for error in worst_errors(&make, &[(logits(1), vec![3, VOCABULARY])], 1e-2) {
                 assert!(error < 3e-3, "k {k}: {error:e}");
             }

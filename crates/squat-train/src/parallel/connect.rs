@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 /// Raise it whenever frames or collective operations change.
 const PROTOCOL: u32 = 1;
 
-/// First word of every message, so that a stray visitor is noticed.
+/// First word of every message, so that a stray connection is noticed.
 const GREETING: &str = "squat-train";
 
 /// Longest message while connecting.
 const MAX_MESSAGE: usize = 1 << 20;
 
-/// How long a visitor may take for its first message.
+/// How long a new connection may take for its first message.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pause between two looks at a listener or two attempts to connect.
@@ -93,7 +93,7 @@ fn host(
             });
         };
         let _ = stream.set_read_timeout(Some(PATIENCE));
-        // Whoever does not greet is no business of ours.
+        // A connection without a greeting does not belong to the group.
         let Ok(hello) = read::<Hello>(&mut stream) else { continue };
         if hello.greeting != GREETING {
             continue;
@@ -165,7 +165,7 @@ fn join(
         group,
     };
     write(&mut first, &hello(0)).map_err(gone)?;
-    // Rank 0 answers when everybody is there, or says why not.
+    // Rank 0 answers when all processes have come, or with the reason why not.
     let left = deadline.saturating_duration_since(Instant::now()) + 2 * PATIENCE;
     first.set_read_timeout(Some(left)).map_err(gone)?;
     let (group, addresses) = match read::<Reply>(&mut first).map_err(gone)? {
@@ -201,7 +201,7 @@ fn join(
     Ok(streams)
 }
 
-/// A number that another group hardly has.
+/// A number that is unlikely to occur in another group.
 fn new_group() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id()) | 1
@@ -232,7 +232,7 @@ fn listen(launch: &Launch, deadline: Instant) -> Result<TcpListener, ParallelErr
     }
 }
 
-/// The next visitor; none when time is up.
+/// The next connection; `None` when time is up.
 fn accept(
     listener: &TcpListener,
     deadline: Instant,

@@ -8,7 +8,7 @@ pub enum ParallelError {
     Launch {
         /// Whose variables were found.
         launcher: &'static str,
-        /// What is wrong and what to do.
+        /// The problem, and what to do.
         problem: String,
     },
     /// Processes did not find each other.

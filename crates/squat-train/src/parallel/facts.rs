@@ -1,4 +1,4 @@
-//! What a micro-batch tells beside its gradients, as every process needs it.
+//! The results of a micro-batch other than its gradients, which every process needs.
 
 use super::{Group, ParallelError};
 use crate::step::StepLoss;

@@ -1,4 +1,4 @@
-//! What a launcher says about this process, in environment variables.
+//! Rank and size of the group, from the environment variables of a launcher.
 
 use super::ParallelError;
 
@@ -59,16 +59,16 @@ impl Launch {
     /// From the environment of this process; `None` if it was started alone.
     ///
     /// # Errors
-    /// Variables that are no numbers, are missing or contradict each other.
+    /// Variables that are not numbers, are missing or contradict each other.
     pub fn from_environment() -> Result<Option<Self>, ParallelError> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
     /// The same from any source of variables. In order: torchrun's `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`;
-    /// Open MPI's `OMPI_COMM_WORLD_*`; `srun`'s `SLURM_*`. A group of one is no group.
+    /// Open MPI's `OMPI_COMM_WORLD_*`; `srun`'s `SLURM_*`. A group of one counts as none.
     ///
     /// # Errors
-    /// Variables that are no numbers, are missing or contradict each other.
+    /// Variables that are not numbers, are missing or contradict each other.
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, ParallelError> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let master = get("MASTER_ADDR");

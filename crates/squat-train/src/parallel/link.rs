@@ -1,9 +1,9 @@
-//! A connection to one other process: frames, a thread that reads them, and signs of life.
+//! A connection to one other process: frames, a thread that reads them, and heartbeats.
 //!
 //! A frame is 16 bytes (kind, three zeros, number of the collective operation as u32, length as u64, little endian)
-//! and its payload. The reading thread always takes what comes, so two processes that send to each other at once
-//! cannot block each other. While nothing else is sent, a sign of life goes out a few times within the silence that
-//! the other side accepts; who says nothing for longer counts as lost. So a wait ends in any case.
+//! and its payload. The reading thread always reads, so two processes that send to each other at the same time cannot
+//! block each other. While nothing else is sent, a heartbeat goes out several times within the silence that the other
+//! side accepts; a process that is silent for longer counts as lost. So every wait ends.
 
 use super::ParallelError;
 use std::io::{ErrorKind, Read, Write};
@@ -41,11 +41,11 @@ pub(super) struct Link {
     ended: Mutex<Receiver<()>>,
 }
 
-/// The writing half, for signs of life.
+/// The writing half, for heartbeats.
 pub(super) struct Pulse(Arc<Mutex<TcpStream>>);
 
 impl Pulse {
-    /// Says that this process lives, unless it is sending something anyway.
+    /// Sends a heartbeat, unless the process is sending something else.
     pub(super) fn beat(&self) {
         if let Ok(mut stream) = self.0.try_lock() {
             let _ = send(&mut stream, Kind::Alive, 0, &[]);
@@ -91,7 +91,7 @@ impl Link {
     pub(super) fn send(&self, operation: u32, payload: &[u8]) -> Result<(), ParallelError> {
         let mut stream = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         send(&mut stream, Kind::Data, operation, payload).map_err(|error| {
-            // What the peer said before it went tells more than a broken pipe.
+            // The peer's last message tells more than a broken pipe.
             self.last_words().unwrap_or_else(|| self.lost(&describe(&error, None)))
         })
     }
@@ -117,7 +117,7 @@ impl Link {
         }
     }
 
-    /// Says goodbye. The peer may still be reading: nothing that was sent gets lost.
+    /// Announces the end. The peer may still be reading: nothing that was sent is lost.
     pub(super) fn leave(&self) {
         if let Ok(mut stream) = self.writer.lock() {
             let _ = send(&mut stream, Kind::Bye, 0, &[]);
@@ -125,7 +125,7 @@ impl Link {
         }
     }
 
-    /// Waits until the peer has said goodbye too, at most `limit`; then closes.
+    /// Waits until the peer has announced its end too, at most `limit`; then closes.
     pub(super) fn close(&self, limit: Duration) {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = ended.recv_timeout(limit);
@@ -136,7 +136,7 @@ impl Link {
 
     fn last_words(&self) -> Option<ParallelError> {
         let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        // The peer's message may be on its way still.
+        // The peer's message may not have arrived yet.
         while let Ok(arrival) = inbox.recv_timeout(Duration::from_millis(200)) {
             match arrival {
                 Arrival::Data(..) => {}
@@ -157,7 +157,7 @@ impl Link {
 fn describe(error: &std::io::Error, silence: Option<Duration>) -> String {
     match (error.kind(), silence) {
         (ErrorKind::WouldBlock | ErrorKind::TimedOut, Some(silence)) => {
-            format!("no sign of life for {} s", silence.as_secs_f64())
+            format!("no heartbeat for {} s", silence.as_secs_f64())
         }
         (ErrorKind::WouldBlock | ErrorKind::TimedOut, None) => "it takes no data".to_owned(),
         (ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe, _) => {
@@ -169,8 +169,8 @@ fn describe(error: &std::io::Error, silence: Option<Duration>) -> String {
 
 /// Reads frames until the connection ends.
 fn read(mut stream: TcpStream, sender: &Sender<Arrival>, silence: Duration) {
-    // A process that has no use for more still reads until the peer ends: closing earlier would destroy what the peer
-    // has not read yet.
+    // A process that needs nothing more still reads until the peer ends: closing earlier would destroy data that the
+    // peer has not read yet.
     let deliver = |arrival| drop(sender.send(arrival));
     let mut ended = false;
     loop {

@@ -6,13 +6,13 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`launch`] | what torchrun, `srun` or `mpirun` say about this process |
+//! | [`launch`] | rank and size from torchrun, `srun` or `mpirun` |
 //! | [`tree`] | the order of the sum |
 //! | `connect` | how processes find each other |
-//! | `link` | a connection with signs of life |
-//! | [`facts`] | what a micro-batch tells beside its gradients |
+//! | `link` | a connection with heartbeats |
+//! | [`facts`] | results of a micro-batch other than its gradients |
 //!
-//! The group trusts its network: nothing is encrypted, and whoever reaches the port can take part.
+//! The group trusts its network: nothing is encrypted, and any process that reaches the port can take part.
 
 mod connect;
 mod error;
@@ -36,7 +36,7 @@ use tree::{Gradients, Sums, add_slices};
 /// Values that travel together: large enough for the network, small enough for the cache.
 const CHUNK: usize = 1 << 20;
 
-/// Longest wait for the goodbye of processes that stop with an error.
+/// Longest wait for processes that stop with an error.
 const PARTING: Duration = Duration::from_secs(2);
 
 /// The processes that train together, seen from one of them. Every process must call the same operations in the same
@@ -65,8 +65,8 @@ impl Group {
         Self(None)
     }
 
-    /// Meets the other processes. `key` must be the same for all; `patience` is how long to wait for them to come, and
-    /// later how long one may give no sign of life.
+    /// Joins the other processes. `key` must be the same for all; `patience` is how long to wait for them, and
+    /// later the longest silence of a process.
     ///
     /// # Errors
     /// Processes that do not come in time, or do not belong together.
@@ -81,7 +81,7 @@ impl Group {
         let pulses: Vec<_> = links.iter().flatten().map(Link::pulse).collect();
         let (stop, stopped) = channel::<()>();
         let pause = (patience / 4).min(Duration::from_secs(10));
-        let heart = std::thread::Builder::new().name("signs of life".into()).spawn(move || {
+        let heart = std::thread::Builder::new().name("heartbeats".into()).spawn(move || {
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 pulses.iter().for_each(link::Pulse::beat);
             }
@@ -108,12 +108,12 @@ impl Group {
         self.0.as_ref().map_or(1, |members| members.links.len())
     }
 
-    /// Whether this is the process that writes.
-    pub fn leads(&self) -> bool {
+    /// Whether this is rank 0, the process that writes files.
+    pub fn is_rank0(&self) -> bool {
         self.rank() == 0
     }
 
-    /// What every process gives, by rank.
+    /// All-gather: the bytes of every process, by rank.
     ///
     /// # Errors
     /// A process that is gone or failed.
@@ -133,11 +133,11 @@ impl Group {
         members.links.iter().enumerate().map(take).collect()
     }
 
-    /// What rank 0 gives; the others pass anything.
+    /// The bytes of rank 0; those of the others are ignored.
     ///
     /// # Errors
     /// A process that is gone or failed.
-    pub fn from_leader(&self, mine: Vec<u8>) -> Result<Vec<u8>, ParallelError> {
+    pub fn broadcast(&self, mine: Vec<u8>) -> Result<Vec<u8>, ParallelError> {
         let Some(members) = &self.0 else { return Ok(mine) };
         let operation = members.next();
         match &members.links[0] {
@@ -163,7 +163,7 @@ impl Group {
         }
     }
 
-    /// Waits for everybody.
+    /// Waits for all processes.
     ///
     /// # Errors
     /// A process that is gone or failed.
@@ -171,7 +171,7 @@ impl Group {
         self.gather(&[]).map(drop)
     }
 
-    /// Whether any process says yes.
+    /// Whether the answer of any process is true.
     ///
     /// # Errors
     /// A process that is gone or failed.
@@ -179,11 +179,11 @@ impl Group {
         Ok(self.gather(&[u8::from(mine)])?.iter().any(|answer| answer.first() == Some(&1)))
     }
 
-    /// Checks that all processes have the same: `digest` stands for it, `what` names it.
+    /// Checks that all processes have the same `digest` of what `what` names.
     ///
     /// # Errors
     /// [`ParallelError::Disagree`]; a process that is gone or failed.
-    pub fn agree(&self, what: &'static str, digest: &[u8]) -> Result<(), ParallelError> {
+    pub fn assert_equal(&self, what: &'static str, digest: &[u8]) -> Result<(), ParallelError> {
         match self.gather(digest)?.iter().position(|other| other != digest) {
             Some(rank) => Err(ParallelError::Disagree { what, rank, own: self.rank() }),
             None => Ok(()),
@@ -200,7 +200,7 @@ impl Group {
     ///
     /// # Errors
     /// A process that is gone, failed, or has gradients of other sizes.
-    pub fn sum(&self, count: usize, sums: Sums<Gradients>) -> Result<Gradients, ParallelError> {
+    pub fn all_reduce(&self, count: usize, sums: Sums<Gradients>) -> Result<Gradients, ParallelError> {
         let mut own = sums.into_nodes();
         let Some(members) = &self.0 else { return Ok(own.pop().map(|(_, sum)| sum).unwrap_or_default()) };
         let operation = members.next();

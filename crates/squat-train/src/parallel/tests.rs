@@ -43,12 +43,12 @@ fn the_sum_has_the_bits_of_one_process() {
         let alone = {
             let mut sums = Sums::new(count, tree::add_gradients);
             (0..count).for_each(|i| sums.push(i..i + 1, gradients(i, n)));
-            Group::alone().sum(count, sums).unwrap()
+            Group::alone().all_reduce(count, sums).unwrap()
         };
         let found = together(world, |group| {
             let mut sums = Sums::new(count, tree::add_gradients);
             group.share(count).for_each(|i| sums.push(i..i + 1, gradients(i, n)));
-            group.sum(count, sums).unwrap()
+            group.all_reduce(count, sums).unwrap()
         });
         for (rank, found) in found.iter().enumerate() {
             assert!(*found == alone, "rank {rank} of {world}, {count} micro-batches, {n} values");
@@ -61,16 +61,16 @@ fn gathering_and_agreeing() {
     let long: Vec<u8> = (0..2 * PIECE).map(|i| (i % 251) as u8).collect();
     together(3, |group| {
         let rank = group.rank();
-        assert_eq!((group.world(), group.leads()), (3, rank == 0));
+        assert_eq!((group.world(), group.is_rank0()), (3, rank == 0));
         assert_eq!(group.gather(&[rank as u8; 3]).unwrap(), [[0; 3], [1; 3], [2; 3]]);
         assert!(group.any(rank == 2).unwrap());
         assert!(!group.any(false).unwrap());
         for length in [0, 1, PIECE, 2 * PIECE] {
             let mine = if rank == 0 { long[..length].to_vec() } else { Vec::new() };
-            assert!(group.from_leader(mine).unwrap() == long[..length]);
+            assert!(group.broadcast(mine).unwrap() == long[..length]);
         }
-        group.agree("names", b"same").unwrap();
-        let error = group.agree("parameters", &[u8::from(rank == 1)]).unwrap_err();
+        group.assert_equal("names", b"same").unwrap();
+        let error = group.assert_equal("parameters", &[u8::from(rank == 1)]).unwrap_err();
         assert!(matches!(error, ParallelError::Disagree { what: "parameters", .. }), "{error}");
         group.barrier().unwrap();
     });
@@ -156,7 +156,7 @@ fn a_process_that_says_nothing_is_lost() {
         silent.join().unwrap();
         (error, waited)
     });
-    assert!(error.to_string().contains("no sign of life"), "{error}");
+    assert!(error.to_string().contains("no heartbeat"), "{error}");
     assert!(waited < Duration::from_millis(3900), "{waited:?}");
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The sum over `count` micro-batches is the sum over the first half (the larger one, if they differ) plus the sum over
 //! the second half, and so on down to single micro-batches. The tree depends on `count` alone. A process that has some
-//! consecutive micro-batches adds up the subtrees that it holds entirely; whoever gets those of all processes
+//! consecutive micro-batches adds up the subtrees that it holds entirely; the process that receives those of all others
 //! continues where they stopped. So the result has the same bits for every number of threads and processes.
 
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! What a recipe holds, with its defaults.
+//! The keys of a recipe, and their defaults.
 
 use super::QuantConfig;
 use crate::error::TrainError;
@@ -78,7 +78,7 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
 }
 
-/// What a stage does.
+/// Kind of a stage.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum StageKind {
@@ -151,9 +151,9 @@ pub struct StageConfig {
     pub activation_checkpointing: bool,
     /// Peak learning rate.
     pub learning_rate: f32,
-    /// Peak learning rate of quantizer steps (in log space).
-    #[serde(default = "default_step_rate")]
-    pub step_learning_rate: f32,
+    /// Peak learning rate of quantizer scales (in log space).
+    #[serde(default = "default_scale_rate")]
+    pub scale_learning_rate: f32,
     /// Steps of linear warm-up.
     #[serde(default = "default_warmup")]
     pub warmup: u64,
@@ -257,7 +257,7 @@ fn default_batch() -> usize {
 fn default_micro() -> usize {
     8
 }
-fn default_step_rate() -> f32 {
+fn default_scale_rate() -> f32 {
     1e-3
 }
 fn default_warmup() -> u64 {
@@ -300,7 +300,7 @@ impl ModelConfig {
         let heads = self.num_attention_heads;
         if heads == 0 || !self.hidden_size.is_multiple_of(heads) {
             return Err(TrainError::Recipe(format!(
-                "model.hidden_size {} is no multiple of num_attention_heads {heads}",
+                "model.hidden_size {} is not a multiple of num_attention_heads {heads}",
                 self.hidden_size
             )));
         }

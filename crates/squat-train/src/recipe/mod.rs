@@ -50,6 +50,11 @@ impl Recipe {
         for setting in settings {
             set(&mut table, setting)?;
         }
+        if let Some((stage, old, new)) = renamed_keys(&mut table).next() {
+            return Err(TrainError::Recipe(format!(
+                "stage `{stage}`: `{old}` is now called `{new}`; write `{new}`"
+            )));
+        }
         let recipe: Self = toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| {
             // What is wrong in the text itself is shown with its line; what a setting brought in has none.
             let message = match toml::from_str::<Self>(text) {
@@ -60,6 +65,19 @@ impl Recipe {
         })?;
         recipe.validate()?;
         Ok(recipe)
+    }
+
+    /// A recipe as [`Self::to_toml`] wrote it, by this version or one before it: keys of that time are understood.
+    ///
+    /// # Errors
+    /// Bad TOML, unknown keys, or values that contradict each other.
+    pub fn parse_resolved(text: &str) -> Result<Self, TrainError> {
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|e| TrainError::Recipe(e.to_string().trim().to_owned()))?;
+        if renamed_keys(&mut table).count() == 0 {
+            return Self::parse(text, &[]);
+        }
+        Self::parse(&toml::to_string(&table).map_err(|e| TrainError::Recipe(e.to_string()))?, &[])
     }
 
     /// The recipe as TOML, all defaults written out.
@@ -96,14 +114,14 @@ impl Recipe {
                 return fail(format!("{at}: a stage's name is a folder name; use letters, digits, - and _"));
             }
             if self.stages[..index].iter().any(|other| other.name == stage.name) {
-                return fail(format!("{at} stands twice"));
+                return fail(format!("{at} occurs twice"));
             }
             if stage.steps == 0 || stage.batch_size == 0 || stage.micro_batch == 0 {
                 return fail(format!("{at}: steps, batch_size and micro_batch must be positive"));
             }
             if !stage.batch_size.is_multiple_of(stage.micro_batch) {
                 return fail(format!(
-                    "{at}: batch_size {} is no multiple of micro_batch {}",
+                    "{at}: batch_size {} is not a multiple of micro_batch {}",
                     stage.batch_size, stage.micro_batch
                 ));
             }
@@ -151,13 +169,30 @@ impl Recipe {
             }
             if let Some(quant) = &stage.quant {
                 quant.plan(self.data.seq_len, self.seed)?;
+                quant.quantizer()?;
             }
         }
         Ok(())
     }
 }
 
-/// Applies `a.b.c=value`; the value is TOML, or a string if it is no TOML.
+/// Keys of a stage that have another name today.
+const RENAMED: [(&str, &str); 1] = [("step_learning_rate", "scale_learning_rate")];
+
+/// Renames such keys; gives (stage, old name, new name) of each.
+fn renamed_keys(table: &mut toml::Table) -> impl Iterator<Item = (String, &'static str, &'static str)> {
+    let stages = table.get_mut("stage").and_then(toml::Value::as_array_mut).into_iter().flatten();
+    stages.filter_map(toml::Value::as_table_mut).flat_map(|stage| {
+        let name = stage.get("name").and_then(toml::Value::as_str).unwrap_or("?").to_owned();
+        RENAMED.into_iter().filter_map(move |(old, new)| {
+            let value = stage.remove(old)?;
+            stage.insert(new.to_owned(), value);
+            Some((name.clone(), old, new))
+        })
+    })
+}
+
+/// Applies `a.b.c=value`; the value is TOML, or a string if it is not valid TOML.
 fn set(table: &mut toml::Table, setting: &str) -> Result<(), TrainError> {
     let bad = |why: &str| TrainError::Recipe(format!("--set {setting}: {why}"));
     let (path, value) = setting.split_once('=').ok_or_else(|| bad("expected key=value"))?;
@@ -180,7 +215,7 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), TrainError> {
                     .find(|t| t.get("name").and_then(toml::Value::as_str) == Some(name))
                     .ok_or_else(|| bad(&format!("no `{key}` is named `{name}`")))?
             }
-            _ => return Err(bad(&format!("`{key}` is no table"))),
+            _ => return Err(bad(&format!("`{key}` is not a table"))),
         };
     }
     at.insert(last.to_owned(), value);
@@ -264,6 +299,18 @@ quant = { plan = "w4a8", points = { head_in = "fp" } }
     }
 
     #[test]
+    fn a_renamed_key_is_refused_with_its_new_name_and_read_from_the_recipe_of_a_run() {
+        let old = RECIPE.replace("learning_rate = 1e-4", "learning_rate = 1e-4\nstep_learning_rate = 2e-3");
+        let error = Recipe::parse(&old, &[]).unwrap_err().to_string();
+        assert!(error.contains("stage `q`") && error.contains("`scale_learning_rate`"), "{error}");
+        assert!(Recipe::parse(RECIPE, &["stage.q.step_learning_rate=1e-3".into()]).is_err());
+        let new = old.replace("step_learning_rate", "scale_learning_rate");
+        let (new, resolved) = (Recipe::parse(&new, &[]).unwrap(), Recipe::parse_resolved(&old).unwrap());
+        assert_eq!(new.stages[1].scale_learning_rate, 2e-3);
+        assert_eq!(resolved.to_toml().unwrap(), new.to_toml().unwrap());
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         for (from, to, word) in [
             ("kind = \"pretrain\"", "kind = \"distill\"", "teachers"),
@@ -272,6 +319,7 @@ quant = { plan = "w4a8", points = { head_in = "fp" } }
             ("steps = 10", "steps = 10\nbatch_size = 10", "multiple"),
             ("head_in", "haed_in", "head_in"),
             ("w4a8", "w4a9", "w4a8"),
+            ("points =", "quantizer = \"lsqlog\", points =", "`lsq-log`"),
         ] {
             let error = Recipe::parse(&RECIPE.replacen(from, to, 1), &[]).unwrap_err();
             assert!(error.to_string().contains(word), "{word}: {error}");

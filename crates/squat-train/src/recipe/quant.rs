@@ -1,11 +1,12 @@
 //! The quantization of a stage, in a recipe's words.
 
 use crate::error::TrainError;
+use crate::quantizer::{WeightQuantizer, default_quantizer};
 use serde::{Deserialize, Serialize};
 use squat_model::QuantPlan;
 use squat_quant::spelling::nearest;
 use squat_quant::token_policy::TokenPolicy;
-use squat_quant::{ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
+use squat_quant::{ActPoint, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
 use std::collections::BTreeMap;
 
 /// The quantization of a `qat` stage: a named plan and what differs from it.
@@ -14,6 +15,9 @@ use std::collections::BTreeMap;
 pub struct QuantConfig {
     /// Named plan: `w4a8`, `w4a4`, `w8a8`, `w2a8`, `rho50`, ...
     pub plan: String,
+    /// Where the scales of weights come from: `lsq-log` (the default) or another name of [`crate::quantizer`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantizer: Option<String>,
     /// Granularity of linears: `tensor`, `channel`, or a group size.
     #[serde(default)]
     pub weight_granularity: Option<String>,
@@ -29,6 +33,9 @@ pub struct QuantConfig {
     /// Scheme of single points: `dynamic`, `static` or `fp`.
     #[serde(default)]
     pub points: BTreeMap<String, String>,
+    /// Transforms of single points: `hadamard(SIZE)` for `o_proj_input` and `down_proj_input`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub transforms: BTreeMap<String, String>,
     /// Bits of the attention probabilities: 8 or 4.
     #[serde(default)]
     pub attn_probs_bits: Option<u32>,
@@ -41,6 +48,14 @@ pub struct QuantConfig {
 }
 
 impl QuantConfig {
+    /// The weight quantizer that this names.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn quantizer(&self) -> Result<&'static dyn WeightQuantizer, TrainError> {
+        self.quantizer.as_deref().map_or(Ok(default_quantizer()), crate::quantizer::named)
+    }
+
     /// The quantization plan that this describes.
     ///
     /// # Errors
@@ -84,11 +99,11 @@ impl QuantConfig {
             }
         }
         for (name, value) in &self.points {
-            let point = ActPoint::from_name(name).ok_or_else(|| {
-                let near = nearest(name, ActPoint::ALL.map(ActPoint::name)).unwrap_or("attn_in");
-                TrainError::Recipe(format!("quant.points: no point `{name}`; did you mean `{near}`?"))
-            })?;
-            plan.set_point(point, scheme("points", value)?);
+            plan.set_point(point_of("points", name)?, scheme("points", value)?);
+        }
+        for (name, value) in &self.transforms {
+            plan.transforms[point_of("transforms", name)?.index()] = Transform::from_name(value)
+                .ok_or_else(|| fail("transforms", value, "none or hadamard(SIZE), SIZE a power of two"))?;
         }
         if let Some(bits) = self.attn_probs_bits {
             if bits != 8 && bits != 4 {
@@ -117,4 +132,12 @@ impl QuantConfig {
         }
         Ok(plan)
     }
+}
+
+/// The activation point of that name, in a table of the recipe.
+fn point_of(table: &str, name: &str) -> Result<ActPoint, TrainError> {
+    ActPoint::from_name(name).ok_or_else(|| {
+        let near = nearest(name, ActPoint::ALL.map(ActPoint::name)).unwrap_or("attn_in");
+        TrainError::Recipe(format!("quant.{table}: no point `{name}`; did you mean `{near}`?"))
+    })
 }

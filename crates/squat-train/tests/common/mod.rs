@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 use squat_test::files::copy;
-use squat_train::run::{RunEvent, RunOptions, run};
+use squat_train::execution::Execution;
+use squat_train::run::{RunEvent, RunOptions, run_recipe};
 use squat_train::stage::{Event, Outcome};
 use squat_train::{Recipe, TrainError};
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ steps = 10
 batch_size = 4
 micro_batch = 2
 learning_rate = 2e-3
-step_learning_rate = 5e-3
+scale_learning_rate = 5e-3
 warmup = 2
 eval_every = 5
 eval_sequences = 8
@@ -89,16 +90,11 @@ impl<'a> Run<'a> {
         let settings: Vec<String> = self.settings.iter().map(|&s| s.to_owned()).collect();
         let recipe = Recipe::parse(&format!("{HEAD}{}", stages.concat()), &settings)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let options = RunOptions {
-            folder: self.folder.to_path_buf(),
-            threads: self.threads,
-            device: squat_train::device::device("cpu").expect("the CPU"),
-            resume: self.resume,
-            group: squat_train::parallel::Group::alone(),
-            stop: stop.clone(),
-        };
+        let execution =
+            Execution { resume: self.resume, stop: stop.clone(), ..Execution::on_cpu(self.threads) };
+        let options = RunOptions { folder: self.folder.to_path_buf(), execution };
         let mut stage = String::new();
-        run(&recipe, &options, &mut |event| match event {
+        run_recipe(&recipe, &options, &mut |event| match event {
             RunEvent::Stage { name, .. } => stage = name,
             RunEvent::Training(Event::Step { step, .. }) => {
                 if self.stop == Some((&stage, step)) {
@@ -132,7 +128,7 @@ pub fn steps(run: &Path, stage: &str) -> Vec<Value> {
     metrics(run, stage).into_iter().filter(|line| line.get("loss").is_some()).collect()
 }
 
-/// Everything that a stage leaves on disk, as bytes, but for timings.
+/// All files of a stage's checkpoints, as bytes.
 pub fn results(run: &Path, stage: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for checkpoint in ["best", "last"] {

@@ -52,6 +52,9 @@ pub fn run(args: &Inspect) -> Result<ExitCode> {
         }
         printer::line("");
         printer::data(&points.to_markdown());
+        if let Some(plan) = summary.plan.as_ref().filter(|plan| plan.has_transforms()) {
+            printer::line(&format!("\ntransforms: {}", plan.describe_transforms()));
+        }
         if let Some(policy) = summary.policy {
             let rho = summary.rho.map(|rho| format!(", rho {rho}")).unwrap_or_default();
             printer::line(&format!("\ntoken policy: {policy}{rho}"));

@@ -18,7 +18,8 @@ use squat_eval::{
 use squat_model::ModelFolder;
 use squat_train::Recipe;
 use squat_train::evaluate::Evaluator;
-use squat_train::run::{RunOptions, run as run_recipe};
+use squat_train::execution::Execution;
+use squat_train::run::{RunOptions, run_recipe};
 use squat_train::stage::Outcome;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,14 +44,8 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
         bail!("{} already contains a quickstart; choose another folder with --out", args.out.display());
     }
     recipe.data.generated_words = recipe.data.generated_words.max(1);
-    let options = RunOptions {
-        folder: folder.clone(),
-        threads,
-        device: squat_train::device::device("cpu")?,
-        resume: false,
-        group: squat_train::parallel::Group::alone(),
-        stop: super::train::stop_flag()?,
-    };
+    let execution = Execution { stop: super::train::stop_flag()?, ..Execution::on_cpu(threads) };
+    let options = RunOptions { folder: folder.clone(), execution };
     let mut progress = Progress::new();
     if let Outcome::Interrupted { .. } = run_recipe(&recipe, &options, &mut |event| progress.event(&event))? {
         printer::note("stopped; quickstart starts from the beginning next time");

@@ -5,8 +5,9 @@ use crate::progress::Progress;
 use crate::{forms, printer};
 use anyhow::{Context, Result};
 use squat_train::Recipe;
+use squat_train::execution::Execution;
 use squat_train::parallel::{Group, Launch};
-use squat_train::run::{RunEvent, RunOptions, group_key, run as run_recipe};
+use squat_train::run::{RunEvent, RunOptions, group_key, run_recipe};
 use squat_train::stage::{Event, Outcome};
 use std::path::Path;
 use std::process::ExitCode;
@@ -66,12 +67,13 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
                 format!("--peer-timeout {}: expected at least 0.1 seconds", args.peer_timeout)
             })?;
         group = Group::join(launch, &group_key(recipe, args.resume)?, patience)?;
-        if group.leads() {
+        if group.is_rank0() {
             printer::note(&format!("{} processes", group.world()));
         }
     }
-    let leads = group.leads();
-    let options = RunOptions { folder: folder.clone(), threads, resume: args.resume, group, device, stop };
+    let is_rank0 = group.is_rank0();
+    let execution = Execution { threads, device, group, resume: args.resume, stop };
+    let options = RunOptions { folder: folder.clone(), execution };
     let mut progress = Progress::new();
     let mut steps = 0;
     if args.profile {
@@ -82,23 +84,23 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
         if let RunEvent::Training(Event::Step { .. }) = event {
             steps += 1;
         }
-        if leads {
+        if is_rank0 {
             progress.event(&event);
         }
     })?;
-    if args.profile && leads {
+    if args.profile && is_rank0 {
         let table = crate::bench::train::profile_table(&squat_train::profile::finish(), steps);
         printer::note(&format!("time and memory by phase, average of {steps} steps:\n{table}"));
     }
     match outcome {
         Outcome::Finished { .. } => {
-            if leads {
+            if is_rank0 {
                 printer::line(&folder.display().to_string());
             }
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted { step } => {
-            if leads {
+            if is_rank0 {
                 printer::note(&format!(
                     "stopped at step {step}, checkpoint saved; continue with: squat train {} --out {} --resume",
                     args.recipe.display(),

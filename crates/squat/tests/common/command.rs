@@ -5,6 +5,7 @@ use squat_data::english::{write_corpus, write_pairs};
 use squat_data::tokenizer::{TokenizerOptions, save, train_on_lines};
 use squat_model::{ModelFolder, ModelSpec, QuantPlan, TokenizerFiles};
 use squat_train::checkpoint;
+use squat_train::quantizer::default_quantizer;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -116,10 +117,11 @@ pub fn models(dir: &Path) -> ModelSpec {
     save(&tokenizer, &dir.join("tokenizer"), 128).unwrap();
     let files = TokenizerFiles::read(&dir.join("tokenizer")).unwrap();
     let mut parameters = weights(&spec, 7);
-    checkpoint::save(&dir.join("fp"), &spec, None, &parameters, &files, None).unwrap();
+    checkpoint::save(&dir.join("fp"), &spec, (None, default_quantizer()), &parameters, &files, None).unwrap();
     let mut plan = QuantPlan::with_rho(0.5);
     quantize(&mut parameters, &spec, &mut plan, 7);
-    checkpoint::save(&dir.join("qat"), &spec, Some(&plan), &parameters, &files, None).unwrap();
+    checkpoint::save(&dir.join("qat"), &spec, (Some(&plan), default_quantizer()), &parameters, &files, None)
+        .unwrap();
     ModelFolder::open(dir.join("qat")).unwrap().pack(None, dir.join("packed")).unwrap();
     let sentences: Vec<&str> = lines.lines().take(2).collect();
     std::fs::write(dir.join("text/a.txt"), sentences.join("\n") + "\n").unwrap();

@@ -4,12 +4,15 @@
 pub mod command;
 
 use squat_model::plan::QuantPlan;
-use squat_model::{ModelFolder, ModelSpec, TokenizerFiles};
+use squat_model::{ModelFolder, ModelSpec, TokenizerFiles, arch};
 use squat_test::model::llama;
 use squat_test::random::Rng;
 use squat_train::calibration::calibrate;
-use squat_train::model::{ForwardOptions, Leaves, Model, add_quantizer_parameters, initial_parameters};
+use squat_train::model::{
+    ForwardOptions, Model, ParamTensors, add_quantizer_parameters, initial_parameters, transform_weights,
+};
 use squat_train::parameters::Group;
+use squat_train::quantizer::default_quantizer;
 use squat_train::recipe::QuantConfig;
 use squat_train::{Parameters, checkpoint, thresholds};
 use std::path::{Path, PathBuf};
@@ -29,6 +32,16 @@ pub fn spec(tied: bool) -> ModelSpec {
     }
 }
 
+/// The same sizes with the features of Qwen2 and of Qwen3.
+pub fn qwen_specs(tied: bool) -> [ModelSpec; 2] {
+    [arch::qwen2::base(), arch::qwen3::base()].map(|base| ModelSpec {
+        architecture: base.architecture,
+        biases: base.biases,
+        qk_norm: base.qk_norm,
+        ..spec(tied)
+    })
+}
+
 /// The plan that a recipe's `quant = { ... }` means for a model of this spec.
 pub fn plan_of(quant: &str, spec: &ModelSpec, seq_len: usize) -> QuantPlan {
     let table: toml::Table = toml::from_str(&format!("quant = {{ {quant} }}")).unwrap();
@@ -40,7 +53,7 @@ pub fn plan_of(quant: &str, spec: &ModelSpec, seq_len: usize) -> QuantPlan {
     plan
 }
 
-/// Weights large enough for sharp attention, with gains that differ from one.
+/// Weights large enough for sharp attention, with gains that differ from one and biases that differ from zero.
 pub fn weights(spec: &ModelSpec, seed: u64) -> Parameters {
     let mut parameters = initial_parameters(spec, 0.25, seed);
     let mut rng = Rng::new(seed ^ 0xA5);
@@ -56,10 +69,11 @@ pub fn quantize(parameters: &mut Parameters, spec: &ModelSpec, plan: &mut QuantP
     let batches: Vec<(Vec<u32>, usize, usize)> = (0..4)
         .map(|i| ((0..3).flat_map(|j| tokens(spec, seq, seed + 10 * i + j)).collect(), 3, seq))
         .collect();
-    add_quantizer_parameters(parameters, spec, plan);
+    transform_weights(parameters, spec, plan);
+    add_quantizer_parameters(parameters, spec, plan, default_quantizer());
     calibrate(&Model::new(spec.clone(), None, seq), parameters, plan, &batches);
     let mut rng = Rng::new(seed ^ 0x5A);
-    for p in parameters.list_mut().iter_mut().filter(|p| p.group == Group::Step) {
+    for p in parameters.list_mut().iter_mut().filter(|p| p.group == Group::Scale) {
         let is_static = p.name.ends_with(".static");
         for (i, x) in p.values.iter_mut().enumerate() {
             // Zero points stand at odd places of static points and are in units of the code.
@@ -69,21 +83,26 @@ pub fn quantize(parameters: &mut Parameters, spec: &ModelSpec, plan: &mut QuantP
     if plan.needs_thresholds() {
         plan.thresholds = vec![0.0; spec.num_hidden_layers];
         let model = Model::new(spec.clone(), Some(plan.clone()), seq);
-        let leaves = Leaves::constant(parameters);
+        let params = ParamTensors::constant(parameters);
         let (ids, batch, seq) = &batches[0];
-        let scores = model.forward(&leaves, ids, (*batch, *seq), &ForwardOptions::default()).scores;
+        let scores = model.forward(&params, ids, (*batch, *seq), &ForwardOptions::default()).scores;
         plan.thresholds = thresholds::initial(&scores, *seq, plan.rho);
     }
 }
 
 /// Writes a checkpoint of random weights under the plan of `quant` to `DIR/checkpoint`; packs it to `DIR/packed`.
 pub fn checkpoint_and_packed(dir: &Path, quant: &str, tied: bool, seed: u64) -> (PathBuf, PathBuf) {
-    let spec = spec(tied);
-    let mut plan = plan_of(quant, &spec, 24);
-    let mut parameters = weights(&spec, seed);
-    quantize(&mut parameters, &spec, &mut plan, seed);
+    checkpoint_and_packed_of(&spec(tied), dir, quant, seed)
+}
+
+/// The same for a model of this spec.
+pub fn checkpoint_and_packed_of(spec: &ModelSpec, dir: &Path, quant: &str, seed: u64) -> (PathBuf, PathBuf) {
+    let mut plan = plan_of(quant, spec, 24);
+    let mut parameters = weights(spec, seed);
+    quantize(&mut parameters, spec, &mut plan, seed);
     let (from, to) = (dir.join("checkpoint"), dir.join("packed"));
-    checkpoint::save(&from, &spec, Some(&plan), &parameters, &TokenizerFiles::none(), None).unwrap();
+    let quantized = (Some(&plan), default_quantizer());
+    checkpoint::save(&from, spec, quantized, &parameters, &TokenizerFiles::none(), None).unwrap();
     ModelFolder::open(&from).unwrap().pack(None, &to).unwrap();
     (from, to)
 }

@@ -1,18 +1,18 @@
 //! Attention and the two attention losses as tensor expressions.
 
-use super::PlainForm;
+use super::TensorForm;
 use super::quantizer::{Rows, rows};
+use crate::fake_quant::ActQuant;
 use crate::ops::alignment::Alignment;
-use crate::ops::attention::{Attention, AttentionShape, Rope, inv_sqrt_dim};
+use crate::ops::attention::{Attention, AttentionShape, RopeTables, inv_sqrt_dim};
 use crate::ops::entropy::CodeEntropy;
-use crate::quantizer::ActQuant;
 use burn::tensor::{Bool, Tensor, TensorData, activation};
 use squat_quant::token_policy::mean_over_heads;
 use squat_quant::{ActBits, ActScheme, CodeRange};
 use std::sync::Arc;
 
 /// `[tokens, heads * d]` to one row for each (token, head), rotated.
-fn head_rows(x: Tensor<2>, shape: AttentionShape, heads: usize, rope: Option<&Rope>) -> Tensor<2> {
+fn head_rows(x: Tensor<2>, shape: AttentionShape, heads: usize, rope: Option<&RopeTables>) -> Tensor<2> {
     let (tokens, d) = (shape.batch * shape.seq, shape.head_dim);
     let x = x.reshape([tokens * heads, d]);
     let Some(rope) = rope else { return x };
@@ -71,7 +71,7 @@ fn causal_softmax(q: Tensor<4>, k: Tensor<4>, shape: AttentionShape) -> Tensor<4
     activation::softmax(scores.mask_fill(mask, f32::NEG_INFINITY), 3)
 }
 
-/// Static parameters from what is left of the inputs, for the points that are static.
+/// Static parameters from the remaining inputs, for the points that are static.
 fn take(quant: Option<&ActQuant>, rest: &mut impl Iterator<Item = Tensor<2>>) -> Option<Tensor<2>> {
     match quant {
         Some(ActQuant { scheme: ActScheme::Static, .. }) => rest.next(),
@@ -79,8 +79,8 @@ fn take(quant: Option<&ActQuant>, rest: &mut impl Iterator<Item = Tensor<2>>) ->
     }
 }
 
-impl PlainForm for Attention {
-    fn plain(&self, inputs: Vec<Tensor<2>>) -> Tensor<2> {
+impl TensorForm for Attention {
+    fn tensor_form(&self, inputs: Vec<Tensor<2>>) -> Tensor<2> {
         let shape = self.shape;
         let mut inputs = inputs.into_iter();
         let mut next = || inputs.next().expect("query, key and value");
@@ -98,7 +98,7 @@ impl PlainForm for Attention {
             by_head(k.values, shape, shape.kv_heads),
             shape,
         );
-        self.leave_side(&p);
+        self.fill_taps(&p);
         let p = match quant.probs {
             None => p,
             Some(bits) => self.quantize_probabilities(p, by_head(v.scales, shape, shape.kv_heads), bits),
@@ -109,23 +109,23 @@ impl PlainForm for Attention {
 }
 
 impl Attention {
-    fn leave_side(&self, p: &Tensor<4>) {
+    fn fill_taps(&self, p: &Tensor<4>) {
         let AttentionShape { batch, seq, heads, .. } = self.shape;
         let host = |p: Tensor<4>| p.into_data().try_into_vec::<f32>().expect("probabilities are f32");
-        let mut side = self.side.lock().unwrap_or_else(|e| e.into_inner());
-        if side.wants_sink {
+        let mut taps = self.taps.lock().unwrap_or_else(|e| e.into_inner());
+        if taps.wants_sink {
             let first = host(p.clone().slice([0..batch, 0..heads, 0..seq, 0..1]));
             let mut column = vec![0f32; heads];
-            side.sink.clear();
+            taps.sink_probs.clear();
             for (b, i) in (0..batch).flat_map(|b| (0..seq).map(move |i| (b, i))) {
                 for (h, column) in column.iter_mut().enumerate() {
                     *column = first[(b * heads + h) * seq + i];
                 }
-                side.sink.push(mean_over_heads(&column));
+                taps.sink_probs.push(mean_over_heads(&column));
             }
         }
-        if side.wants_probabilities {
-            side.probabilities = Arc::new(host(p.clone()));
+        if taps.wants_probabilities {
+            taps.probabilities = Arc::new(host(p.clone()));
         }
     }
 
@@ -157,8 +157,8 @@ impl Attention {
     }
 }
 
-impl PlainForm for Alignment {
-    fn plain(&self, inputs: Vec<Tensor<2>>) -> Tensor<2> {
+impl TensorForm for Alignment {
+    fn tensor_form(&self, inputs: Vec<Tensor<2>>) -> Tensor<2> {
         let shape = self.shape;
         let AttentionShape { batch, seq, heads, kv_heads, .. } = shape;
         let mut inputs = inputs.into_iter();
@@ -181,8 +181,8 @@ impl PlainForm for Alignment {
     }
 }
 
-impl PlainForm for CodeEntropy {
-    fn plain(&self, inputs: Vec<Tensor<2>>) -> Tensor<2> {
+impl TensorForm for CodeEntropy {
+    fn tensor_form(&self, inputs: Vec<Tensor<2>>) -> Tensor<2> {
         let mut inputs = inputs.into_iter();
         let x = inputs.next().expect("queries or keys");
         let x = head_rows(x, self.shape, self.heads, Some(&self.rope));
@@ -195,7 +195,7 @@ impl PlainForm for CodeEntropy {
         let v = match (self.quant.scheme, inputs.next()) {
             (ActScheme::Static, Some(parameters)) => {
                 let host = parameters.into_data().try_into_vec::<f32>().expect("parameters are f32");
-                let affine = |bits: ActBits| crate::quantizer::static_affine(&host, bits);
+                let affine = |bits: ActBits| crate::fake_quant::static_affine(&host, bits);
                 let scale = limit(&|bits| affine(bits).scale);
                 let low = limit(&|bits| (affine(bits).range.min - affine(bits).zero_point) as f32);
                 let high = limit(&|bits| (affine(bits).range.max - affine(bits).zero_point) as f32);

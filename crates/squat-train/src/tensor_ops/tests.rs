@@ -1,9 +1,10 @@
-//! Each plain form against its host form: outputs and gradients, on the CPU device, through the same tape.
+//! Each tensor form against its fused form: outputs and gradients, on the CPU device, through the same tape.
 
-use super::PlainForm;
-use crate::host;
+use super::TensorForm;
+use crate::autograd;
+use crate::fake_quant::{ActQuant, TokenBits, Weight};
 use crate::ops::alignment::Alignment;
-use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionSide, Rope};
+use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionTaps, RopeTables};
 use crate::ops::embedding::Embedding;
 use crate::ops::entropy::CodeEntropy;
 use crate::ops::gradient_check::noise;
@@ -12,9 +13,9 @@ use crate::ops::lm_loss::LmLoss;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::SwiGlu;
 use crate::ops::teacher_logits::{TeacherLogits, TopTokens};
-use crate::quantizer::{ActQuant, TokenBits};
+use crate::quantizer::{WeightQuant, default_quantizer, registry};
 use burn::tensor::{Device, Tensor, TensorData};
-use squat_quant::{ActBits, ActScheme, Granularity, WeightBits, WeightScheme};
+use squat_quant::{ActBits, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
 use std::sync::Arc;
 
 type Values = (Vec<f32>, [usize; 2]);
@@ -22,35 +23,36 @@ type Values = (Vec<f32>, [usize; 2]);
 /// Output and gradients of `sum(noise * f(inputs))`.
 fn run(inputs: &[Values], f: impl FnOnce(Vec<Tensor<2>>) -> Tensor<2>) -> Vec<Vec<f32>> {
     let device = Device::flex().autodiff();
-    let leaves: Vec<Tensor<2>> = inputs
+    let params: Vec<Tensor<2>> = inputs
         .iter()
         .map(|(data, shape)| Tensor::from_data(TensorData::new(data.clone(), *shape), &device).require_grad())
         .collect();
-    let y = f(leaves.clone());
+    let y = f(params.clone());
     let [rows, cols] = y.dims();
     let up = Tensor::<2>::from_data(TensorData::new(noise(rows * cols, 77), [rows, cols]), &device);
     let grads = (y.clone() * up).sum().backward();
     let host = |t: Tensor<2>| t.into_data().try_into_vec::<f32>().unwrap();
     let mut out = vec![host(y)];
-    for (leaf, (data, _)) in leaves.iter().zip(inputs) {
+    for (leaf, (data, _)) in params.iter().zip(inputs) {
         out.push(leaf.grad(&grads).map_or_else(|| vec![0.0; data.len()], host));
     }
     out
 }
 
 /// Both forms of one operation agree to `tolerance` of the largest entry of each result.
-fn agree<const N: usize, O: PlainForm>(make: impl Fn() -> O, inputs: [Values; N], tolerance: f32) {
-    let fused = run(&inputs, |tensors| {
-        let tensors: [Tensor<2>; N] = tensors.try_into().unwrap_or_else(|_| panic!("{N} inputs"));
-        host::apply(make(), tensors)
-    });
-    let plain = run(&inputs, |tensors| make().plain(tensors));
+fn agree<const N: usize, O: TensorForm>(make: impl Fn() -> O, inputs: [Values; N], tolerance: f32) {
+    let fused = run(&inputs, |tensors| autograd::apply(make(), tensors));
+    let plain = run(&inputs, |tensors| make().tensor_form(tensors));
     for (which, (a, b)) in fused.iter().zip(&plain).enumerate() {
         let largest = a.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
         for (i, (a, b)) in a.iter().zip(b).enumerate() {
             assert!((a - b).abs() <= tolerance * largest, "result {which}, entry {i}: {a} {b} of {largest}");
         }
     }
+}
+
+fn learned(scheme: WeightScheme) -> Option<WeightQuant> {
+    Some(WeightQuant { scheme, quantizer: default_quantizer() })
 }
 
 fn values(rows: usize, cols: usize, seed: u64) -> Values {
@@ -73,26 +75,38 @@ fn norm_and_swiglu() {
     agree(|| SwiGlu, [values(5, 24, 3), values(5, 24, 4)], 1e-5);
 }
 
+/// Parameters of a quantizer that spread the scales a little around one value.
+fn learned_values(quant: WeightQuant, (data, [rows, cols]): &Values) -> Values {
+    let scales: Vec<f32> =
+        (0..quant.scheme.num_scales(*rows, *cols)).map(|i| 0.11 + 0.01 * (i % 3) as f32).collect();
+    let weight = Weight { values: data, cols: *cols, scheme: quant.scheme };
+    let parameters = quant.quantizer.parameters(weight, &scales);
+    let n = parameters.len();
+    (parameters, [1, n])
+}
+
 #[test]
 fn linears() {
-    agree(Linear::default, [values(6, 20, 1), values(9, 20, 2)], 1e-5);
-    for granularity in [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup(8)] {
-        let scheme = WeightScheme { bits: WeightBits::W4, granularity };
-        let logs = (vec![(0.11f32).ln(); scheme.num_scales(9, 20)], [1, scheme.num_scales(9, 20)]);
-        let dynamic = || Linear {
-            weight: Some(scheme),
-            input: Some(mixed(ActScheme::Dynamic, 6)),
-            packed: None,
-            bf16: false,
-        };
-        agree(dynamic, [values(6, 20, 1), values(9, 20, 2), logs.clone()], 1e-5);
-        let fixed = || Linear {
-            weight: Some(scheme),
-            input: Some(mixed(ActScheme::Static, 6)),
-            packed: None,
-            bf16: false,
-        };
-        agree(fixed, [values(6, 20, 1), values(9, 20, 2), logs, statics()], 1e-5);
+    let (x, w, bias) = (values(6, 20, 1), values(9, 20, 2), values(1, 9, 3));
+    agree(Linear::default, [x.clone(), w.clone()], 1e-5);
+    agree(|| Linear { bias: true, ..Linear::default() }, [x.clone(), w.clone(), bias.clone()], 1e-5);
+    let rotated = || Linear { transform: Transform::Hadamard(4), ..Linear::default() };
+    agree(rotated, [x.clone(), w.clone()], 1e-5);
+    for &quantizer in registry() {
+        for granularity in [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup(8)] {
+            let quant = WeightQuant { scheme: WeightScheme { bits: WeightBits::W4, granularity }, quantizer };
+            let learned = learned_values(quant, &w);
+            let op = |scheme, bias| Linear {
+                weight: Some(quant),
+                input: Some(mixed(scheme, 6)),
+                bias,
+                ..Linear::default()
+            };
+            let dynamic = || op(ActScheme::Dynamic, false);
+            agree(dynamic, [x.clone(), w.clone(), learned.clone()], 1e-5);
+            let fixed = || op(ActScheme::Static, true);
+            agree(fixed, [x.clone(), w.clone(), learned, statics(), bias.clone()], 1e-5);
+        }
     }
 }
 
@@ -109,14 +123,14 @@ fn linears_in_bf16() {
     let scheme = WeightScheme::per_channel(WeightBits::W4);
     let logs = (vec![(0.11f32).ln(); 9], [1, 9]);
     let quantized =
-        Linear { weight: Some(scheme), input: Some(mixed(ActScheme::Dynamic, 6)), ..Linear::default() };
+        Linear { weight: learned(scheme), input: Some(mixed(ActScheme::Dynamic, 6)), ..Linear::default() };
     let cases = [
         (Linear::default(), vec![values(6, 200, 1), values(9, 200, 2)], [5e-3; 3]),
         (quantized, vec![values(6, 200, 1), values(9, 200, 2), logs], [2e-3, 5e-3, 5e-3]),
     ];
     for (op, inputs, limits) in cases {
-        let exact = run(&inputs, |tensors| op.plain(tensors));
-        let rounded = run(&inputs, |tensors| Linear { bf16: true, ..op.clone() }.plain(tensors));
+        let exact = run(&inputs, |tensors| op.tensor_form(tensors));
+        let rounded = run(&inputs, |tensors| Linear { bf16: true, ..op.clone() }.tensor_form(tensors));
         for (which, limit) in limits.into_iter().enumerate() {
             let found = distance(&rounded[which], &exact[which]);
             assert!(found > 0.0 && found < limit, "result {which}: {found}, at most {limit}");
@@ -130,14 +144,14 @@ fn embeddings() {
     agree(|| Embedding { ids: ids.clone(), weight: None }, [values(5, 12, 1)], 1e-5);
     let scheme = WeightScheme::per_channel(WeightBits::W4);
     let logs = (vec![-2.0, -2.2, -1.9, -2.4, -2.0], [1, 5]);
-    agree(|| Embedding { ids: ids.clone(), weight: Some(scheme) }, [values(5, 12, 1), logs], 1e-5);
+    agree(|| Embedding { ids: ids.clone(), weight: learned(scheme) }, [values(5, 12, 1), logs], 1e-5);
 }
 
 const SHAPE: AttentionShape = AttentionShape { batch: 2, seq: 6, heads: 4, kv_heads: 2, head_dim: 8 };
 
-fn rope() -> Arc<Rope> {
+fn rope() -> Arc<RopeTables> {
     let angles: Vec<f32> = (0..24).map(|i| (i / 4) as f32 * 0.5f32.powi(i % 4)).collect();
-    Arc::new(Rope {
+    Arc::new(RopeTables {
         cos: angles.iter().map(|a| a.cos()).collect(),
         sin: angles.iter().map(|a| a.sin()).collect(),
     })
@@ -149,7 +163,7 @@ fn qkv() -> [Values; 3] {
 
 #[test]
 fn attention() {
-    let op = |quant: AttentionQuant| Attention { shape: SHAPE, rope: rope(), quant, side: Arc::default() };
+    let op = |quant: AttentionQuant| Attention { shape: SHAPE, rope: rope(), quant, taps: Arc::default() };
     agree(|| op(AttentionQuant::default()), qkv(), 1e-4);
     for probs in [None, Some(8), Some(4)] {
         let point = Some(mixed(ActScheme::Dynamic, 12));
@@ -164,26 +178,25 @@ fn attention() {
 
 #[test]
 fn attention_leaves_the_same_scores() {
-    let side = |plain: bool| {
+    let taps = |plain: bool| {
         let op =
-            Attention { shape: SHAPE, rope: rope(), quant: AttentionQuant::default(), side: Arc::default() };
-        let side = op.side.clone();
-        *side.lock().unwrap() =
-            AttentionSide { wants_sink: true, wants_probabilities: true, ..AttentionSide::default() };
+            Attention { shape: SHAPE, rope: rope(), quant: AttentionQuant::default(), taps: Arc::default() };
+        let taps = op.taps.clone();
+        *taps.lock().unwrap() =
+            AttentionTaps { wants_sink: true, wants_probabilities: true, ..AttentionTaps::default() };
         let tensors: Vec<Tensor<2>> = qkv()
             .into_iter()
             .map(|(data, shape)| Tensor::from_data(TensorData::new(data, shape), &Device::flex()))
             .collect();
         if plain {
-            op.plain(tensors);
+            op.tensor_form(tensors);
         } else {
-            let tensors: [Tensor<2>; 3] = tensors.try_into().unwrap_or_else(|_| panic!("three inputs"));
-            host::apply(op, tensors);
+            autograd::apply(op, tensors);
         }
-        let side = side.lock().unwrap();
-        (side.sink.clone(), side.probabilities.clone())
+        let taps = taps.lock().unwrap();
+        (taps.sink_probs.clone(), taps.probabilities.clone())
     };
-    let (a, b) = (side(false), side(true));
+    let (a, b) = (taps(false), taps(true));
     assert_eq!((b.0.len(), b.1.len()), (2 * 6, 2 * 4 * 6 * 6));
     assert!(a.0.iter().zip(&b.0).all(|(a, b)| (a - b).abs() < 1e-5));
     assert!(a.1.iter().zip(b.1.iter()).all(|(a, b)| (a - b).abs() < 1e-5));

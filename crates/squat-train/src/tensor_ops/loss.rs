@@ -1,12 +1,12 @@
 //! Cross-entropy and distillation as tensor expressions.
 
-use super::{PlainForm, int_tensor};
+use super::{TensorForm, int_tensor};
 use crate::ops::lm_loss::{LmLoss, LossTerms};
 use crate::ops::teacher_logits::{TeacherLogits, TopTokens};
 use burn::tensor::{Tensor, TensorData, activation};
 
-impl PlainForm for LmLoss {
-    fn plain(&self, mut inputs: Vec<Tensor<2>>) -> Tensor<2> {
+impl TensorForm for LmLoss {
+    fn tensor_form(&self, mut inputs: Vec<Tensor<2>>) -> Tensor<2> {
         let logits = inputs.remove(0);
         let device = logits.device();
         let [tokens, vocabulary] = logits.dims();

@@ -1,8 +1,8 @@
-//! Operations on the CPU's memory with a hand-written backward, as nodes of Burn's autodiff graph.
+//! Fused operations with a hand-written backward, as nodes of Burn's autodiff graph.
 //!
-//! A [`HostOp`] sees its inputs as plain `f32` slices and returns plain vectors. [`apply`] runs it on Burn's `flex`
-//! backend, with or without the tape, so a fused operation is one file that knows nothing of Burn. Other devices use
-//! the plain-tensor forms of [`crate::plain`]; tests hold the two against each other.
+//! A [`FusedOp`] works on the CPU's memory: it sees its inputs as `f32` slices and returns vectors. [`apply`] runs it on
+//! Burn's `flex` backend, with or without the tape, so a fused operation is one file that does not depend on Burn. Other
+//! devices use the tensor forms of [`crate::tensor_ops`]; tests compare the two.
 
 mod gemm;
 mod scratch;
@@ -25,7 +25,7 @@ use burn_flex::FlexTensor;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// An input of a [`HostOp`]: contiguous values in row-major order, and the shape.
+/// An input of a [`FusedOp`]: contiguous values in row-major order, and the shape.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
     /// Values, row-major.
@@ -34,10 +34,10 @@ pub struct Input<'a> {
     pub shape: &'a [usize],
 }
 
-/// An operation on host memory with its own backward.
+/// An operation on the CPU's memory with its own backward.
 ///
 /// One value of the implementing type serves one call: it may keep what its backward needs.
-pub trait HostOp: Debug + Send + Sync + 'static {
+pub trait FusedOp: Debug + Send + Sync + 'static {
     /// Its name in a profile.
     fn name(&self) -> &'static str;
 
@@ -49,9 +49,9 @@ pub trait HostOp: Debug + Send + Sync + 'static {
     fn backward(&self, inputs: &[Input<'_>], grad: &[f32], needed: &[bool]) -> Vec<Option<Vec<f32>>>;
 }
 
-/// A shared [`HostOp`], as it travels through Burn's dispatch.
+/// A shared [`FusedOp`], as it travels through Burn's dispatch.
 #[derive(Clone, Debug)]
-pub struct OpHandle(Arc<dyn HostOp>);
+pub struct OpHandle(Arc<dyn FusedOp>);
 
 fn tensor(data: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(data, shape))
@@ -65,7 +65,7 @@ fn with_inputs<R>(tensors: &[FlexTensor], run: impl FnOnce(&[Input<'_>]) -> R) -
         .iter()
         .zip(&shapes)
         .map(|(t, shape)| Input {
-            data: t.as_slice::<f32>().expect("host operations work on f32 tensors"),
+            data: t.as_slice::<f32>().expect("fused operations take f32 tensors"),
             shape,
         })
         .collect();
@@ -82,9 +82,9 @@ fn run_forward(op: &OpHandle, tensors: &[FlexTensor]) -> FlexTensor {
 }
 
 #[derive(Debug)]
-struct HostBackward;
+struct FusedBackward;
 
-impl<const N: usize> Backward<Flex, N> for HostBackward {
+impl<const N: usize> Backward<Flex, N> for FusedBackward {
     type State = ([NodeId; N], OpHandle);
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -106,24 +106,24 @@ impl<const N: usize> Backward<Flex, N> for HostBackward {
     }
 }
 
-macro_rules! host_ops {
+macro_rules! fused_ops {
     ($($name:ident $n:literal $($x:ident)+;)+) => {
-        /// [`HostOp`]s by number of inputs, routed by Burn to the `flex` backend and to its autodiff form.
+        /// [`FusedOp`]s by number of inputs, routed by Burn to the `flex` backend and to its autodiff form.
         #[backend_extension(Autodiff, Flex)]
-        pub trait HostOps: Backend {
+        pub trait FusedOps: Backend {
             $(
                 /// Runs `op` on the tensors.
                 fn $name($($x: FloatTensor<Self>,)+ op: OpHandle) -> FloatTensor<Self>;
             )+
         }
 
-        impl HostOps for Flex {
+        impl FusedOps for Flex {
             $(fn $name($($x: FlexTensor,)+ op: OpHandle) -> FlexTensor { run_forward(&op, &[$($x),+]) })+
         }
 
-        impl<C: CheckpointStrategy> HostOps for Autodiff<Flex, C> {
+        impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
             $(fn $name($($x: FloatTensor<Self>,)+ op: OpHandle) -> FloatTensor<Self> {
-                match HostBackward.prepare::<C>([$($x.node()),+]).compute_bound().stateful() {
+                match FusedBackward.prepare::<C>([$($x.node()),+]).compute_bound().stateful() {
                     OpsKind::Tracked(mut prepared) => {
                         let nodes = [$(prepared.checkpoint(&$x)),+];
                         let output = run_forward(&op, &[$($x.into_primitive()),+]);
@@ -140,23 +140,24 @@ macro_rules! host_ops {
         ///
         /// # Panics
         /// When the number of inputs has no entry above, or the device is not the CPU.
-        pub fn apply<const N: usize>(op: impl HostOp, inputs: [Tensor<2>; N]) -> Tensor<2> {
+        pub fn apply(op: impl FusedOp, inputs: Vec<Tensor<2>>) -> Tensor<2> {
             let op = OpHandle(Arc::new(op));
+            let count = inputs.len();
             let mut inputs = inputs.into_iter();
             let mut next = || inputs.next().expect("as many tensors as the arm names").into_dispatch();
-            match N {
+            match count {
                 $($n => { $(let $x = next();)+ Tensor::from_dispatch(Dispatch::$name($($x,)+ op)) })+
-                _ => unreachable!("host operations take 1 to 6 tensors"),
+                _ => unreachable!("fused operations take 1 to 6 tensors"),
             }
         }
     };
 }
 
-host_ops! {
-    host_op1 1 a;
-    host_op2 2 a b;
-    host_op3 3 a b c;
-    host_op4 4 a b c d;
-    host_op5 5 a b c d e;
-    host_op6 6 a b c d e f;
+fused_ops! {
+    fused_op1 1 a;
+    fused_op2 2 a b;
+    fused_op3 3 a b c;
+    fused_op4 4 a b c d;
+    fused_op5 5 a b c d e;
+    fused_op6 6 a b c d e f;
 }

@@ -1,8 +1,9 @@
 //! Fake quantizers as tensor expressions.
 
-use crate::quantizer::ActQuant;
+use crate::fake_quant::ActQuant;
+use crate::quantizer::WeightQuant;
 use burn::tensor::{Tensor, TensorData};
-use squat_quant::{ActBits, ActScheme, Granularity, WeightScheme};
+use squat_quant::{ActBits, ActScheme, Granularity};
 
 /// Fake-quantized rows.
 pub(super) struct Rows {
@@ -60,18 +61,36 @@ pub(super) fn rows(
     Rows { values: round(clamped) * scales.clone(), scales: scales.detach() }
 }
 
-/// A weight `[rows, cols]` with the scales `exp(log_scales)`, `[1, n]`.
-pub(super) fn weight(w: Tensor<2>, scheme: WeightScheme, log_scales: Tensor<2>) -> Tensor<2> {
+/// A fake-quantized weight `[rows, cols]`.
+pub(super) struct QuantizedWeight {
+    /// Values, with straight-through gradients.
+    pub values: Tensor<2>,
+    /// One scale for all, or one for each row: `[1, 1]` or `[rows, 1]`, without gradient; none for groups.
+    pub scales: Option<Tensor<2>>,
+}
+
+/// A weight `[rows, cols]` with the parameters of its quantizer, `[1, n]`.
+pub(super) fn weight(
+    w: Tensor<2>,
+    WeightQuant { scheme, quantizer }: WeightQuant,
+    parameters: Tensor<2>,
+) -> QuantizedWeight {
     let [rows, cols] = w.dims();
+    let scales = quantizer.scale_tensor(&w, scheme, parameters);
+    let by_row = match scheme.granularity {
+        Granularity::PerTensor | Granularity::PerChannel => Some(scales.clone().detach().transpose()),
+        Granularity::PerGroup(_) => None,
+    };
     let scales = match scheme.granularity {
-        Granularity::PerTensor => log_scales.exp().repeat_dim(0, rows).repeat_dim(1, cols),
-        Granularity::PerChannel => log_scales.exp().reshape([rows, 1]).repeat_dim(1, cols),
+        Granularity::PerTensor => scales.repeat_dim(0, rows).repeat_dim(1, cols),
+        Granularity::PerChannel => scales.reshape([rows, 1]).repeat_dim(1, cols),
         Granularity::PerGroup(_) => {
             let (group, per_row) = (scheme.group_len(cols), scheme.scales_per_row(cols));
-            let wide = log_scales.exp().reshape([rows * per_row, 1]).repeat_dim(1, group);
+            let wide = scales.reshape([rows * per_row, 1]).repeat_dim(1, group);
             wide.reshape([rows, per_row * group]).slice([0..rows, 0..cols])
         }
     };
     let range = scheme.bits.range();
-    round((w / scales.clone()).clamp(range.min as f32, range.max as f32)) * scales
+    let codes = round((w / scales.clone()).clamp(range.min as f32, range.max as f32));
+    QuantizedWeight { values: codes * scales, scales: by_row }
 }

@@ -1,0 +1,50 @@
+//! Checks before anything is written.
+
+use super::data::RunData;
+use super::fingerprint::fingerprint;
+use crate::checkpoint;
+use crate::error::TrainError;
+use crate::model::check_trainable;
+use crate::recipe::{Recipe, expand};
+use std::path::Path;
+
+/// Opens every model folder that the recipe names, before anything is made.
+pub(super) fn check_models(recipe: &Recipe) -> Result<(), TrainError> {
+    for name in recipe.stages.iter().flat_map(|stage| stage.init.iter().chain(&stage.teachers)) {
+        if !recipe.stages.iter().any(|stage| &stage.name == name) {
+            let path = squat_model::open::locate(&expand(name)?)?;
+            check_trainable(squat_model::ModelFolder::open(path)?.spec())?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to continue a stage that began with another recipe, before the run's own recipe is written over.
+pub(super) fn refuse_another(recipe: &Recipe, data: &RunData, folder: &Path) -> Result<(), TrainError> {
+    for config in &recipe.stages {
+        let stage = folder.join(&config.name);
+        let wanted = fingerprint(recipe, config, data.identities(), folder);
+        if std::fs::read_to_string(stage.join("finished")).is_ok_and(|text| text == wanted) {
+            continue;
+        }
+        if let Some(found) = checkpoint::fingerprint(&stage.join("last"))?
+            && found != wanted
+        {
+            return Err(checkpoint::made_with_another(&stage.join("last")));
+        }
+        // Later stages depend on the result of this one.
+        break;
+    }
+    Ok(())
+}
+
+/// Refuses data other than that of the stages already trained, before any of it is replaced.
+pub(super) fn refuse_other_data(recipe: &Recipe, folder: &Path, held: &Path) -> Result<(), TrainError> {
+    let held = std::fs::read_to_string(held).ok().and_then(|text| Recipe::parse_resolved(&text).ok());
+    let Some(held) = held.filter(|held| held.seed != recipe.seed || held.data != recipe.data) else {
+        return Ok(());
+    };
+    let trained =
+        held.stages.iter().map(|stage| folder.join(&stage.name).join("last")).find(|last| last.exists());
+    trained.map_or(Ok(()), |last| Err(checkpoint::made_with_another(&last)))
+}
