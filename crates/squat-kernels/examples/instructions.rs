@@ -1,11 +1,11 @@
-//! Every kernel once, each in a function of its own, for `benches/instructions` to count their instructions.
+//! Calls every kernel once, each from a function of its own, so that `benches/instructions` can count its instructions.
 #![allow(clippy::unwrap_used)]
 
 use squat_kernels::{ColumnsMut, Kernels, PackedMatrix, QuantizedRows, RowQuantizer};
 use squat_quant::{ActBits, Granularity, WeightBits, WeightScheme};
 use std::hint::black_box;
 
-/// Inputs and outputs of the products: a little more than a multiple of every tile.
+/// Inputs and outputs of the products: slightly more than a multiple of every tile.
 const SHAPE: (usize, usize) = (272, 216);
 
 fn numbers(n: usize) -> Vec<f32> {
@@ -28,7 +28,7 @@ macro_rules! product {
     ($name:ident) => {
         #[inline(never)]
         fn $name(kernels: &Kernels, matrix: &PackedMatrix, rows: &QuantizedRows, y: &mut [f32]) {
-            // Functions of one body would be made one.
+            // Functions with identical bodies would be merged.
             black_box(stringify!($name));
             kernels.linear(matrix, rows.as_view(), ColumnsMut::new(black_box(y), rows.rows(), SHAPE.1));
         }

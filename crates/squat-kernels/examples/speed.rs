@@ -10,7 +10,7 @@ use squat_quant::{ActBits, Granularity, WeightBits, WeightScheme};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Seconds of one call: the best of many short rounds, so that a round or two escapes whatever else runs.
+/// Seconds per call: the best of many short rounds, so that some rounds are undisturbed by other processes.
 fn time(mut f: impl FnMut()) -> f64 {
     f();
     let start = Instant::now();
@@ -50,7 +50,7 @@ impl Random {
 
 fn products(kernels: &Kernels, random: &mut Random) {
     println!(
-        "  integer products, GOP/s: bare / with quantization of the rows (GB/s of packed weights at m = 1)"
+        "  integer products, GOP/s: product alone / with quantization of the rows (GB/s of packed weights at m = 1)"
     );
     let group = |bits| WeightScheme { bits, granularity: Granularity::PerGroup(64) };
     let schemes = [
@@ -108,7 +108,7 @@ fn paired(kernels: &Kernels, random: &mut Random) {
     let packed = time(|| kernels.paired_product(&pairs, rows.row(0).codes, black_box(&mut sums)));
     let giga = 2.0 * (n * k) as f64 / 1e9;
     println!(
-        "  w4a4 single row of {k} x {n}, GOP/s: {:.0}, by the packed multiplier {:.0}",
+        "  w4a4 single row of {k} x {n}, GOP/s: {:.0}, with the packed multiplier {:.0}",
         giga / usual,
         giga / packed
     );
@@ -116,9 +116,7 @@ fn paired(kernels: &Kernels, random: &mut Random) {
 
 fn streams(kernels: &Kernels, random: &mut Random) {
     let (k, n) = (576, 1536);
-    println!(
-        "  single row over many matrices of {k} x {n}, of which W4 takes so many MB: G weights/s (GB/s)"
-    );
+    println!("  single row over many matrices of {k} x {n}, by their total size in W4: G weights/s (GB/s)");
     let counts = [1, 8, 24, 67].map(|megabytes| (megabytes, (megabytes * 1_000_000 / (k * n / 2)).max(1)));
     for bits in [WeightBits::W4, WeightBits::W3, WeightBits::W2] {
         let one = random.matrix(n, k, WeightScheme::per_channel(bits));
@@ -223,7 +221,7 @@ fn floats(kernels: &Kernels, random: &mut Random) {
 
 fn attention(kernels: &Kernels, random: &mut Random) {
     let dim = 64;
-    println!("  attention, head of 64, nanoseconds for a query and a position");
+    println!("  attention, head_dim 64, nanoseconds per query and position");
     for (len, group, tokens) in
         [(64, 3, 1), (1024, 1, 1), (1024, 3, 1), (8192, 1, 1), (8192, 3, 1), (1024, 3, 64), (8192, 3, 64)]
     {

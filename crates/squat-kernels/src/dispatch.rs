@@ -1,84 +1,89 @@
-//! Which kernels there are, which this CPU can run, and the functions they offer.
+//! The kernel sets, the choice of one for this CPU, and the functions that it offers.
 
+use crate::arch::functions::{kernel_functions, types::*};
 use crate::arch::{self, Table};
 use crate::arena::WeightArena;
-use crate::attention::{AttentionScratch, Causal, FloatKvHead, KvHead, attend, attend_float};
+use crate::attention::{
+    AttentionScratch, Causal, FloatKvHead, FloatSteps, KvHead, Steps, attend, attend_float,
+};
 use crate::error::{MatrixError, UnknownIsa};
-use crate::matrix::PackedMatrix;
-use crate::output::ColumnsMut;
-use crate::paired::PairedMatrix;
-use crate::rows::{Grid, QuantizedRows, RowQuantizer, RowsMut, RowsView};
+use crate::rows::QuantizedRows;
+use crate::storage::Storage;
 use alloc::string::ToString;
 use alloc::sync::Arc;
-use squat_quant::{ActBits, WeightBits, WeightScheme};
+use squat_quant::{WeightBits, WeightScheme};
 
 /// The functions of one instruction set.
 ///
-/// Every function gives the same bits in every set. Get one with [`Kernels::detect`], and hand the reference around.
+/// Every function gives the same bits in every set. Get one with [`Kernels::detect`] and pass the reference around.
 pub struct Kernels {
     name: &'static str,
     supported: fn() -> bool,
     table: &'static Table,
+    /// The set that may be faster, depending on the CPU.
+    alternative: Option<&'static str>,
 }
 
-static SCALAR: Kernels = Kernels { name: "scalar", supported: || true, table: &arch::SCALAR };
-#[cfg(target_arch = "x86_64")]
-static AVX2: Kernels =
-    Kernels { name: "avx2", supported: arch::x86_64::has_avx2, table: &arch::x86_64::AVX2 };
-#[cfg(target_arch = "x86_64")]
-static AVXVNNI: Kernels =
-    Kernels { name: "avxvnni", supported: arch::x86_64::has_avxvnni, table: &arch::x86_64::AVXVNNI };
-#[cfg(target_arch = "x86_64")]
-static AVX512VNNI: Kernels =
-    Kernels { name: "avx512vnni", supported: arch::x86_64::has_avx512vnni, table: &arch::x86_64::AVX512VNNI };
-#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-static NEON: Kernels =
-    Kernels { name: "neon", supported: arch::aarch64::has_neon, table: &arch::aarch64::NEON };
-#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-static DOTPROD: Kernels =
-    Kernels { name: "neon-dotprod", supported: arch::aarch64::has_dotprod, table: &arch::aarch64::DOTPROD };
-#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-static I8MM: Kernels =
-    Kernels { name: "neon-i8mm", supported: arch::aarch64::has_i8mm, table: &arch::aarch64::I8MM };
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-static SIMD128: Kernels = Kernels { name: "simd128", supported: || true, table: &arch::wasm32::SIMD128 };
+impl Kernels {
+    const fn new(name: &'static str, supported: fn() -> bool, table: &'static Table) -> Self {
+        Self { name, supported, table, alternative: None }
+    }
 
-/// Every set of this build, plainest first. The last one that the CPU can run is used, unless it has an alternative.
-static ALL: &[&Kernels] = &[
-    &SCALAR,
+    const fn or(self, alternative: &'static str) -> Self {
+        Self { alternative: Some(alternative), ..self }
+    }
+}
+
+/// Every set of this build, plainest first. The last one that the CPU can run is used, unless it has an alternative that
+/// measures faster.
+///
+/// AVX-VNNI does in one instruction what takes AVX2 three for two products kept in 16 bits, but CPUs differ in how many
+/// of them they start in a cycle; likewise `usmmla` of i8mm, which does twice the work of `sdot`.
+static ALL: &[Kernels] = &[
+    Kernels::new("scalar", || true, &arch::SCALAR),
     #[cfg(target_arch = "x86_64")]
-    &AVX2,
+    Kernels::new("avx2", arch::x86_64::has_avx2, &arch::x86_64::AVX2),
     #[cfg(target_arch = "x86_64")]
-    &AVXVNNI,
+    Kernels::new("avxvnni", arch::x86_64::has_avxvnni, &arch::x86_64::AVXVNNI).or("avx2"),
     #[cfg(target_arch = "x86_64")]
-    &AVX512VNNI,
+    Kernels::new("avx512vnni", arch::x86_64::has_avx512vnni, &arch::x86_64::AVX512VNNI),
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-    &NEON,
+    Kernels::new("neon", arch::aarch64::has_neon, &arch::aarch64::NEON),
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-    &DOTPROD,
+    Kernels::new("neon-dotprod", arch::aarch64::has_dotprod, &arch::aarch64::DOTPROD),
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-    &I8MM,
+    Kernels::new("neon-i8mm", arch::aarch64::has_i8mm, &arch::aarch64::I8MM).or("neon-dotprod"),
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-    &SIMD128,
+    Kernels::new("simd128", || true, &arch::wasm32::SIMD128),
 ];
 
-/// What is measured where two sets compete.
+macro_rules! define_methods {
+    ({} $($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),*) $(-> $ret:ty)? = $body:expr;)*) => {
+        /// Functions that are called as they are.
+        #[allow(dead_code)]
+        impl Kernels {
+            $($(#[$meta])*
+            $vis fn $name(&self, $($arg: $type),*) $(-> $ret)? {
+                (self.table.$name)($($arg),*)
+            })*
+        }
+    };
+}
+kernel_functions!(define_methods, {});
+
+/// The choice between two sets by measurement.
 #[cfg(feature = "std")]
 mod autotune {
-    use super::Kernels;
-    use crate::matrix::PackedMatrix;
-    use crate::output::ColumnsMut;
-    use crate::rows::{QuantizedRows, RowQuantizer};
+    use super::*;
     use alloc::vec;
-    use squat_quant::{ActBits, WeightBits, WeightScheme};
     use std::time::{Duration, Instant};
 
-    /// Rows, inputs and outputs of the product: some microseconds on any CPU, and everything in the first cache.
+    /// Rows, inputs and outputs of the product: some microseconds on any CPU, and everything in the first-level cache.
     const SHAPE: (usize, usize, usize) = (16, 256, 64);
-    /// Each set takes the best of so many turns, so that an interruption decides nothing.
-    const TURNS: usize = 15;
+    /// Each set gets its best time of this many, so that an interruption decides nothing.
+    const TRIALS: usize = 15;
 
-    /// The set with the faster W4A8 product of some rows: the usual case of a prompt. Takes well under a millisecond.
+    /// The set with the faster W4A8 product of some rows, the usual case of a prompt. Takes well under a millisecond.
     pub(super) fn faster(a: &'static Kernels, b: &'static Kernels) -> &'static Kernels {
         let (m, k, n) = SHAPE;
         let scheme = WeightScheme::per_channel(WeightBits::W4);
@@ -88,7 +93,7 @@ mod autotune {
         b.quantize_rows(&mut rows, &vec![0.5; m * k], k, &[ActBits::A8], &RowQuantizer::Dynamic);
         let mut y = vec![0.0; m * n];
         let mut best = [Duration::MAX; 2];
-        for _ in 0..TURNS {
+        for _ in 0..TRIALS {
             for (best, kernels) in best.iter_mut().zip([a, b]) {
                 let start = Instant::now();
                 kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(&mut y, m, n));
@@ -105,7 +110,7 @@ impl core::fmt::Debug for Kernels {
     }
 }
 
-/// Name of a product kernel such as `avx512vnni-w4a8`.
+/// Name of a product kernel, such as `avx512vnni-w4a8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProductName {
     isa: &'static str,
@@ -122,18 +127,19 @@ impl core::fmt::Display for ProductName {
 impl Kernels {
     /// The portable kernels.
     pub fn scalar() -> &'static Self {
-        &SCALAR
+        &ALL[0]
     }
 
-    /// The sets this CPU can run, plainest first. Without the feature `std` only what the compiler was told the CPU has.
+    /// The sets that this CPU can run, plainest first. Without the feature `std`, those whose target features the compiler
+    /// was given.
     pub fn available() -> impl DoubleEndedIterator<Item = &'static Self> {
-        ALL.iter().copied().filter(|kernels| (kernels.supported)())
+        ALL.iter().filter(|kernels| (kernels.supported)())
     }
 
-    /// The best set of this CPU, or the one that the environment variable `SQUAT_ISA` names.
+    /// The best set of this CPU, or the one named by the environment variable `SQUAT_ISA`.
     ///
-    /// With the feature `std` the choice is made once; a name in `SQUAT_ISA` that cannot be used is ignored here, so
-    /// programs that want to report it call [`Self::from_environment`] first.
+    /// With the feature `std` the choice is made once. An unusable name in `SQUAT_ISA` is ignored here; programs call
+    /// [`Self::from_environment`] first to report it.
     pub fn detect() -> &'static Self {
         #[cfg(feature = "std")]
         {
@@ -150,7 +156,7 @@ impl Kernels {
     /// The set that `SQUAT_ISA` names, if it is set and not empty.
     ///
     /// # Errors
-    /// [`UnknownIsa`] when no such set exists or this CPU cannot run it.
+    /// [`UnknownIsa`] if no such set exists or this CPU cannot run it.
     #[cfg(feature = "std")]
     pub fn from_environment() -> Result<Option<&'static Self>, UnknownIsa> {
         match std::env::var("SQUAT_ISA") {
@@ -159,14 +165,9 @@ impl Kernels {
         }
     }
 
-    #[cfg(feature = "std")]
-    pub(crate) fn table(&self) -> &'static Table {
-        self.table
-    }
-
     /// The last set that the CPU can run, or its alternative if that one measures faster.
     fn best() -> &'static Self {
-        let last = Self::available().next_back().unwrap_or(&SCALAR);
+        let last = Self::available().next_back().unwrap_or(&ALL[0]);
         #[cfg(feature = "std")]
         if let Some(alternative) = last.alternative() {
             return autotune::faster(alternative, last);
@@ -174,22 +175,15 @@ impl Kernels {
         last
     }
 
-    /// Another set that this CPU can run and that may be the faster one, depending on the CPU: AVX-VNNI is one
-    /// instruction where AVX2 needs three for two products kept in 16 bits, but CPUs differ in how many of them they
-    /// start in a cycle; so they do in `usmmla` of i8mm, which does twice what `sdot` does.
+    /// Another set that this CPU can run and that may be the faster one, depending on the CPU.
     pub fn alternative(&self) -> Option<&'static Self> {
-        let name = match self.name {
-            "avxvnni" => "avx2",
-            "neon-i8mm" => "neon-dotprod",
-            _ => return None,
-        };
-        Self::available().find(|kernels| kernels.name == name)
+        Self::available().find(|kernels| Some(kernels.name) == self.alternative)
     }
 
-    /// The set of that name.
+    /// The set with a given name.
     ///
     /// # Errors
-    /// [`UnknownIsa`] when no such set exists or this CPU cannot run it.
+    /// [`UnknownIsa`] if no such set exists or this CPU cannot run it.
     pub fn by_name(name: &str) -> Result<&'static Self, UnknownIsa> {
         Self::available().find(|kernels| kernels.name == name).ok_or_else(|| UnknownIsa {
             name: name.to_string(),
@@ -203,102 +197,18 @@ impl Kernels {
         self.name
     }
 
-    /// Name of the product kernel of these widths, such as `avx512vnni-w4a8`.
+    /// Name of the product kernel for these widths, such as `avx512vnni-w4a8`.
     pub fn product_name(&self, weights: WeightBits, activations: ActBits) -> ProductName {
         ProductName { isa: self.name, weights, activations }
     }
 
-    /// See [`crate::float::dot`].
-    pub fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
-        (self.table.dot)(a, b)
-    }
-
-    /// See [`crate::float::sum_squares`].
-    pub fn sum_squares(&self, x: &[f32]) -> f32 {
-        (self.table.sum_squares)(x)
-    }
-
-    /// See [`crate::float::max_abs`].
-    pub fn max_abs(&self, x: &[f32]) -> f32 {
-        (self.table.max_abs)(x)
-    }
-
-    /// See [`crate::float::argmax`].
-    pub fn argmax(&self, x: &[f32]) -> Option<usize> {
-        (self.table.argmax)(x)
-    }
-
-    /// See [`crate::float::rms_norm`].
-    pub fn rms_norm(&self, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
-        (self.table.rms_norm)(x, gain, eps, out);
-    }
-
-    /// See [`crate::float::layer_norm`].
-    pub fn layer_norm(&self, x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
-        (self.table.layer_norm)(x, gain, bias, eps, out);
-    }
-
-    /// See [`crate::float::softmax`].
-    pub fn softmax(&self, row: &mut [f32]) {
-        (self.table.softmax)(row);
-    }
-
-    /// See [`crate::float::exp`].
-    pub fn exp(&self, x: &mut [f32]) {
-        (self.table.exp)(x);
-    }
-
-    /// See [`crate::float::silu_mul`].
-    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
-        (self.table.silu_mul)(gate, up, out);
-    }
-
-    /// See [`crate::float::gelu`].
-    pub fn gelu(&self, x: &[f32], out: &mut [f32]) {
-        (self.table.gelu)(x, out);
-    }
-
-    /// See [`crate::float::rope`].
-    pub fn rope(&self, row: &mut [f32], cos: &[f32], sin: &[f32]) {
-        (self.table.rope)(row, cos, sin);
-    }
-
-    /// See [`crate::float::add`].
-    pub fn add(&self, x: &mut [f32], y: &[f32]) {
-        (self.table.add)(x, y);
-    }
-
-    /// See [`crate::float::log_softmax_at`].
-    pub fn log_softmax_at(&self, logits: &[f32], index: usize) -> f64 {
-        (self.table.log_softmax_at)(logits, index)
-    }
-
-    /// `y[m, n] = dot(x[m], w[n]) (+ bias[n])` for the columns of `out`: x `[m, k]`, w `[n, k]` row major.
-    ///
-    /// Each element has the order of [`crate::float::dot`], whatever `m` is, so that one prefill equals decoding
-    /// token by token.
-    ///
-    /// # Panics
-    /// When shapes do not fit.
-    pub fn matmul_f32(&self, x: &[f32], w: &[f32], bias: Option<&[f32]>, k: usize, mut out: ColumnsMut<'_>) {
-        (self.table.matmul_f32)(x, w, bias, k, &mut out);
-    }
-
-    /// [`Self::matmul_f32`] with weights given by the bits of half-precision numbers.
-    ///
-    /// # Panics
-    /// When shapes do not fit.
-    pub fn matmul_f16(&self, x: &[f32], w: &[u16], bias: Option<&[f32]>, k: usize, mut out: ColumnsMut<'_>) {
-        (self.table.matmul_f16)(x, w, bias, k, &mut out);
-    }
-
-    /// Quantizes rows x `[m, k]` into `rows`, row `i` at `bits[i]`, with the codes of
+    /// Quantizes the rows of x `[m, k]` into `rows`, row `i` at `bits[i]`, with the codes of
     /// [`squat_quant::affine::quantize_row_dynamic`] or [`squat_quant::affine::quantize_row`].
     ///
     /// `bits` may also hold a single width for all rows.
     ///
     /// # Panics
-    /// When `x` is no whole number of rows, or `bits` has neither one entry nor one for each row.
+    /// If `x` is not a whole number of rows, or `bits` has neither one entry nor one per row.
     pub fn quantize_rows(
         &self,
         rows: &mut QuantizedRows,
@@ -312,10 +222,10 @@ impl Kernels {
         self.quantize_into(rows.as_mut(), x, bits, quantizer);
     }
 
-    /// [`Self::quantize_rows`] into rows that were made ready by [`QuantizedRows::reset`] and perhaps split over threads.
+    /// [`Self::quantize_rows`] into rows that [`QuantizedRows::reset`] has sized, and that may be split among threads.
     ///
     /// # Panics
-    /// When shapes do not fit.
+    /// If the shapes do not match.
     pub fn quantize_into(
         &self,
         mut rows: RowsMut<'_>,
@@ -326,14 +236,14 @@ impl Kernels {
         let k = rows.cols();
         assert_eq!(x.len(), rows.rows() * k, "values of {} rows of {k}", rows.rows());
         check_widths(bits, rows.rows());
-        (self.table.quantize_rows)(&mut rows, x, bits, quantizer);
+        self.quantize_each_row(&mut rows, x, bits, quantizer);
     }
 
     /// [`Self::rms_norm`] of each row of x `[m, k]` and [`Self::quantize_into`] of the result in one call, with the same
-    /// bits; the normalised values are kept nowhere.
+    /// bits; the normalised values are not stored.
     ///
     /// # Panics
-    /// When shapes do not fit.
+    /// If the shapes do not match.
     pub fn rms_norm_quantize_into(
         &self,
         mut rows: RowsMut<'_>,
@@ -348,9 +258,7 @@ impl Kernels {
         assert_eq!(gain.len(), k, "gains of rows of {k}");
         check_widths(bits, rows.rows());
         for (i, x) in x.chunks_exact(k.max(1)).enumerate() {
-            rows.fill(i, bits, quantizer, |grid, codes| {
-                (self.table.rms_norm_quantize)(x, gain, eps, grid, codes)
-            });
+            rows.fill(i, bits, quantizer, |grid, codes| self.rms_norm_quantize(x, gain, eps, grid, codes));
         }
     }
 
@@ -358,7 +266,7 @@ impl Kernels {
     /// the result in one call, with the same bits. `scratch` `[k]` is overwritten.
     ///
     /// # Panics
-    /// When shapes do not fit.
+    /// If the shapes do not match.
     pub fn silu_mul_quantize_into(
         &self,
         mut rows: RowsMut<'_>,
@@ -374,7 +282,7 @@ impl Kernels {
         for (i, gate_up) in gate_up.chunks_exact((2 * k).max(1)).enumerate() {
             let (gate, up) = gate_up.split_at(k);
             rows.fill(i, bits, quantizer, |grid, codes| {
-                (self.table.silu_mul_quantize)(gate, up, scratch, grid, codes)
+                self.silu_mul_quantize(gate, up, scratch, grid, codes)
             });
         }
     }
@@ -392,17 +300,22 @@ impl Kernels {
         scales: &[f32],
     ) -> Result<PackedMatrix, MatrixError> {
         PackedMatrix::quantize_by(rows, cols, scheme, weight, scales, |row, affine, codes| {
-            (self.table.quantize)(row, Grid::Fixed(affine), codes);
+            self.quantize_row(row, Grid::Fixed(affine), codes);
         })
     }
 
-    /// The exact integer product of all `rows` with the output channels that `out` covers; see [`crate::product`] for
-    /// the definition. `out` is `[rows, channels]`: a thread gets its share of the channels as a part of the columns.
+    /// The exact integer product of all `rows` with the output channels that `out` covers; [`crate::product`] has the
+    /// definition. `out` is `[rows, channels]`: a thread gets its share of the channels as a range of columns.
     ///
     /// # Panics
-    /// When shapes do not fit.
+    /// If the shapes do not match.
     pub fn linear(&self, matrix: &PackedMatrix, rows: RowsView<'_>, mut out: ColumnsMut<'_>) {
-        (self.table.linear[matrix.storage() as usize])(matrix, rows, &mut out);
+        match matrix.storage() {
+            Storage::Bits8 => self.linear_bits8(matrix, rows, &mut out),
+            Storage::Bits4 => self.linear_bits4(matrix, rows, &mut out),
+            Storage::Bits3 => self.linear_bits3(matrix, rows, &mut out),
+            Storage::Bits2 => self.linear_bits2(matrix, rows, &mut out),
+        }
     }
 
     /// Packs rows of dense words, the layout of weight files: code plus `2^(b-1)`, lowest bits first, each row on a new
@@ -424,21 +337,13 @@ impl Kernels {
         PackedMatrix::from_words_by(self.table.fill_panel, arena, rows, cols, scheme, scales, words)
     }
 
-    /// See [`crate::paired::product`].
+    /// Attention of rows of queries (codes of the query heads that share this key-value head, of one or several tokens):
+    /// row `r` attends to the first `causal.len_of(r)` cached positions. Its result goes to row `r` of `out`
+    /// `[rows, head_dim]`, the probability of position 0 to `sink_probs[r]`. `attention/attend.rs` has the definition; rows
+    /// do not influence each other.
     ///
     /// # Panics
-    /// When shapes or codes do not fit.
-    pub fn paired_product(&self, matrix: &PairedMatrix, codes: &[i8], out: &mut [i32]) {
-        (self.table.paired)(matrix, codes, out);
-    }
-
-    /// Attention of rows of queries (the codes of heads that share this key-value head, of one token or several):
-    /// row `r` over the first `causal.len_of(r)` cached positions, its result in row `r` of `out` `[rows, head_dim]`,
-    /// the probability of position 0 in `column_0[r]`. See [`crate::attention`] for the definition; what a row gives
-    /// does not depend on the others.
-    ///
-    /// # Panics
-    /// When a row attends to no position or to more than the cache holds, or lengths do not fit.
+    /// If a row attends to no position or to more than the cache holds, or lengths do not match.
     pub fn attend(
         &self,
         head: &KvHead,
@@ -446,16 +351,22 @@ impl Kernels {
         queries: RowsView<'_>,
         scratch: &mut AttentionScratch,
         out: &mut [f32],
-        column_0: &mut [f32],
+        sink_probs: &mut [f32],
     ) {
-        let Table { attention, large, .. } = self.table;
-        attend(attention, *large, head, causal, queries, scratch, out, column_0);
+        let table = self.table;
+        let steps = Steps {
+            score: [table.score_narrow, table.score_wide],
+            probability_codes: table.probability_codes,
+            weigh: [table.weigh_narrow, table.weigh_wide],
+            wide_tiles: table.wide_tiles,
+        };
+        attend(&steps, head, causal, queries, scratch, out, sink_probs);
     }
 
-    /// [`Self::attend`] of the unquantized model; queries `[rows, head_dim]`.
+    /// [`Self::attend`] of an unquantized model; queries `[rows, head_dim]`.
     ///
     /// # Panics
-    /// When a row attends to no position or to more than the cache holds, or lengths do not fit.
+    /// If a row attends to no position or to more than the cache holds, or lengths do not match.
     pub fn attend_float(
         &self,
         head: &FloatKvHead,
@@ -463,13 +374,15 @@ impl Kernels {
         queries: &[f32],
         scratch: &mut AttentionScratch,
         out: &mut [f32],
-        column_0: &mut [f32],
+        sink_probs: &mut [f32],
     ) {
-        attend_float(&self.table.float_attention, head, causal, queries, scratch, out, column_0);
+        let table = self.table;
+        let steps = FloatSteps { matmul: table.matmul_f32, softmax: table.softmax, weigh: table.weigh_float };
+        attend_float(&steps, head, causal, queries, scratch, out, sink_probs);
     }
 }
 
-/// One width for each row, or one for all.
+/// Checks for one width per row, or one for all.
 fn check_widths(bits: &[ActBits], rows: usize) {
     assert!(bits.len() == 1 || bits.len() == rows, "{rows} rows need one width each, got {}", bits.len());
 }

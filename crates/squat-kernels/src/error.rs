@@ -1,4 +1,4 @@
-//! Why a matrix, a cache row or a kernel set was refused.
+//! Errors of matrices, cache rows and the choice of kernels.
 
 use alloc::string::String;
 use squat_quant::WeightBits;
@@ -8,15 +8,15 @@ use squat_quant::WeightBits;
 pub enum MatrixError {
     /// The number of codes is not `rows * cols`: expected, got.
     Codes(usize, usize),
-    /// A row with another number of packed words: row, expected, got.
+    /// The wrong number of packed words in a row: row, expected, got.
     Words(usize, usize, usize),
     /// The number of scales does not follow from the scheme: expected, got.
     Scales(usize, usize),
-    /// The bias has not one value for each row: expected, got.
+    /// The number of bias values is not the number of rows: expected, got.
     Bias(usize, usize),
     /// More columns than exact 32-bit sums allow: limit, got.
     Columns(usize, usize),
-    /// A code outside its width: row, column, code, width.
+    /// A code outside the range of its width: row, column, code, width.
     Code(usize, usize, i8, WeightBits),
     /// A scale that is negative, infinite or NaN: index, value.
     Scale(usize, f32),
@@ -40,7 +40,9 @@ impl core::fmt::Display for MatrixError {
             Self::Scales(expected, got) => {
                 write!(f, "expected {expected} weight scales, got {got}: check the granularity of the scheme")
             }
-            Self::Bias(expected, got) => write!(f, "expected {expected} bias values (one a row), got {got}"),
+            Self::Bias(expected, got) => {
+                write!(f, "expected {expected} bias values (one per row), got {got}")
+            }
             Self::Columns(limit, got) => write!(
                 f,
                 "expected at most {limit} inputs (the limit of exact 32-bit sums), got {got}: split the matrix"
@@ -53,7 +55,7 @@ impl core::fmt::Display for MatrixError {
                 bits.name()
             ),
             Self::Scale(index, value) => {
-                write!(f, "weight scale {index} is {value}: expected a finite value that is not negative")
+                write!(f, "weight scale {index} is {value}: expected a finite value of at least 0")
             }
         }
     }
@@ -61,22 +63,22 @@ impl core::fmt::Display for MatrixError {
 
 impl core::error::Error for MatrixError {}
 
-/// Why a row could not be appended to a key-value cache, or a static quantizer of rows is none.
+/// Why a row could not be appended to a key-value cache, or a static quantizer is invalid.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CacheError {
-    /// A row of another length than the head: expected, got.
+    /// The length of a row is not `head_dim`: expected, got.
     Dim(usize, usize),
-    /// Another number of keys than of values: keys, values.
+    /// Different numbers of keys and values: keys, values.
     Count(usize, usize),
-    /// Key and value of one position at two widths: bits of the key, bits of the value.
+    /// Key and value of one position have different widths: bits of the key, bits of the value.
     Widths(u32, u32),
     /// The cache is full: the limit of exact 32-bit sums over positions.
     Full(usize),
-    /// A code outside its width: index in the row, code, bits.
+    /// A code outside the range of its width: index in the row, code, bits.
     Code(usize, i8, u32),
     /// An activation range that a signed byte cannot hold: smallest and largest code, zero point.
     Range(i32, i32, i32),
-    /// A scale of a static quantizer that is not positive and finite.
+    /// The scale of a static quantizer is not positive and finite.
     Scale(f32),
 }
 
@@ -87,15 +89,15 @@ impl core::fmt::Display for CacheError {
                 write!(f, "expected a row of {expected} values (head_dim), got {got}")
             }
             Self::Count(keys, values) => {
-                write!(f, "expected a key and a value for each position, got {keys} and {values}")
+                write!(f, "expected one key and one value per position, got {keys} keys and {values} values")
             }
             Self::Widths(key, value) => write!(
                 f,
-                "expected key and value of a position at one width, got {key} and {value} bits: quantize both at the token's"
+                "expected the same width for key and value of a position, got {key} and {value} bits: quantize both at the token's width"
             ),
             Self::Full(limit) => write!(
                 f,
-                "the cache holds {limit} positions, the most that exact sums allow: shorten the context"
+                "expected at most {limit} positions (the limit of exact 32-bit sums), and the cache is full: shorten the context"
             ),
             Self::Code(index, code, bits) => {
                 write!(
@@ -106,7 +108,7 @@ impl core::fmt::Display for CacheError {
             Self::Scale(scale) => {
                 write!(
                     f,
-                    "activation scale {scale}: expected a positive, finite number, so the file is damaged"
+                    "activation scale is {scale}: expected a positive, finite number; the file is damaged"
                 )
             }
             Self::Range(min, max, zero) => write!(
@@ -122,11 +124,11 @@ impl core::error::Error for CacheError {}
 /// A kernel set that does not exist, or that this CPU cannot run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownIsa {
-    /// The name asked for.
+    /// The requested name.
     pub name: String,
-    /// Names that work on this CPU.
+    /// Names of the sets that this CPU can run.
     pub available: alloc::vec::Vec<&'static str>,
-    /// Whether the name exists but this CPU (or this build) lacks its instructions.
+    /// Whether such a set exists, so that only this CPU or this build lacks its instructions.
     pub exists: bool,
 }
 
@@ -135,7 +137,7 @@ impl core::fmt::Display for UnknownIsa {
         if self.exists {
             write!(f, "this CPU cannot run the kernels `{}`; it can run: ", self.name)?;
         } else {
-            write!(f, "no kernels are called `{}`; this CPU can run: ", self.name)?;
+            write!(f, "unknown kernels `{}`; this CPU can run: ", self.name)?;
         }
         for (i, name) in self.available.iter().enumerate() {
             write!(f, "{}{name}", if i == 0 { "" } else { ", " })?;
@@ -161,7 +163,7 @@ mod tests {
         let error = UnknownIsa { name: "avx3".into(), available: vec!["scalar", "avx2"], exists: false };
         assert_eq!(
             error.to_string(),
-            "no kernels are called `avx3`; this CPU can run: scalar, avx2 (did you mean `avx2`?)"
+            "unknown kernels `avx3`; this CPU can run: scalar, avx2 (did you mean `avx2`?)"
         );
     }
 }

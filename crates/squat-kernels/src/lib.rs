@@ -1,18 +1,19 @@
-//! Integer products on SIMD, chosen at run time, and the float functions around them.
+//! Integer products on SIMD, selected at run time, and the float functions around them.
 //!
 //! Everything here gives the same bits on every instruction set: integer sums are exact, and float sums have one fixed
-//! order ([`float`]). So a model generates the same text on every CPU and with any number of threads, the trainer can
-//! call the same functions as the engine, and one prefill equals decoding token by token.
+//! order ([`float`]). So a model generates the same text on every CPU and with any number of threads, trainer and engine
+//! call the same functions, and one prefill equals decoding token by token.
 //!
 //! # A product
 //!
-//! Weights are packed once, activations are quantized row by row, and the product writes the columns it is given:
+//! Weights are packed once, activations are quantized row by row, and a product writes the columns of the view it is
+//! given:
 //!
 //! ```
 //! use squat_kernels::{ColumnsMut, Kernels, PackedMatrix, QuantizedRows, RowQuantizer};
 //! use squat_quant::{ActBits, WeightBits, WeightScheme};
 //!
-//! // Two outputs, three inputs, 4-bit codes, one scale for each output.
+//! // Two outputs, three inputs, 4-bit codes, one scale per output.
 //! let scheme = WeightScheme::per_channel(WeightBits::W4);
 //! let matrix = PackedMatrix::from_codes(2, 3, scheme, &[1, 2, 3, -4, 0, 7], &[0.5, 0.25])?;
 //!
@@ -26,25 +27,25 @@
 //! # Ok::<(), squat_kernels::MatrixError>(())
 //! ```
 //!
-//! Threads share a product by output channels: [`ColumnsMut::split_even`] gives each its columns.
+//! Threads split a product by output channels: [`ColumnsMut::split_even`] gives each its columns.
 //!
 //! # How it works
 //!
-//! A dot-product instruction multiplies four unsigned by four signed bytes and adds them to a 32-bit lane. So weights
-//! are stored unsigned (plus 128, 8, 4 or 2), sixteen channels side by side, four inputs of a channel in each lane; the
-//! activations of a row are broadcast, four at a time. What the offset added is `offset * sum(row)`, known when
-//! the row is quantized; what a zero point adds is `z * sum(weights)`, known when the matrix is packed. With scales per
-//! channel the inner loop is nothing but these instructions: 4-bit weights cost one shift and two masks for 128 codes.
-//! Three bits do not fill a byte, so three blocks go together: six fields of 3 bits in the low bits of their bytes, the other two
-//! in the bits that are left (`matrix.rs` draws it).
+//! A dot-product instruction multiplies four unsigned bytes by four signed bytes and adds the products to a 32-bit lane.
+//! So weights are stored unsigned (with 128, 8, 4 or 2 added), sixteen channels side by side, four inputs of a channel in
+//! each lane; the activations of a row are broadcast, four at a time. The sum then exceeds the true one by
+//! `offset * sum(row)`, known when the row is quantized; a zero point `z` adds `z * sum(weights)`, known when the matrix
+//! is packed. With scales per channel the inner loop consists of these instructions alone: unpacking 4-bit weights costs
+//! one shift and two masks per 128 codes. Three bits do not divide a byte, so three blocks form a step: six 3-bit fields
+//! in the low bits of their bytes, the other two in the remaining bits (`storage.rs` shows the layout).
 //!
-//! Rows of 4-bit and of 8-bit activations go through the same loop: their codes are bytes in memory, and a dot-product
-//! instruction takes the same time for both. What 4-bit activations save is the cache: [`KvHead`] stores such rows in
+//! Rows of 4-bit and of 8-bit activations take the same path: their codes are bytes in memory, and a dot-product
+//! instruction takes the same time for both. What 4-bit activations save is cache memory: [`KvHead`] stores such rows in
 //! half the bytes.
 //!
-//! AVX2 has no such instruction: `vpmaddubsw` adds two products in 16 bits and saturates at 32767. That is safe while
-//! one side is at most 15 (4, 3 and 2-bit weights), and then sums of 8 steps (42 at 2 bits) fit in 16 bits before they
-//! must be widened; full bytes are widened first.
+//! AVX2 has no such instruction: `vpmaddubsw` adds two products in 16 bits and saturates at 32767. That is safe while one
+//! side is at most 15 (4, 3 and 2-bit weights): the sums of 8 steps (42 at 2 bits) fit in 16 bits before they must be
+//! widened. Full bytes are widened first.
 //!
 //! # Where things are
 //!
@@ -53,41 +54,53 @@
 //! | [`Kernels`] | the functions of an instruction set: `scalar`; `avx2`, `avxvnni`, `avx512vnni`; `neon`, `neon-dotprod`, `neon-i8mm`; `simd128` |
 //! | [`PackedMatrix`] | weights, their layout, embedding lookup |
 //! | [`QuantizedRows`], [`RowQuantizer`] | activations |
-//! | [`ColumnsMut`] | outputs, divisible over threads |
+//! | [`ColumnsMut`] | outputs, divisible among threads |
 //! | [`product`] | the definition of the product and its one algorithm |
 //! | [`attention`], [`KvHead`], [`FloatKvHead`] | attention over an integer cache of mixed precision, or over floats |
 //! | `probe` | the limits of the CPU: peaks of its instructions, speed of its memory |
 //! | [`paired`] | the paper's packed multiplier, for comparison |
-//! | [`float`] | norms, softmax, activation, rotary embedding, float products |
+//! | [`float`] | norms, softmax, activation functions, rotary embedding, float products |
 //! | [`mod@reference`] | the same in plain loops, for tests |
 //!
-//! A new instruction set is one file in `arch/`: a token type that implements the three small traits `IntSimd`,
-//! `CodeSimd` and `FloatSimd`, one `kernel_table!`, and one line in the list of `dispatch`; the tests find it there.
+//! # Layers
 //!
-//! # How a product is walked through
+//! A module imports only modules above it in this list; `tests/layers.rs` checks that there are no cycles.
 //!
-//! * **Many rows**: a tile of rows and panels keeps its sums in registers (8 x 3 with AVX-512). A block is unpacked once
-//!   for the rows of a tile, and each group of four activations is broadcast once for its panels: 48 dot products for 16
-//!   broadcasts and 12 instructions of unpacking. The first tile of a strip of panels asks for the next strip. ARM's `usmmla`
-//!   multiplies two channels with two rows: one `zip` puts eight inputs of a channel side by side.
-//! * **One row** is bound by reading weights, so it reads them in the order in which they lie, a panel at a time, several
-//!   blocks with sums of their own, and asks for what lies 4096 bytes ahead: the CPU looks ahead by itself, but not beyond
-//!   its page. Several panels at once were twice as slow from memory.
-//! * **Float products** have one accumulator for each output (the order of sums is fixed), so a single row takes four
-//!   outputs at once, from places a quarter of the matrix apart. Multiplication and addition are fused; the few
-//!   CPUs without such an instruction compute the same bits by way of f64, slowly.
+//! | | |
+//! |---|---|
+//! | `block`, `lanes`, `storage` | layouts and the order of sums |
+//! | `simd`, `portable` | the traits of registers, and their implementation in plain Rust |
+//! | `arena`, `output`, [`float`], `rows`, `panels`, `matrix` | operands |
+//! | [`attention`], [`mod@reference`], [`product`], [`paired`], `probe_loops` | algorithms, generic over the traits |
+//! | `arch` | the algorithms compiled for each instruction set |
+//! | `dispatch`, `probe` | the choice of a set, and measurements |
 //!
-//! # When it is slow
+//! # Adding an instruction set, or a function
 //!
-//! `cargo run --release -p squat-kernels --example speed` prints every kernel's speed after the limits of the core,
-//! measured in the same run (module `probe`; figures without it say little on a shared machine). Then:
+//! * **An instruction set** is one file in `arch/` and one line in the list of `dispatch`: a token type that implements
+//!   the traits `IntSimd`, `CodeSimd` and `FloatSimd`, and one `kernel_table!`. The tests run every set of the list.
+//! * **A set with tile registers** implements `MicroKernel` in its file, and takes the rest of its table from the set whose
+//!   vectors it shares. `arch/tile_emulation.rs` shows it, with a tile unit in plain Rust.
+//! * **A function of every set** is one line in `arch/functions.rs`: it makes field, instances, entries and method.
+//!
+//! # Why single rows and float products look the way they do
+//!
+//! * **One row** is bound by reading weights, see `product/schedule.rs`.
+//! * **Float products** have one accumulator per output (the order of sums is fixed), so a single row takes four outputs
+//!   at once, from places a quarter of the matrix apart. Multiplication and addition are fused; the few CPUs without such
+//!   an instruction compute the same bits by way of f64, slowly.
+//!
+//! # If it is slow
+//!
+//! `cargo run --release -p squat-kernels --example speed` prints the speed of every kernel after the limits of the core,
+//! measured in the same run (module `probe`; speeds from different runs on a shared machine are hard to compare). Then:
 //!
 //! 1. [`Kernels::name`]: `scalar` on a CPU that has more means a build without the feature `std`.
-//! 2. A single row: divide [`PackedMatrix::bytes`] by the time and hold it against the speed of reading a buffer of the size
-//!    of the model. Nine tenths of it is what to expect.
-//! 3. Many rows: hold operations against the peak. Scales for groups take a quarter of it, because sums are converted and
-//!    scaled for every group; so do rows too few for a tile.
-//! 4. `benches/instructions` counts the instructions of each kernel, which a loaded machine does not change.
+//! 2. A single row: divide [`PackedMatrix::bytes`] by the time and compare it with the speed of reading a buffer of the
+//!    size of the model. Expect nine tenths of it.
+//! 3. Many rows: compare operations per second with the peak. Scales per group take a quarter of it, because sums are
+//!    converted and scaled for every group; so do rows too few for a tile.
+//! 4. `benches/instructions` counts the instructions of each kernel, which do not depend on the load of the machine.
 //!
 #![no_std]
 #![warn(missing_docs)]
@@ -99,26 +112,34 @@ extern crate std;
 mod arch;
 mod arena;
 pub mod attention;
+mod block;
 mod dispatch;
 mod error;
 pub mod float;
+mod half;
+mod lanes;
 mod matrix;
 mod output;
 pub mod paired;
 mod panels;
+mod portable;
+mod prefetch;
 #[cfg(feature = "std")]
 pub mod probe;
+mod probe_loops;
 pub mod product;
 pub mod reference;
 mod rows;
+mod simd;
 mod storage;
 
-pub use arch::prefetch;
 pub use arena::{ArenaSlice, WeightArena};
 pub use attention::{AttentionScheme, AttentionScratch, Causal, FloatKvHead, KvHead, MAX_CONTEXT};
+pub use block::PANEL;
 pub use dispatch::{Kernels, ProductName};
 pub use error::{CacheError, MatrixError, UnknownIsa};
-pub use matrix::{MAX_COLS, PANEL, PackedMatrix};
+pub use matrix::{MAX_COLS, PackedMatrix};
 pub use output::ColumnsMut;
+pub use prefetch::prefetch;
 pub use rows::{CodeRow, QuantizedRows, ROW_ALIGN, RowQuantizer, RowsMut, RowsView, StaticAffines};
 pub use storage::Storage;

@@ -1,28 +1,10 @@
 //! Packed weights: the right side of every integer product.
 //!
-//! # Layout
-//!
-//! Codes are stored unsigned, `code + offset`, in blocks of 64 bytes: 16 output channels times 4 inputs times as many
-//! inputs as fit a byte. A 32-bit lane of a block belongs to one channel, and its four bytes to four consecutive
-//! inputs, which is what the dot-product instructions of all CPUs (`vpdpbusd`, `sdot`, and `vpmaddubsw` + `vpmaddwd`)
-//! consume:
-//!
-//! | width | offset | inputs in a block | bit field `f` of a byte holds |
-//! |---|---|---|---|
-//! | 8 | 128 | 4 | inputs 0..4 |
-//! | 4 | 8 | 8 | inputs 4f..4f+4 |
-//! | 3 | 4 | 32 in three | see below |
-//! | 2, ternary | 2 | 16 | inputs 4f..4f+4 |
-//!
-//! Codes of 3 bits: bits 0..3 and 3..6 of a byte of the first block hold inputs 0..4 and 4..8, of the second 8..12 and
-//! 12..16, of the third 16..20 and 20..24. Bits 6 and 7 of the first hold the low bits of inputs 24..28, of the second those
-//! of 28..32; bit 6 of the third is the highest bit of the former, bit 7 of the latter. So six of eight fields are as cheap
-//! to take out as others, where planes of two bits and of one would need five operations for each. A matrix whose groups are
-//! no multiple of 32 keeps them like 4 bits.
-//!
-//! A panel is 16 channels over all inputs; panels follow each other. Missing channels and inputs hold code 0.
+//! Codes lie in blocks of 64 bytes, as `storage.rs` draws them. A panel is 16 output channels over all inputs; panels
+//! follow each other. Missing channels and inputs hold code 0.
 
 use crate::arena::{ArenaSlice, WeightArena};
+use crate::block::{Block, PANEL};
 use crate::error::MatrixError;
 use crate::panels::PanelSource;
 use crate::storage::Storage;
@@ -33,16 +15,8 @@ use core::mem::MaybeUninit;
 use squat_quant::pack::{pack_bits, packed_len, unpack_bits};
 use squat_quant::{Granularity, WeightScheme};
 
-/// Output channels of a panel.
-pub const PANEL: usize = 16;
-
-/// Most inputs a product may have: |code - zero point| <= 255 times |weight| <= 128 times this stays below 2^31.
+/// Maximum number of inputs of a product: |code - zero point| <= 255 times |weight| <= 128 times this stays below 2^31.
 pub const MAX_COLS: usize = 65536;
-
-/// 64 bytes on a cache line of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(64))]
-pub(crate) struct Block(pub [u8; 64]);
 
 /// Integer weights `[rows, cols]` (`[out, in]`) with scales, sums and an optional bias, laid out for the kernels.
 #[derive(Clone, Debug)]
@@ -53,7 +27,7 @@ pub struct PackedMatrix {
     storage: Storage,
     /// Blocks of one panel.
     pub(crate) blocks_per_panel: usize,
-    /// Groups of a row that have a scale of their own (1 for per-tensor and per-channel).
+    /// Groups of inputs with a scale of their own (1 for per-tensor and per-channel).
     groups: usize,
     /// `[panels, blocks_per_panel]`
     blocks: ArenaSlice<Block>,
@@ -69,7 +43,7 @@ impl PackedMatrix {
     /// Packs row-major codes `[rows, cols]`; `scales` as [`WeightScheme::scale_index`] orders them.
     ///
     /// # Errors
-    /// Lengths that do not follow from the shape, codes outside the width, scales that are no scales, too many columns.
+    /// Lengths that contradict the shape, codes outside the width, non-finite or negative scales, too many columns.
     pub fn from_codes(
         rows: usize,
         cols: usize,
@@ -181,7 +155,7 @@ impl PackedMatrix {
         }
         let steps_per_group =
             if matrix.groups > 1 { matrix.group_len() / depth } else { cols.div_ceil(depth) };
-        // Code 0 in every field, for the channels that the last panel has too many.
+        // Code 0 in every field, for the missing channels of the last panel.
         let mut bytes = vec![0u8; per_row * 4];
         pack_bits(&vec![0; cols], bits, &mut bytes[..packed_len(cols, bits)])
             .map_err(|_| MatrixError::Words(rows, per_row, per_row))?;
@@ -220,7 +194,7 @@ impl PackedMatrix {
         cols.div_ceil(storage.depth()) * storage.blocks()
     }
 
-    /// Everything but the blocks; sums are 0.
+    /// Everything except the blocks; sums are 0.
     fn shaped(rows: usize, cols: usize, scheme: WeightScheme, scales: &[f32]) -> Result<Self, MatrixError> {
         if cols > MAX_COLS {
             return Err(MatrixError::Columns(MAX_COLS, cols));
@@ -263,7 +237,7 @@ impl PackedMatrix {
 
     fn set_row(&mut self, row: usize, codes: &[i8]) -> Result<(), MatrixError> {
         let range = self.scheme.bits.range();
-        // One subtraction and comparison for both ends, without an early exit, so that it vectorises.
+        // One subtraction and comparison check both ends; without an early exit the loop vectorises.
         let (least, span) = (range.min as i8, (range.max - range.min) as u8);
         let mut outside = false;
         for &code in codes {
@@ -283,10 +257,10 @@ impl PackedMatrix {
         Ok(())
     }
 
-    /// Adds a bias of one value for each row, added last in a product.
+    /// Adds a bias, one value per row, which a product adds last.
     ///
     /// # Errors
-    /// [`MatrixError::Bias`] for another length.
+    /// [`MatrixError::Bias`] if its length is not [`Self::rows`].
     pub fn with_bias(mut self, bias: &[f32]) -> Result<Self, MatrixError> {
         if bias.len() != self.rows {
             return Err(MatrixError::Bias(self.rows, bias.len()));
@@ -313,7 +287,7 @@ impl PackedMatrix {
         self.scheme
     }
 
-    /// How codes are laid out in a block.
+    /// The layout of codes in blocks.
     pub fn storage(&self) -> Storage {
         self.storage
     }
@@ -328,7 +302,7 @@ impl PackedMatrix {
         matches!(self.scheme.granularity, Granularity::PerGroup(_))
     }
 
-    /// Groups of a row, at least 1.
+    /// Groups of inputs, at least 1.
     pub(crate) fn groups(&self) -> usize {
         self.groups
     }
@@ -379,7 +353,7 @@ impl PackedMatrix {
     /// Code at `[row, col]`.
     ///
     /// # Panics
-    /// When the position is outside the matrix.
+    /// If the position is outside the matrix.
     pub fn code(&self, row: usize, col: usize) -> i8 {
         assert!(row < self.rows && col < self.cols, "[{row}, {col}] of [{}, {}]", self.rows, self.cols);
         let depth = self.storage.depth();
@@ -390,14 +364,14 @@ impl PackedMatrix {
     /// Scale of the element `[row, col]`.
     ///
     /// # Panics
-    /// When the position is outside the matrix.
+    /// If the position is outside the matrix.
     pub fn scale(&self, row: usize, col: usize) -> f32 {
         assert!(row < self.rows && col < self.cols, "[{row}, {col}] of [{}, {}]", self.rows, self.cols);
         let group = if self.grouped() { col / self.group_len() } else { 0 };
         self.panel_scales(row / PANEL, group)[row % PANEL]
     }
 
-    /// Scale and sum of the codes of each group of each row, in order: what tells two matrices apart, whatever their
+    /// Scale and sum of the codes of each group of each row, in order: a fingerprint of the matrix, independent of its
     /// layout.
     pub fn row_marks(&self) -> impl Iterator<Item = (f32, i32)> {
         (0..self.rows * self.groups).map(|index| {
@@ -410,7 +384,7 @@ impl PackedMatrix {
     /// Writes `scale * code` of a row: the embedding lookup.
     ///
     /// # Panics
-    /// When `row` is not below [`Self::rows`] or `out` has not [`Self::cols`] elements.
+    /// If `row` is not below [`Self::rows`] or the length of `out` is not [`Self::cols`].
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(out.len(), self.cols, "a row has {} values, the buffer {}", self.cols, out.len());
@@ -432,7 +406,7 @@ impl PackedMatrix {
     }
 }
 
-/// The first code outside the width in the rows of a panel that begins at `first`.
+/// The error for the first code outside the width in a panel whose first row is `first`.
 fn invalid_code(source: &PanelSource<'_>, first: usize) -> MatrixError {
     let (bits, range) = (source.bits.storage_bits(), source.bits.range());
     let mut codes = vec![0i8; source.cols];
@@ -448,163 +422,4 @@ fn invalid_code(source: &PanelSource<'_>, first: usize) -> MatrixError {
 }
 
 #[cfg(test)]
-mod tests {
-    extern crate std;
-    use super::*;
-    use crate::Kernels;
-    use proptest::prelude::*;
-    use squat_quant::WeightBits;
-    use std::vec::Vec;
-
-    fn granularities() -> impl Strategy<Value = Granularity> {
-        prop_oneof![
-            Just(Granularity::PerTensor),
-            Just(Granularity::PerChannel),
-            (1usize..40).prop_map(Granularity::PerGroup),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn codes_come_back(rows in 1usize..40, cols in 1usize..70, granularity in granularities(), bits in 0usize..5, seed: u64) {
-            let scheme = WeightScheme { bits: WeightBits::ALL[bits], granularity };
-            let range = scheme.bits.range();
-            let mut state = seed;
-            let mut next = || { state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); (state >> 33) as u32 };
-            let codes: Vec<i8> = (0..rows * cols).map(|_| (range.min + (next() % (range.max - range.min + 1) as u32) as i32) as i8).collect();
-            let scales: Vec<f32> = (0..scheme.num_scales(rows, cols)).map(|_| next() as f32 / 1e9 + 0.01).collect();
-            let matrix = PackedMatrix::from_codes(rows, cols, scheme, &codes, &scales).unwrap();
-            let mut row_values = vec![0f32; cols];
-            for row in 0..rows {
-                matrix.dequantize_row(row, &mut row_values);
-                for col in 0..cols {
-                    let code = codes[row * cols + col];
-                    prop_assert_eq!(matrix.code(row, col), code);
-                    let scale = scales[scheme.scale_index(row, col, cols)];
-                    prop_assert_eq!(matrix.scale(row, col), scale);
-                    prop_assert_eq!(row_values[col].to_bits(), (scale * f32::from(code)).to_bits());
-                }
-            }
-        }
-    }
-
-    /// Rows of words as files hold them, with `junk` in the bits after the last code.
-    fn file_words(codes: &[i8], cols: usize, bits: u32, junk: u32) -> Vec<Vec<i32>> {
-        let row = |codes: &[i8]| {
-            let words = (cols * bits as usize).div_ceil(32);
-            let mut bytes = vec![0u8; words * 4];
-            pack_bits(codes, bits, &mut bytes[..packed_len(cols, bits)]).unwrap();
-            let mut words: Vec<i32> =
-                bytes.as_chunks().0.iter().map(|quad| i32::from_le_bytes(*quad)).collect();
-            let used = cols * bits as usize % 32;
-            if used > 0 {
-                *words.last_mut().unwrap() |= (junk << used) as i32;
-            }
-            words
-        };
-        codes.chunks_exact(cols).map(row).collect()
-    }
-
-    proptest! {
-        #[test]
-        fn words_and_codes_give_the_same_matrix(
-            rows in 1usize..40, cols in 1usize..700, granularity in granularities(), aligned: bool, bits in 0usize..5,
-            seed: u64
-        ) {
-            let granularity = match granularity {
-                Granularity::PerGroup(n) if aligned => Granularity::PerGroup(n * 16),
-                other => other,
-            };
-            let scheme = WeightScheme { bits: WeightBits::ALL[bits], granularity };
-            let range = scheme.bits.range();
-            let mut state = seed;
-            let mut next = || { state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); (state >> 33) as u32 };
-            let codes: Vec<i8> = (0..rows * cols).map(|_| (range.min + (next() % (range.max - range.min + 1) as u32) as i32) as i8).collect();
-            let scales: Vec<f32> = (0..scheme.num_scales(rows, cols)).map(|_| next() as f32 / 1e9 + 0.01).collect();
-            let want = PackedMatrix::from_codes(rows, cols, scheme, &codes, &scales).unwrap();
-            let mut words = file_words(&codes, cols, scheme.bits.storage_bits(), next());
-            for kernels in Kernels::available() {
-                let got = kernels.matrix_from_words(None, rows, cols, scheme, &scales, |row| &words[row]).unwrap();
-                prop_assert!(got.blocks == want.blocks, "{}: blocks", kernels.name());
-                prop_assert_eq!(&got.sums, &want.sums, "{}: sums", kernels.name());
-                prop_assert_eq!(&got.scales, &want.scales);
-            }
-            if scheme.bits == WeightBits::Ternary {
-                // A field of 0 is the code -2, which ternary weights have not.
-                let (row, col) = (next() as usize % rows, next() as usize % cols);
-                words[row][col / 16] &= !(3 << (col % 16 * 2));
-                let first = Kernels::detect().matrix_from_words(None, rows, cols, scheme, &scales, |row| &words[row]);
-                prop_assert_eq!(first.unwrap_err(), MatrixError::Code(row, col, -2, scheme.bits));
-            }
-        }
-    }
-
-    #[test]
-    fn misfits_are_refused() {
-        let w4 = WeightScheme::per_channel(WeightBits::W4);
-        assert_eq!(
-            PackedMatrix::from_codes(1, 2, w4, &[1, 8], &[1.0]).unwrap_err(),
-            MatrixError::Code(0, 1, 8, WeightBits::W4)
-        );
-        assert_eq!(
-            PackedMatrix::from_codes(2, 1, w4, &[1], &[1.0, 1.0]).unwrap_err(),
-            MatrixError::Codes(2, 1)
-        );
-        assert_eq!(
-            PackedMatrix::from_codes(2, 1, w4, &[1, 1], &[1.0]).unwrap_err(),
-            MatrixError::Scales(2, 1)
-        );
-        assert!(matches!(
-            PackedMatrix::from_codes(1, 1, w4, &[1], &[f32::NAN]).unwrap_err(),
-            MatrixError::Scale(0, _)
-        ));
-        let wide = MAX_COLS + 1;
-        assert_eq!(
-            PackedMatrix::from_codes(0, wide, w4, &[], &[]).unwrap_err(),
-            MatrixError::Columns(MAX_COLS, wide)
-        );
-        let short = Kernels::scalar().matrix_from_words(None, 1, 9, w4, &[1.0], |_| &[0]);
-        assert_eq!(short.unwrap_err(), MatrixError::Words(0, 2, 1));
-        let one = PackedMatrix::from_codes(1, 1, w4, &[1], &[1.0]).unwrap();
-        assert_eq!(one.with_bias(&[]).unwrap_err(), MatrixError::Bias(1, 0));
-    }
-
-    #[test]
-    fn every_instruction_set_packs_the_same() {
-        for bits in WeightBits::ALL {
-            let scheme = WeightScheme { bits, granularity: Granularity::PerGroup(24) };
-            let (rows, cols) = (21, 77);
-            let weight: Vec<f32> = (0..rows * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.11).collect();
-            let scales: Vec<f32> =
-                (0..scheme.num_scales(rows, cols)).map(|i| 0.2 + 0.01 * i as f32).collect();
-            let plain = PackedMatrix::quantize(rows, cols, scheme, &weight, &scales).unwrap();
-            for kernels in crate::Kernels::available() {
-                let fast = kernels.quantize_matrix(rows, cols, scheme, &weight, &scales).unwrap();
-                assert_eq!(fast.blocks, plain.blocks, "{kernels:?} {bits:?}");
-                assert_eq!((fast.sums, fast.scales), (plain.sums.clone(), plain.scales.clone()));
-            }
-        }
-    }
-
-    #[test]
-    fn four_bit_weights_take_half_a_byte() {
-        let scheme = WeightScheme::per_channel(WeightBits::W4);
-        let matrix = PackedMatrix::from_codes(64, 128, scheme, &[1; 64 * 128], &[1.0; 64]).unwrap();
-        assert_eq!(matrix.bytes(), 64 * 128 / 2 + 64 * 8);
-    }
-
-    #[test]
-    fn three_bit_weights_take_three_bits() {
-        for (granularity, storage) in [
-            (Granularity::PerChannel, Storage::Octal),
-            (Granularity::PerGroup(64), Storage::Octal),
-            (Granularity::PerGroup(48), Storage::Nibble),
-        ] {
-            let scheme = WeightScheme { bits: WeightBits::W3, granularity };
-            let scales = vec![1.0; scheme.num_scales(64, 192)];
-            let matrix = PackedMatrix::from_codes(64, 192, scheme, &[1; 64 * 192], &scales).unwrap();
-            assert_eq!(matrix.storage(), storage);
-            assert_eq!(matrix.bytes(), 64 * 192 * storage.bits() / 8 + scales.len() * 8);
-        }
-    }
-}
+mod tests;

@@ -1,12 +1,12 @@
-//! A view of some columns of an output matrix, so that several threads can write disjoint columns of the same rows.
+//! A view of some columns of an output matrix: several threads can write disjoint columns of the same rows.
 
-use crate::matrix::PANEL;
+use crate::block::PANEL;
 use core::marker::PhantomData;
 use core::ops::Range;
 
 /// Columns `range` of a row-major f32 matrix `[rows, stride]`, exclusively borrowed.
 ///
-/// Splitting by columns gives views over the same rows that never overlap, so each can go to a thread of its own:
+/// Splitting by columns yields views of the same rows that never overlap, so each can go to a thread of its own:
 ///
 /// ```
 /// use squat_kernels::ColumnsMut;
@@ -27,18 +27,19 @@ pub struct ColumnsMut<'a> {
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-/// Whole panels of some rows of a [`ColumnsMut`], exclusively borrowed: checked once, written one by one.
-pub(crate) struct TileMut<'a, const MR: usize, const NP: usize> {
+/// Whole panels of some rows of a [`ColumnsMut`], exclusively borrowed: bounds are checked once for all writes.
+pub(crate) struct TileMut<'a, const NP: usize> {
     base: *mut f32,
+    rows: usize,
     stride: usize,
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-impl<const MR: usize, const NP: usize> TileMut<'_, MR, NP> {
+impl<const NP: usize> TileMut<'_, NP> {
     /// Writes panel `j` of row `i`.
     #[inline(always)]
     pub(crate) fn set(&mut self, i: usize, j: usize, y: &[f32; PANEL]) {
-        assert!(i < MR && j < NP, "row {i}, panel {j} of a tile of {MR} x {NP}");
+        assert!(i < self.rows && j < NP, "row {i}, panel {j} of a tile of {} x {NP}", self.rows);
         // SAFETY: construction checked that all rows and panels lie inside the borrowed view.
         unsafe { self.base.add(i * self.stride + j * PANEL).cast::<[f32; PANEL]>().write(*y) }
     }
@@ -51,7 +52,7 @@ impl<'a> ColumnsMut<'a> {
     /// All columns of a dense matrix `[rows, cols]`.
     ///
     /// # Panics
-    /// When `data` has fewer than `rows * cols` elements.
+    /// If `data` has fewer than `rows * cols` elements.
     pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
         Self::with_stride(data, rows, cols, cols)
     }
@@ -59,7 +60,7 @@ impl<'a> ColumnsMut<'a> {
     /// The first `cols` columns of a matrix whose rows start `stride` elements apart.
     ///
     /// # Panics
-    /// When `cols > stride`, or `data` ends before the last row does.
+    /// If `cols > stride`, or `data` ends before the last row does.
     pub fn with_stride(data: &'a mut [f32], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(cols <= stride, "expected a row stride of at least {cols}, got {stride}");
         let needed = if rows == 0 { 0 } else { (rows - 1) * stride + cols };
@@ -80,7 +81,7 @@ impl<'a> ColumnsMut<'a> {
     /// The view's part of row `row`: element 0 is column `range().start`.
     ///
     /// # Panics
-    /// When `row` is not below [`Self::rows`].
+    /// If `row` is not below [`Self::rows`].
     #[inline(always)]
     pub fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
@@ -94,20 +95,21 @@ impl<'a> ColumnsMut<'a> {
         }
     }
 
-    /// Rows `row..row + MR` of the `NP` panels of channels from `column` on (an index into the whole matrix); none if the
-    /// view has not all of them.
+    /// Rows `row..row + rows` of the `NP` panels of channels from `column` on (an index into the whole matrix); `None`
+    /// unless the view contains all of them.
     #[inline(always)]
-    pub(crate) fn tile<const MR: usize, const NP: usize>(
+    pub(crate) fn tile<const NP: usize>(
         &mut self,
         row: usize,
+        rows: usize,
         column: usize,
-    ) -> Option<TileMut<'_, MR, NP>> {
-        if row + MR > self.rows || column < self.start || column + NP * PANEL > self.end {
+    ) -> Option<TileMut<'_, NP>> {
+        if row + rows > self.rows || column < self.start || column + NP * PANEL > self.end {
             return None;
         }
         // SAFETY: row and column were just checked.
         let base = unsafe { self.base.add(row * self.stride + column) };
-        Some(TileMut { base, stride: self.stride, borrow: PhantomData })
+        Some(TileMut { base, rows, stride: self.stride, borrow: PhantomData })
     }
 
     /// A shorter borrow of the same view.
@@ -115,15 +117,15 @@ impl<'a> ColumnsMut<'a> {
         ColumnsMut { borrow: PhantomData, ..*self }
     }
 
-    /// Two views: columns below `column` (an index into the whole matrix) and the rest. A column outside the range is
-    /// moved to its nearest end.
+    /// Splits into columns below `column` (an index into the whole matrix) and the rest. A column outside the range is
+    /// clamped to it.
     pub fn split_at(self, column: usize) -> (Self, Self) {
         let column = column.max(self.start).min(self.end);
         (Self { end: column, ..self }, Self { start: column, ..self })
     }
 
-    /// The part of `index` when the columns are shared out over `parts` workers in multiples of `align` columns,
-    /// as a range into the whole matrix. The parts cover the range in order; late ones may be empty.
+    /// The columns of part `index`, as a range into the whole matrix, if the columns are split among `parts` workers in
+    /// multiples of `align`. The parts cover the range in order; the last ones may be empty.
     pub fn part_range(&self, index: usize, parts: usize, align: usize) -> Range<usize> {
         let (align, parts) = (align.max(1), parts.max(1));
         let units = (self.end - self.start).div_ceil(align);
@@ -131,9 +133,9 @@ impl<'a> ColumnsMut<'a> {
         cut(index)..cut(index + 1)
     }
 
-    /// Parts for `workers` that take the next one whenever they are free, multiples of `align` columns but the last:
-    /// large ones first, so that there are few, and ever smaller ones towards the end, so that all end together however
-    /// fast each was (guided self-scheduling).
+    /// Parts for `workers` that each take the next one when they are free; all but the last are multiples of `align`
+    /// columns. Large parts come first, so that there are few, and ever smaller ones towards the end, so that all workers
+    /// finish together whatever their speed (guided self-scheduling).
     pub fn split_guided(self, workers: usize, align: usize) -> impl Iterator<Item = ColumnsMut<'a>> {
         let mut rest = Some(self).filter(|whole| !whole.range().is_empty());
         core::iter::from_fn(move || {
@@ -147,7 +149,7 @@ impl<'a> ColumnsMut<'a> {
         })
     }
 
-    /// Shares the columns out over `parts` workers, each a multiple of `align` columns but the last.
+    /// Splits the columns into `parts` parts; all but the last are multiples of `align` columns.
     pub fn split_even(self, parts: usize, align: usize) -> impl Iterator<Item = ColumnsMut<'a>> {
         let mut rest = Some(self);
         let mut index = 0;

@@ -1,21 +1,21 @@
 //! The paper's packed multiplier: two 4-bit weights in one 16-bit operand share one multiplication by a 4-bit
-//! activation (METHOD.md section 6). A curiosity with a measured place, not what [`crate::Kernels::linear`] uses.
+//! activation (METHOD.md section 6). Measured for comparison; [`crate::Kernels::linear`] does not use it.
 //!
-//! Weights and activations are made unsigned by adding 8. The weights of channel `c` and channel `c + 16` stand in one
-//! word, [`SHIFT`] bits apart:
+//! Weights and activations are made unsigned by adding 8. The weights of channels `c` and `c + 16` share a word, [`SHIFT`]
+//! bits apart:
 //!
 //! ```text
 //! (w[c] + w[c + 16] * 2^12) * a = w[c] * a + (w[c + 16] * a) * 2^12
 //! ```
 //!
-//! A product of two 4-bit numbers is at most 225, so the lower sum keeps to its 12 bits for [`STEPS`] = 18 products; then
-//! both are taken apart and added to sums of 32 bits. What the offsets added is
-//! `8 * sum(w + 8) + 8 * sum(a)`, the first known when the matrix is packed.
+//! A product of two 4-bit numbers is at most 225, so the lower sum stays within its 12 bits for [`STEPS`] = 18 products;
+//! then the two are separated and added to 32-bit sums. These exceed the true sums by `8 * sum(w + 8) + 8 * sum(a)`, the
+//! first term known when the matrix is packed.
 //!
-//! Its place in the table of `example speed`: ahead of the plain loops where there is nothing but scalar code, far behind
-//! wherever bytes can be multiplied in vectors. A multiplication of 16-bit operands into 32 bits does half as many lanes
-//! as one of bytes, so two products to a lane only make up for that, while the weights take twice the memory and the
-//! words must be taken apart. A dot-product instruction does four products in such a lane, and adds them.
+//! Measured by `example speed`: faster than the plain loops in scalar code, far slower wherever bytes can be multiplied in
+//! vectors. A multiplication of 16-bit operands into 32 bits has half as many lanes as one of bytes, so two products per
+//! lane only make up for that, while the weights take twice the memory and the words must be separated. A dot-product
+//! instruction computes four products in such a lane, and adds them.
 
 use crate::error::MatrixError;
 use crate::matrix::MAX_COLS;
@@ -23,13 +23,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 use squat_quant::{CodeRange, WeightBits};
 
-/// Words of a row of a panel; each holds two channels.
+/// Words per input of a panel; each holds two channels.
 const LANES: usize = 16;
 /// Distance of the two weights in a word, and width of the lower sum.
 const SHIFT: u32 = 12;
-/// Products after which the sums must be taken apart: `18 * 15 * 15 < 2^12`.
+/// Products after which the sums must be separated: `18 * 15 * 15 < 2^12`.
 const STEPS: usize = ((1 << SHIFT) - 1) / (15 * 15);
-/// What makes a 4-bit code unsigned.
+/// The offset that makes a 4-bit code unsigned.
 const OFFSET: i32 = 8;
 
 /// 4-bit weights `[rows, cols]` in pairs.
@@ -47,7 +47,7 @@ impl PairedMatrix {
     /// Packs row-major 4-bit codes `[rows, cols]`.
     ///
     /// # Errors
-    /// Another number of codes than `rows * cols`, codes outside -8..=7, too many columns.
+    /// A number of codes other than `rows * cols`, codes outside -8..=7, too many columns.
     pub fn from_codes(rows: usize, cols: usize, codes: &[i8]) -> Result<Self, MatrixError> {
         if cols > MAX_COLS {
             return Err(MatrixError::Columns(MAX_COLS, cols));
@@ -91,7 +91,8 @@ impl PairedMatrix {
 /// `out[n] = sum_k codes[k] * w[n, k]`, exact, for 4-bit codes.
 ///
 /// # Panics
-/// When `codes` has not one code for each column or one outside -8..=7, or `out` not one place for each row.
+/// If the length of `codes` is not the number of columns, or that of `out` not the number of rows, or a code is outside
+/// -8..=7.
 #[inline(always)]
 pub fn product(matrix: &PairedMatrix, codes: &[i8], out: &mut [i32]) {
     assert!(codes.len() == matrix.cols && out.len() == matrix.rows, "shapes of a product");
@@ -100,7 +101,7 @@ pub fn product(matrix: &PairedMatrix, codes: &[i8], out: &mut [i32]) {
     for &code in codes {
         fits &= range.contains(i32::from(code));
     }
-    assert!(fits, "codes of {}..={} are expected", range.min, range.max);
+    assert!(fits, "expected codes in {}..={}", range.min, range.max);
     let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
     if matrix.cols == 0 {
         out.fill(0);
@@ -114,7 +115,7 @@ pub fn product(matrix: &PairedMatrix, codes: &[i8], out: &mut [i32]) {
             for (words, &code) in words.iter().zip(codes) {
                 let a = (i32::from(code) + OFFSET) as u16;
                 for l in 0..LANES {
-                    // Both sides are 16 bits wide: one widening multiplication where a CPU has it.
+                    // Both operands have 16 bits: one widening multiplication on CPUs that have it.
                     pairs[l] += u32::from(words[l]) * u32::from(a);
                 }
             }

@@ -1,26 +1,26 @@
-//! From rows of packed words, as weight files hold them, straight to panels.
+//! From rows of packed words, the layout of weight files, straight to panels.
 //!
-//! A file has a row of codes densely in 32-bit words, lowest bits first, each code plus `2^(b-1)`. One such word, or three
-//! of 3-bit codes, hold exactly the inputs that a lane of as many blocks holds, with the same offset: only the order of the
-//! fields within the words differs, and the words of 16 rows interleave. So a panel is made by a transposition of words
-//! and a few shifts, and its sums on the way, while it is in the cache.
+//! A file stores a row of codes densely in 32-bit words, lowest bits first, each code plus `2^(b-1)`. One such word, or
+//! three words of 3-bit codes, hold exactly the inputs of one lane of one (or three) blocks, with the same offset: only the order
+//! of the fields within the words differs, and the words of 16 rows are interleaved. So a panel takes a transposition of
+//! words and a few shifts; its sums are computed in the same pass, while the words are in the cache.
 
-use crate::matrix::{Block, PANEL};
-use crate::storage::{Storage, octal_words};
+use crate::block::{Block, PANEL};
+use crate::storage::{Storage, words_of_bits3};
 use core::mem::MaybeUninit;
 use squat_quant::WeightBits;
 
 /// Steps of [`Storage::depth`] inputs that are transposed together.
 const TILE: usize = 16;
 
-/// `N` words of a file's row and what they become in as many blocks; see [`Storage`].
+/// Converts `N` words of a file's row to the words of `N` blocks.
 trait FileWords<const N: usize> {
     const STORAGE: Storage;
-    /// The fields in the order of blocks.
+    /// Reorders the fields as blocks store them, see [`Storage`].
     fn arrange(words: [u32; N]) -> [u32; N];
     /// Sum of the fields.
     fn sum(words: [u32; N]) -> u32;
-    /// Whether any field is a code that the width has not.
+    /// Whether any field is a code outside the width.
     fn invalid(_words: [u32; N]) -> bool {
         false
     }
@@ -40,7 +40,7 @@ struct Two;
 struct Ternary;
 
 impl FileWords<1> for Eight {
-    const STORAGE: Storage = Storage::Byte;
+    const STORAGE: Storage = Storage::Bits8;
 
     #[inline(always)]
     fn arrange(words: [u32; 1]) -> [u32; 1] {
@@ -54,9 +54,9 @@ impl FileWords<1> for Eight {
 }
 
 impl FileWords<1> for Four {
-    const STORAGE: Storage = Storage::Nibble;
+    const STORAGE: Storage = Storage::Bits4;
 
-    /// Inputs 0..4 to the low nibbles of the bytes, inputs 4..8 to the high ones.
+    /// Inputs 0..4 to the low halves of the bytes, inputs 4..8 to the high halves.
     #[inline(always)]
     fn arrange([word]: [u32; 1]) -> [u32; 1] {
         let (low, high) = (word & 0xFFFF, word >> 16);
@@ -71,9 +71,9 @@ impl FileWords<1> for Four {
     }
 }
 
-/// Eight words of four codes, a byte each, of 96 bits.
+/// The 32 codes of 96 bits, one per byte.
 #[inline(always)]
-fn octal_quads([a, b, c]: [u32; 3]) -> [u32; 8] {
+fn quads_of_bits3([a, b, c]: [u32; 3]) -> [u32; 8] {
     let mut quads = [a, a >> 12, a >> 24 | b << 8, b >> 4, b >> 16, b >> 28 | c << 4, c >> 8, c >> 20];
     for quad in &mut quads {
         let bits = *quad & 0xFFF;
@@ -84,17 +84,17 @@ fn octal_quads([a, b, c]: [u32; 3]) -> [u32; 8] {
 }
 
 impl FileWords<3> for Three {
-    const STORAGE: Storage = Storage::Octal;
+    const STORAGE: Storage = Storage::Bits3;
 
     #[inline(always)]
     fn arrange(words: [u32; 3]) -> [u32; 3] {
-        octal_words(&octal_quads(words))
+        words_of_bits3(&quads_of_bits3(words))
     }
 
     #[inline(always)]
     fn sum(words: [u32; 3]) -> u32 {
         let mut bytes = 0;
-        for quad in octal_quads(words) {
+        for quad in quads_of_bits3(words) {
             bytes += quad;
         }
         byte_sum(bytes)
@@ -102,9 +102,9 @@ impl FileWords<3> for Three {
 }
 
 impl FileWords<1> for Two {
-    const STORAGE: Storage = Storage::Crumb;
+    const STORAGE: Storage = Storage::Bits2;
 
-    /// Sixteen fields as a 4 x 4 matrix, transposed by exchanging first within, then between, 2 x 2 blocks.
+    /// Transposes sixteen fields as a 4 x 4 matrix: swaps first within, then between, 2 x 2 blocks.
     #[inline(always)]
     fn arrange([word]: [u32; 1]) -> [u32; 1] {
         let swap = (word ^ (word >> 6)) & 0x00CC_00CC;
@@ -120,7 +120,7 @@ impl FileWords<1> for Two {
 }
 
 impl FileWords<1> for Ternary {
-    const STORAGE: Storage = Storage::Crumb;
+    const STORAGE: Storage = Storage::Bits2;
 
     #[inline(always)]
     fn arrange(words: [u32; 1]) -> [u32; 1] {
@@ -139,18 +139,18 @@ impl FileWords<1> for Ternary {
     }
 }
 
-/// What [`fill_panel`] is given.
+/// The input of [`fill_panel`].
 pub(crate) struct PanelSource<'a> {
     pub bits: WeightBits,
-    /// Inputs.
+    /// Number of inputs.
     pub cols: usize,
     /// Steps of [`Storage::depth`] inputs that share a sum.
     pub steps_per_group: usize,
-    /// Words of the 16 rows; rows that the matrix lacks hold code 0.
+    /// Words of the 16 rows; missing rows hold code 0.
     pub rows: [&'a [i32]; PANEL],
 }
 
-/// Writes every block of a panel and the sums of codes of each of its groups; false if a code is outside the width.
+/// Writes every block of a panel and the sums of codes of each group; returns false if a code is outside the width.
 #[inline(always)]
 pub(crate) fn fill_panel(
     source: &PanelSource<'_>,
@@ -173,7 +173,7 @@ fn fill<W: FileWords<N>, const N: usize>(
     sums: &mut [[i32; PANEL]],
 ) -> bool {
     let (depth, bits) = (W::STORAGE.depth(), W::STORAGE.bits());
-    // Fields of the last words that belong to no input hold code 0, whatever the file has there.
+    // Unused fields of the last words are set to code 0, whatever the file contains there.
     let last = source.cols.div_ceil(depth) - 1;
     let held = source.cols - last * depth;
     let zeros = (held..depth).fold(0, |zeros, i| zeros | 1u128 << ((i + 1) * bits - 1));

@@ -1,7 +1,9 @@
 //! Quantized activation rows: the left side of every integer product.
 
 use crate::error::CacheError;
-use crate::float::{FloatSimd, max_abs_of, rms_norm_factor, silu_mul};
+use crate::float::{rms_norm_factor, silu_mul};
+use crate::lanes::max_abs_of;
+use crate::simd::{FloatSimd, write_codes};
 use alloc::vec::Vec;
 use core::ops::Range;
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
@@ -9,16 +11,16 @@ use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 /// Rows are padded with zero codes to a multiple of this many.
 pub const ROW_ALIGN: usize = 64;
 
-/// How rows get their scale and zero point.
+/// The source of a row's scale and zero point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RowQuantizer {
     /// Symmetric, scale from the row's largest magnitude.
     Dynamic,
-    /// Learned scale and zero point, one pair for each width.
+    /// Learned scale and zero point, one pair per width.
     Static(StaticAffines),
 }
 
-/// Learned quantizers by width ([`ActBits::index`]), checked to fit a signed byte.
+/// Learned quantizers, indexed by width ([`ActBits::index`]), whose codes fit a signed byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StaticAffines([Affine; 2]);
 
@@ -26,8 +28,8 @@ impl StaticAffines {
     /// Quantizers for 4 and 8 bits, in the order of [`ActBits::ALL`].
     ///
     /// # Errors
-    /// [`CacheError::Range`] when codes or zero point leave -128..=127, [`CacheError::Scale`] for a scale that is not
-    /// positive and finite.
+    /// [`CacheError::Range`] if codes or zero point exceed -128..=127, [`CacheError::Scale`] if a scale is not positive and
+    /// finite.
     pub fn new(affines: [Affine; 2]) -> Result<Self, CacheError> {
         for Affine { range, zero_point, scale } in affines {
             if !(scale > 0.0 && scale.is_finite()) {
@@ -41,7 +43,7 @@ impl StaticAffines {
         Ok(Self(affines))
     }
 
-    /// The quantizer of that width.
+    /// The quantizer of a width.
     #[inline]
     pub fn get(&self, bits: ActBits) -> Affine {
         self.0[bits.index()]
@@ -49,7 +51,7 @@ impl StaticAffines {
 }
 
 impl RowQuantizer {
-    /// [`RowQuantizer::Static`] from plain quantizers; see [`StaticAffines::new`] for order and errors.
+    /// [`RowQuantizer::Static`] from plain quantizers; [`StaticAffines::new`] documents order and errors.
     pub fn fixed(affines: [Affine; 2]) -> Result<Self, CacheError> {
         StaticAffines::new(affines).map(Self::Static)
     }
@@ -66,7 +68,7 @@ pub struct CodeRow<'a> {
     pub zero_point: i32,
     /// Sum of the codes.
     pub sum: i32,
-    /// Width the row was quantized at.
+    /// Width at which the row was quantized.
     pub bits: ActBits,
 }
 
@@ -89,7 +91,7 @@ impl QuantizedRows {
         Self::default()
     }
 
-    /// Makes room for `rows` rows of `cols` values; what was held is lost. Allocates only when it grows.
+    /// Resizes to `rows` rows of `cols` values and discards the contents. Allocates only to grow.
     pub fn reset(&mut self, rows: usize, cols: usize) {
         (self.rows, self.cols, self.stride) = (rows, cols, cols.next_multiple_of(ROW_ALIGN));
         let needed = rows * self.stride;
@@ -117,7 +119,7 @@ impl QuantizedRows {
     /// One row.
     ///
     /// # Panics
-    /// When `row` is not below [`Self::rows`].
+    /// If `row` is not below [`Self::rows`].
     #[inline(always)]
     pub fn row(&self, row: usize) -> CodeRow<'_> {
         self.view(row..row + 1).row(0)
@@ -131,7 +133,7 @@ impl QuantizedRows {
     /// Rows `range`.
     ///
     /// # Panics
-    /// When the range ends beyond [`Self::rows`].
+    /// If the range ends beyond [`Self::rows`].
     pub fn view(&self, range: Range<usize>) -> RowsView<'_> {
         assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
         RowsView {
@@ -145,7 +147,7 @@ impl QuantizedRows {
         }
     }
 
-    /// All rows, writable and divisible over threads.
+    /// All rows, writable and divisible among threads.
     pub fn as_mut(&mut self) -> RowsMut<'_> {
         RowsMut {
             cols: self.cols,
@@ -190,7 +192,7 @@ impl<'a> RowsView<'a> {
     /// One row.
     ///
     /// # Panics
-    /// When `row` is not below [`Self::rows`].
+    /// If `row` is not below [`Self::rows`].
     #[inline(always)]
     pub fn row(&self, row: usize) -> CodeRow<'a> {
         CodeRow {
@@ -205,7 +207,7 @@ impl<'a> RowsView<'a> {
     /// Rows `range`.
     ///
     /// # Panics
-    /// When the range ends beyond [`Self::rows`].
+    /// If the range ends beyond [`Self::rows`].
     pub fn part(&self, range: Range<usize>) -> Self {
         Self {
             codes: &self.codes[range.start * self.stride..range.end * self.stride],
@@ -217,14 +219,14 @@ impl<'a> RowsView<'a> {
         }
     }
 
-    /// One row with its padding of zero codes.
+    /// The codes of a row, including the padding of zeros.
     #[inline(always)]
     pub(crate) fn padded(&self, row: usize) -> &'a [i8] {
         &self.codes[row * self.stride..(row + 1) * self.stride]
     }
 }
 
-/// Some consecutive rows of a [`QuantizedRows`], to be written.
+/// Some consecutive rows of a [`QuantizedRows`], writable.
 #[derive(Debug)]
 pub struct RowsMut<'a> {
     cols: usize,
@@ -247,10 +249,10 @@ impl<'a> RowsMut<'a> {
         self.cols
     }
 
-    /// The first `row` rows and the rest.
+    /// Splits into the first `row` rows and the rest.
     ///
     /// # Panics
-    /// When `row` is beyond [`Self::rows`].
+    /// If `row` is beyond [`Self::rows`].
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let (codes, codes_rest) = self.codes.split_at_mut(row * self.stride);
         let (scales, scales_rest) = self.scales.split_at_mut(row);
@@ -275,7 +277,7 @@ impl<'a> RowsMut<'a> {
     /// Writes a row from given codes.
     ///
     /// # Panics
-    /// When `row` is out of range or `codes` has another length than [`Self::cols`].
+    /// If `row` is out of range or the length of `codes` is not [`Self::cols`].
     pub fn set(&mut self, row: usize, codes: &[i8], scale: f32, zero_point: i32, bits: ActBits) {
         self.write(row, bits, |out| {
             out.copy_from_slice(codes);
@@ -284,8 +286,8 @@ impl<'a> RowsMut<'a> {
         });
     }
 
-    /// Lets `write` make the codes of a row on the grid of its width; it returns scale and sum of codes. `bits` holds the
-    /// width of each row, or of all.
+    /// Has `write` write the codes of a row on the grid of its width and return scale and sum of codes. `bits` holds one
+    /// width per row, or one for all.
     #[inline(always)]
     pub(crate) fn fill(
         &mut self,
@@ -305,7 +307,7 @@ impl<'a> RowsMut<'a> {
         });
     }
 
-    /// Lets `fill` write the codes of a row and return (scale, zero point, sum of codes); clears the padding.
+    /// Has `fill` write the codes of a row and return (scale, zero point, sum of codes); clears the padding.
     #[inline(always)]
     pub(crate) fn write(
         &mut self,
@@ -326,14 +328,14 @@ impl<'a> RowsMut<'a> {
 /// How one row is quantized.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Grid {
-    /// Symmetric codes of that range, scale from the row's largest magnitude.
+    /// Symmetric codes in a range, scale from the row's largest magnitude.
     Dynamic(CodeRange),
-    /// As given.
+    /// A given quantizer.
     Fixed(Affine),
 }
 
 impl Grid {
-    /// The quantizer of a row with that largest magnitude, which is asked for only if it is needed.
+    /// The quantizer of a row; `max_abs` computes its largest magnitude if it is needed.
     #[inline(always)]
     fn affine(self, max_abs: impl FnOnce() -> f32) -> Affine {
         match self {
@@ -343,58 +345,15 @@ impl Grid {
     }
 }
 
-/// A byte that holds codes: signed ones of activations, unsigned ones of probabilities.
-pub(crate) trait Code: Copy {
-    fn new(code: i32) -> Self;
-    fn get(self) -> i32;
-}
-
-impl Code for i8 {
-    #[inline(always)]
-    fn new(code: i32) -> Self {
-        code as Self
-    }
-    #[inline(always)]
-    fn get(self) -> i32 {
-        self.into()
-    }
-}
-
-impl Code for u8 {
-    #[inline(always)]
-    fn new(code: i32) -> Self {
-        code as Self
-    }
-    #[inline(always)]
-    fn get(self) -> i32 {
-        self.into()
-    }
-}
-
-/// Writes the codes of values and returns their sum.
-///
-/// A flat loop, and the sum in a pass of its own: compilers turn one over chunks of lanes into gathers.
-#[inline(always)]
-pub(crate) fn write_codes<C: Code>(
-    values: impl Iterator<Item = f32>,
-    affine: Affine,
-    codes: &mut [C],
-) -> i32 {
-    for (code, value) in codes.iter_mut().zip(values) {
-        *code = C::new(affine.quantize(value));
-    }
-    codes.iter().map(|code| code.get()).sum()
-}
-
-/// The codes of [`squat_quant::affine::quantize_row`] or [`squat_quant::affine::quantize_row_dynamic`], in a form that
-/// vectorises; returns scale and sum of codes.
+/// Writes the codes of [`squat_quant::affine::quantize_row`] or [`squat_quant::affine::quantize_row_dynamic`], in a form
+/// that vectorises; returns scale and sum of codes.
 #[inline(always)]
 pub(crate) fn quantize_row<S: FloatSimd>(s: S, row: &[f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) {
     let affine = grid.affine(|| s.max_abs(row));
     (affine.scale, s.quantize(row, affine, &mut codes[..row.len()]))
 }
 
-/// [`quantize_row`] of each row of x `[m, k]`, row `i` at `bits[i]`, or all at the only width given.
+/// [`quantize_row`] of each row of x `[m, k]`, row `i` at `bits[i]`, or all rows at the only width.
 #[inline(always)]
 pub(crate) fn quantize_rows<S: FloatSimd>(
     s: S,
@@ -404,7 +363,7 @@ pub(crate) fn quantize_rows<S: FloatSimd>(
     quantizer: &RowQuantizer,
 ) {
     match rows.cols {
-        // Heads have few sizes: with a length that the compiler knows, a row is half the instructions.
+        // A common `head_dim`: a length known at compile time halves the instructions of a row.
         64 => quantize_rows_of::<S, 64>(s, rows, x, bits, quantizer),
         cols => {
             for (i, row) in x.chunks_exact(cols.max(1)).enumerate() {
@@ -428,7 +387,7 @@ fn quantize_rows_of<S: FloatSimd, const K: usize>(
     }
 }
 
-/// [`crate::float::rms_norm`] and [`quantize_row`] of its result, which is computed twice and kept nowhere.
+/// [`crate::float::rms_norm`] and [`quantize_row`] of the result, which is computed twice rather than stored.
 #[inline(always)]
 pub(crate) fn rms_norm_quantize(
     x: &[f32],

@@ -1,58 +1,75 @@
-//! How weights of each width lie in the bytes of blocks; [`crate::matrix`] draws it.
+//! How the codes of each width are stored in blocks.
+//!
+//! Codes are stored unsigned, `code + offset`, in blocks of 64 bytes: 16 output channels times 4 inputs, times the number
+//! of codes in a byte. A 32-bit lane of a block belongs to one channel, and its four bytes to four consecutive inputs: the
+//! operand of the dot-product instructions of all CPUs (`vpdpbusd`, `sdot`, and `vpmaddubsw` + `vpmaddwd`). Sixteen blocks
+//! of 8-bit codes are one operand of a tile instruction (`tdpbsud`): 16 rows of 64 bytes.
+//!
+//! | width | offset | inputs in a block | bit field `f` of a byte holds |
+//! |---|---|---|---|
+//! | 8 | 128 | 4 | inputs 0..4 |
+//! | 4 | 8 | 8 | inputs 4f..4f+4 |
+//! | 3 | 4 | 32 in three | see below |
+//! | 2, ternary | 2 | 16 | inputs 4f..4f+4 |
+//!
+//! Codes of 3 bits: bits 0..3 and 3..6 of a byte of the first block hold inputs 0..4 and 4..8, of the second block 8..12
+//! and 12..16, of the third block 16..20 and 20..24. Bits 6 and 7 of the first block hold the low two bits of inputs
+//! 24..28, of the second block those of 28..32; bit 6 of the third block is the high bit of inputs 24..28, bit 7 that of
+//! 28..32. So six of the eight fields are unpacked as cheaply as 4-bit ones; separate planes of two bits and of one bit
+//! would take five operations per field. A matrix whose group length is not a multiple of 32 stores 3-bit codes in 4 bits.
 
-use crate::matrix::Block;
+use crate::block::Block;
 use squat_quant::{Granularity, WeightBits, WeightScheme};
 
-/// How codes are laid out in blocks.
+/// The layout of codes in blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
     /// One code in a byte.
-    Byte,
+    Bits8,
     /// Two codes in a byte.
-    Nibble,
+    Bits4,
     /// Eight codes in three bytes.
-    Octal,
-    /// Four codes in a byte.
-    Crumb,
+    Bits3,
+    /// Four codes in a byte: 2 bits and ternary.
+    Bits2,
 }
 
 impl Storage {
-    /// The storage of weights `[_, cols]` of that scheme. Three bits are stored in four where a group would end within
-    /// a step.
+    /// The storage of weights `[_, cols]` of a scheme. 3-bit codes are stored in 4 bits if groups would end within a step.
     pub fn of(scheme: WeightScheme, cols: usize) -> Self {
         match scheme.bits {
-            WeightBits::W8 => Self::Byte,
-            WeightBits::W4 => Self::Nibble,
+            WeightBits::W8 => Self::Bits8,
+            WeightBits::W4 => Self::Bits4,
             WeightBits::W3 => match scheme.granularity {
-                Granularity::PerGroup(len) if len < cols && !len.is_multiple_of(Self::Octal.depth()) => {
-                    Self::Nibble
+                Granularity::PerGroup(len) if len < cols && !len.is_multiple_of(Self::Bits3.depth()) => {
+                    Self::Bits4
                 }
-                _ => Self::Octal,
+                _ => Self::Bits3,
             },
-            WeightBits::W2 | WeightBits::Ternary => Self::Crumb,
+            WeightBits::W2 | WeightBits::Ternary => Self::Bits2,
         }
     }
 
     /// Bits of a stored code: 8, 4, 3, 2.
     pub const fn bits(self) -> usize {
         match self {
-            Self::Byte => 8,
-            Self::Nibble => 4,
-            Self::Octal => 3,
-            Self::Crumb => 2,
+            Self::Bits8 => 8,
+            Self::Bits4 => 4,
+            Self::Bits3 => 3,
+            Self::Bits2 => 2,
         }
     }
 
-    /// What is added to a code to store it.
+    /// The offset that makes a code unsigned: `2^(bits - 1)`.
     pub const fn offset(self) -> i32 {
         1 << (self.bits() - 1)
     }
 
-    /// Blocks that are unpacked together: one step of a product.
+    /// Blocks of a step: those that are unpacked together.
     pub(crate) const fn blocks(self) -> usize {
         match self {
-            Self::Octal => 3,
-            Self::Byte | Self::Nibble | Self::Crumb => 1,
+            Self::Bits3 => 3,
+            Self::Bits8 | Self::Bits4 | Self::Bits2 => 1,
         }
     }
 
@@ -64,20 +81,20 @@ impl Storage {
     /// The byte that fills each block of a step when all codes are 0.
     pub(crate) const fn zero_bytes(self) -> &'static [u8] {
         match self {
-            Self::Byte => &[0x80],
-            Self::Nibble => &[0x88],
-            Self::Octal => &[0x24, 0x24, 0xE4],
-            Self::Crumb => &[0xAA],
+            Self::Bits8 => &[0x80],
+            Self::Bits4 => &[0x88],
+            Self::Bits3 => &[0x24, 0x24, 0xE4],
+            Self::Bits2 => &[0xAA],
         }
     }
 
-    /// Code of input `i` of the step that `blocks` begin with.
+    /// Code of input `i` of a channel, in the step at the start of `blocks`.
     #[inline]
     pub(crate) fn code(self, blocks: &[Block], lane: usize, i: usize) -> i32 {
         let (quad, at) = (i / 4, lane * 4 + i % 4);
         let field = match self {
-            Self::Octal if quad < 6 => blocks[quad / 2].0[at] >> (quad % 2 * 3) & 7,
-            Self::Octal => blocks[quad - 6].0[at] >> 6 | (blocks[2].0[at] >> quad & 1) << 2,
+            Self::Bits3 if quad < 6 => blocks[quad / 2].0[at] >> (quad % 2 * 3) & 7,
+            Self::Bits3 => blocks[quad - 6].0[at] >> 6 | (blocks[2].0[at] >> quad & 1) << 2,
             _ => {
                 let bits = self.bits();
                 blocks[0].0[at] >> (quad * bits) & ((1u32 << bits) - 1) as u8
@@ -86,19 +103,20 @@ impl Storage {
         i32::from(field) - self.offset()
     }
 
-    /// Writes a row of codes into its lane of `blocks`.
+    /// Writes the codes of a channel into its lane of `blocks`.
     pub(crate) fn store_row(self, blocks: &mut [Block], lane: usize, codes: &[i8]) {
         match self {
-            Self::Byte => self.store::<1, 1>(blocks, lane, codes, |quads| *quads),
-            Self::Nibble => self.store::<2, 1>(blocks, lane, codes, |&[a, b]| [a | b << 4]),
-            Self::Octal => self.store::<8, 3>(blocks, lane, codes, octal_words),
-            Self::Crumb => {
+            Self::Bits8 => self.store::<1, 1>(blocks, lane, codes, |quads| *quads),
+            Self::Bits4 => self.store::<2, 1>(blocks, lane, codes, |&[a, b]| [a | b << 4]),
+            Self::Bits3 => self.store::<8, 3>(blocks, lane, codes, words_of_bits3),
+            Self::Bits2 => {
                 self.store::<4, 1>(blocks, lane, codes, |&[a, b, c, d]| [a | b << 2 | c << 4 | d << 6])
             }
         }
     }
 
-    /// Four codes at a time, as one 32-bit number; a step has `QUADS` of them, and `words` lays them out in `N` blocks.
+    /// Four codes at a time, as one 32-bit word; a step has `QUADS` of them, and `words` turns them into the words of `N`
+    /// blocks.
     fn store<const QUADS: usize, const N: usize>(
         self,
         blocks: &mut [Block],
@@ -106,7 +124,7 @@ impl Storage {
         codes: &[i8],
         words: impl Fn(&[u32; QUADS]) -> [u32; N],
     ) {
-        // Adding the offset to a code of so many bits is flipping its highest bit; four bytes at once have no carries.
+        // Adding the offset to a code flips its highest bit, so four bytes are offset at once without carries.
         let ones = 0x0101_0101u32;
         let (mask, flip) = (ones * ((1u32 << self.bits()) - 1), ones * self.offset() as u32);
         let mut put = |step: usize, quads: &[[i8; 4]; QUADS]| {
@@ -128,9 +146,9 @@ impl Storage {
     }
 }
 
-/// 32 codes of three bits, a byte each, as the words of three blocks; see [`crate::matrix`].
+/// 32 codes of 3 bits, one per byte, as the words of three blocks.
 #[inline(always)]
-pub(crate) fn octal_words(quads: &[u32; 8]) -> [u32; 3] {
+pub(crate) fn words_of_bits3(quads: &[u32; 8]) -> [u32; 3] {
     let [a, b, c, d, e, f, g, h] = *quads;
     let (low, high) = (0x0303_0303, 0x0404_0404);
     [a | b << 3 | (g & low) << 6, c | d << 3 | (h & low) << 6, e | f << 3 | (g & high) << 4 | (h & high) << 5]

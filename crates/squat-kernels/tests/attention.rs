@@ -1,4 +1,4 @@
-//! Attention over mixed caches: every kernel of this CPU against the plain loops, bit for bit.
+//! Attention over caches of mixed precision: every kernel set of this CPU equals the plain loops, bit for bit.
 
 #![allow(clippy::unwrap_used)]
 
@@ -69,7 +69,7 @@ fn setup(dim: usize, len: usize, rows: usize, mix: u8, mode: u8, fixed: Option<u
     Setup { head, queries }
 }
 
-/// Every kernel set against the reference, for the first `rows` queries, `group` to a position, the first over `len`.
+/// Compares every kernel set with the reference, for the first `rows` queries.
 fn check(setup: &Setup, rows: usize, causal: Causal) -> Result<(), TestCaseError> {
     let dim = setup.head.head_dim();
     let queries = setup.queries.view(0..rows);
@@ -77,7 +77,7 @@ fn check(setup: &Setup, rows: usize, causal: Causal) -> Result<(), TestCaseError
         (0..rows).map(|r| reference::attend(&setup.head, causal.len_of(r), queries.row(r))).collect();
     for kernels in kernels() {
         let mut scratch = AttentionScratch::new();
-        // Twice: the second time over what the first has left in the buffers.
+        // Twice: the second time with stale buffers.
         for _ in 0..2 {
             let (mut out, mut column_0) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
             kernels.attend(&setup.head, causal, queries, &mut scratch, &mut out, &mut column_0);
@@ -107,7 +107,7 @@ proptest! {
         let rows = rows.min(len * group);
         let mut setup = setup(dim, len, rows, mix, mode, fixed, seed);
         check(&setup, rows, Causal { len: len - (rows - 1) / group, group })?;
-        // A prefix of the cache is the same as a shorter cache.
+        // A prefix of the cache equals a shorter cache.
         let shorter = 1 + ((len - 1) as f64 * part) as usize;
         check(&setup, 1, Causal { len: shorter, group })?;
         let before = reference::attend(&setup.head, shorter, setup.queries.row(0));
@@ -115,7 +115,7 @@ proptest! {
         prop_assert_eq!(setup.head.len(), shorter);
         prop_assert_eq!(reference::attend(&setup.head, shorter, setup.queries.row(0)), before);
         check(&setup, 1, Causal { len: shorter, group })?;
-        // What is appended after a cut stands where the cut rows stood.
+        // Rows appended after a truncation replace the dropped rows.
         let fresh = self::setup(dim, len, rows, 2, mode, fixed, seed ^ 1);
         let (mut key, mut value) = (vec![0; dim], vec![0; dim]);
         let mut pair = QuantizedRows::new();
@@ -189,7 +189,7 @@ proptest! {
                 single.push(rows[0].row(row), rows[1].row(row)).unwrap();
             }
             together.extend(rows[0].as_view(), rows[1].as_view()).unwrap();
-            // Rows that come after a cut stand where cut rows stood.
+            // Rows appended after a truncation replace the dropped rows.
             let kept = together.len() - together.len() / 7;
             together.truncate(kept);
             single.truncate(kept);
@@ -216,7 +216,7 @@ proptest! {
 
     #[test]
     fn quantized_attention_is_close_to_real_attention(dim in 16usize..100, len in 1usize..60, seed: u64) {
-        // Not a test of bits but of sense: at 8 bits the output follows the unquantized one.
+        // A check of accuracy rather than bits: at 8 bits the output is close to the unquantized one.
         let mut random = Random(seed);
         let kernels = squat_kernels::Kernels::detect();
         let (mut head, mut exact) = (KvHead::new(dim, AttentionScheme::Dynamic), FloatKvHead::new(dim));
@@ -260,8 +260,7 @@ fn long_contexts_do_not_overflow() {
             head.push(rows.row(0), rows.row(0)).unwrap();
         }
         assert_eq!(head.push(rows.row(0), rows.row(0)), Err(CacheError::Full(MAX_CONTEXT)));
-        // The same probability everywhere; with 15 bits of positions the codes of static probabilities are 0,
-        // those of dynamic ones all 255.
+        // All probabilities are equal; with 2^15 positions their static codes are 0, and their dynamic codes 255.
         let want = reference::attend(&head, MAX_CONTEXT, rows.row(0)).0;
         if !fixed {
             assert!((want[0] - 1.27).abs() < 1e-3, "{want:?}");
@@ -301,6 +300,6 @@ fn four_bit_rows_take_half_the_room() {
         let setup = setup(64, 96, 1, if bits == ActBits::A8 { 0 } else { 1 }, 0, None, 1);
         sizes.push(setup.head.bytes_used());
     }
-    // Codes and a scale; for 16 positions 6 bytes say where they stand.
+    // Codes and scales, and 6 bytes per 16 positions that record their widths.
     assert_eq!(sizes, [2 * 96 * (32 + 4) + 36, 2 * 96 * (64 + 4) + 36]);
 }

@@ -1,8 +1,8 @@
-//! Which kernels a CPU gets.
+//! The choice of kernels for a CPU.
 
 use squat_kernels::Kernels;
 
-/// `SQUAT_EXPECT_ISA` names what the best set of the CPU at hand must be: `.ci/cross` sets it for CPUs it emulates.
+/// `SQUAT_EXPECT_ISA` names the expected best set of this CPU; `.ci/cross` sets it for the CPUs it emulates.
 #[test]
 fn the_best_set_is_the_expected_one() {
     let best = Kernels::available().next_back().map(Kernels::name);

@@ -1,4 +1,4 @@
-//! Float functions: every instruction set against the portable one, bit for bit.
+//! Float functions: every instruction set equals the portable one, bit for bit.
 
 #![allow(clippy::unwrap_used)]
 
@@ -41,6 +41,10 @@ proptest! {
             float::softmax(&mut want);
             prop_assert_eq!(bits(&got), bits(&want), "softmax {}", name);
             (got, want) = (x.clone(), x.clone());
+            kernels.scaled_softmax(&mut got, 0.125, &y);
+            float::scaled_softmax(&mut want, 0.125, &y);
+            prop_assert_eq!(bits(&got), bits(&want), "scaled_softmax {}", name);
+            (got, want) = (x.clone(), x.clone());
             kernels.exp(&mut got);
             float::exp(&mut want);
             prop_assert_eq!(bits(&got), bits(&want), "exp {}", name);
@@ -57,7 +61,7 @@ proptest! {
         let mut random = Random(seed);
         let x = random.floats(m * k, 2.0);
         let w = random.floats(n * k, 2.0);
-        // Any half-precision number but infinities and NaNs.
+        // Any half-precision number except infinities and NaNs.
         let halves: Vec<u16> = (0..n * k).map(|_| (random.next() as u16) & 0xbfff).collect();
         let wide: Vec<f32> = halves.iter().map(|&h| float::f16_to_f32(h)).collect();
         let bias = with_bias.then(|| random.floats(n, 1.0));

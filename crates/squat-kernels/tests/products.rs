@@ -1,4 +1,4 @@
-//! Integer products: every kernel of this CPU against the plain loops, bit for bit.
+//! Integer products: every kernel set of this CPU equals the plain loops, bit for bit.
 
 #![allow(clippy::unwrap_used)]
 
@@ -40,14 +40,14 @@ fn case(
         matrix = matrix.with_bias(&random.floats(n, 3.0)).unwrap();
     }
     let mut rows = QuantizedRows::new();
-    // Stale codes in the padding would show up as errors.
+    // Stale codes in the padding, which the kernels must not read as codes.
     rows.reset(m, k + 70);
     for i in 0..m {
         let codes = random.codes(k + 70, -128, 127, 0);
         rows.as_mut().set(i, &codes, 1.0, 0, ActBits::A8);
     }
     rows.reset(m, k);
-    // Kernels take a shorter way where no row has a zero point.
+    // Kernels have a fast path for rows without zero points.
     let symmetric = random.next().is_multiple_of(2);
     for i in 0..m {
         let act = ActBits::ALL[random.next() as usize % 2];
@@ -74,7 +74,7 @@ fn check(case: &Case, cut: usize) -> Result<(), TestCaseError> {
         let mut got = vec![f32::NAN; m * n];
         kernels.linear(&case.matrix, case.rows.as_view(), ColumnsMut::new(&mut got, m, n));
         prop_assert_eq!(bits(&got), bits(&want), "{} {:?}", kernels.name(), case.matrix.scheme());
-        // Split over columns at any place, and one row at a time.
+        // Split at any column, and one row at a time.
         let mut got = vec![f32::NAN; m * n];
         let (left, right) = ColumnsMut::new(&mut got, m, n).split_at(cut);
         kernels.linear(&case.matrix, case.rows.as_view(), right);
@@ -104,10 +104,10 @@ proptest! {
         check(&case(scheme, (m, n, k), modes, bias, seed), cut)?;
     }
 
-    /// Sums of codes of groups are made for some thousand groups of rows at a time, and not at all for more in one row.
+    /// Sums of codes of groups are computed for up to 2048 groups at a time; rows with more groups take the plain loops.
     #[test]
     fn many_groups_equal_the_reference(m in 17usize..22, k in 2000usize..2030, seed: u64, bits in 0..WeightBits::ALL.len()) {
-        // Groups that cut a step go to the reference itself.
+        // Groups that cut a step are computed by the reference itself.
         let len = if WeightBits::ALL[bits].storage_bits() == 2 { 16 } else { 8 };
         let scheme = WeightScheme { bits: WeightBits::ALL[bits], granularity: Granularity::PerGroup(len) };
         check(&case(scheme, (m, 17, k), (0, 0), false, seed), 9)?;
@@ -150,7 +150,7 @@ proptest! {
 #[test]
 fn more_groups_than_are_summed_together() {
     let scheme = WeightScheme { bits: WeightBits::W4, granularity: Granularity::PerGroup(8) };
-    // 2048 and 2050: the most that are, and what the plain loops take.
+    // 2048 groups, the maximum of the kernels, and 2050, which the plain loops compute.
     check(&case(scheme, (3, 19, 16384), (0, 0), true, 5), 7).unwrap();
     check(&case(scheme, (3, 19, 16400), (0, 0), true, 5), 7).unwrap();
 }
@@ -190,7 +190,7 @@ proptest! {
 
 #[test]
 fn the_largest_sums_are_exact() {
-    // 65536 inputs, everything at its limit: 255 * 128 * 65536 is just below 2^31.
+    // 65536 inputs, all operands at their limits: 255 * 128 * 65536 is just below 2^31.
     for bits in [WeightBits::W8, WeightBits::W4, WeightBits::W3, WeightBits::W2] {
         let k = squat_kernels::MAX_COLS;
         let scheme = WeightScheme::per_channel(bits);

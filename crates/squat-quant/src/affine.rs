@@ -1,4 +1,4 @@
-//! Quantize, dequantize, fake-quantize, and the gradients of the last (METHOD.md section 2).
+//! Quantize, dequantize, fake-quantize, and the gradients of fake quantization (METHOD.md section 2).
 
 use crate::math::{round_ties_even, to_integer};
 use crate::range::CodeRange;
@@ -6,11 +6,11 @@ use crate::range::CodeRange;
 /// Scale and zero point of a quantizer: `x^ = scale * (q - zero_point)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Affine {
-    /// Step between neighbouring codes, in units of x; positive.
+    /// Distance of neighbouring codes, in units of x; positive.
     pub scale: f32,
     /// Code of x = 0, in integer units.
     pub zero_point: i32,
-    /// Codes allowed.
+    /// Valid codes.
     pub range: CodeRange,
 }
 
@@ -26,20 +26,20 @@ impl Affine {
         Self { scale: 1.0 / range.max as f32, zero_point: 0, range }
     }
 
-    /// The value before rounding and shifted by the zero point, clamped: `clamp(x * (1/s), q_min - z, q_max - z)`.
+    /// The value to be rounded, before the zero point is added: `clamp(x * (1/s), q_min - z, q_max - z)`.
     ///
-    /// Clamping before rounding gives the same integer as after it, because the bounds are integers.
+    /// Clamping before or after rounding gives the same integer, because the bounds are integers.
     #[inline(always)]
     fn clamped(&self, x: f32, inv_scale: f32) -> f32 {
         let (low, high) =
             ((self.range.min - self.zero_point) as f32, (self.range.max - self.zero_point) as f32);
         let v = x * inv_scale;
-        // Not f32::max and f32::min: these forms are one instruction each, and NaN, which compares false, gives `low`.
+        // Unlike f32::max and f32::min these are one instruction each; NaN compares false and becomes `low`.
         let v = if v > low { v } else { low };
         if v < high { v } else { high }
     }
 
-    /// Integer code of `x`. NaN gives the smallest code.
+    /// Integer code of `x`. NaN becomes the smallest code.
     #[inline(always)]
     pub fn quantize(&self, x: f32) -> i32 {
         to_integer(self.clamped(x, 1.0 / self.scale)) + self.zero_point
@@ -51,21 +51,21 @@ impl Affine {
         self.scale * (code - self.zero_point) as f32
     }
 
-    /// `dequantize(quantize(x))`, bit for bit, without leaving floats.
+    /// `dequantize(quantize(x))`, bit for bit, computed in floats.
     #[inline(always)]
     pub fn fake_quantize(&self, x: f32) -> f32 {
-        // + 0.0 turns -0.0 into 0.0: an integer zero has no sign.
+        // + 0.0 turns -0.0 into 0.0, because integer zero has no sign.
         self.scale * (round_ties_even(self.clamped(x, 1.0 / self.scale)) + 0.0)
     }
 
-    /// `quantize(x) - zero_point` as a float: an exact integer, the factor of an integer product.
+    /// `quantize(x) - zero_point` as a float: an exact integer, an operand of an integer product.
     #[inline(always)]
     pub fn centered(&self, x: f32) -> f32 {
         round_ties_even(self.clamped(x, 1.0 / self.scale)) + 0.0
     }
 
-    /// Straight-through and LSQ gradients of `fake_quantize` at `x`: `(dx, dscale, dzero_point)`, each to be
-    /// multiplied by the upstream gradient.
+    /// Gradients of `fake_quantize` at `x`, straight-through for x and LSQ (Esser et al. 2020) for the scale:
+    /// `(dx, dscale, dzero_point)`, each to be multiplied by the upstream gradient.
     ///
     /// With v = x/s + z: inside the range dx = 1, ds = round(v) - v, dz = 0; outside dx = 0, ds = q_limit - z,
     /// dz = -s.
@@ -90,7 +90,7 @@ pub fn dynamic_scale(max_abs: f32, range: CodeRange) -> f32 {
     (max_abs / range.max as f32).max(f32::MIN_POSITIVE)
 }
 
-/// Largest magnitude of a row; NaN entries are ignored (callers that must reject them check before).
+/// Largest magnitude of a row; NaNs are ignored (callers that must reject them check beforehand).
 #[inline(always)]
 pub fn max_abs(row: &[f32]) -> f32 {
     let mut lanes = [0f32; 16];
@@ -99,7 +99,7 @@ pub fn max_abs(row: &[f32]) -> f32 {
     for chunk in chunks {
         for (lane, x) in lanes.iter_mut().zip(chunk) {
             let x = x.abs();
-            // Not f32::max: this form is one instruction and ignores NaN too, because NaN compares false.
+            // Unlike f32::max this is one instruction; it ignores NaN, which compares false.
             *lane = if x > *lane { x } else { *lane };
         }
     }
@@ -109,7 +109,7 @@ pub fn max_abs(row: &[f32]) -> f32 {
 /// Quantizes a row symmetrically with the scale of its largest magnitude; returns the scale.
 ///
 /// # Panics
-/// When `codes` is shorter than `row`.
+/// If `codes` is shorter than `row`.
 #[inline(always)]
 pub fn quantize_row_dynamic(row: &[f32], range: CodeRange, codes: &mut [i8]) -> f32 {
     let affine = Affine::symmetric(dynamic_scale(max_abs(row), range), range);
@@ -120,7 +120,7 @@ pub fn quantize_row_dynamic(row: &[f32], range: CodeRange, codes: &mut [i8]) -> 
 /// Quantizes a row with a given quantizer (codes must fit an `i8`).
 ///
 /// # Panics
-/// When `codes` is shorter than `row`.
+/// If `codes` is shorter than `row`.
 #[inline(always)]
 pub fn quantize_row(row: &[f32], affine: Affine, codes: &mut [i8]) {
     let inv = 1.0 / affine.scale;
@@ -162,7 +162,7 @@ mod tests {
 
         #[test]
         fn matches_the_equation(x in -50f32..50.0, scale in 0.01f32..2.0, z in -20i32..20, range in ranges()) {
-            // METHOD.md section 2, written down naively, with the reciprocal as documented.
+            // METHOD.md section 2, naively, with the reciprocal as documented.
             let want = ((x * (1.0 / scale)).round_ties_even() as i32 + z).clamp(range.min, range.max);
             let affine = Affine { scale, zero_point: z, range };
             prop_assert_eq!(affine.quantize(x), want);

@@ -1,4 +1,4 @@
-//! First guesses of scales and zero points, before training moves them (METHOD.md section 2).
+//! Initial scales and zero points, before training adjusts them (METHOD.md section 2).
 
 use crate::affine::{Affine, max_abs};
 use crate::math::{round_ties_even, sqrt};
@@ -8,8 +8,8 @@ use crate::scheme::WeightScheme;
 /// Clip ratios tried by [`mse_scale`], as fractions of the largest magnitude.
 const CLIP_STEPS: u32 = 40;
 
-/// Symmetric scale with the smallest squared error on `x`, over a grid of clip ratios from 0.2 to 1 of the largest
-/// magnitude, and LSQ's first guess `2 mean|x| / sqrt(q_max)` beside them.
+/// Symmetric scale with the smallest squared error on `x`. Candidates are a grid of clip ratios from 0.2 to 1 of the
+/// largest magnitude, and LSQ's initial value `2 mean|x| / sqrt(q_max)`.
 ///
 /// Deterministic; an all-zero or empty `x` gives the smallest normal scale.
 pub fn mse_scale(x: &[f32], range: CodeRange) -> f32 {
@@ -23,7 +23,7 @@ pub fn mse_scale(x: &[f32], range: CodeRange) -> f32 {
             .map(|&x| f64::from(affine.fake_quantize(x) - x) * f64::from(affine.fake_quantize(x) - x))
             .sum()
     };
-    // Two-bit and ternary codes reach further down than up: let the grid end at the wider side.
+    // 2-bit codes extend further down than up; the grid is relative to the largest code, at least 1.
     let q_max = range.max.max(1) as f32;
     let mean = x.iter().map(|x| x.abs()).sum::<f32>() / x.len() as f32;
     let guess = (2.0 * mean / sqrt(q_max)).max(f32::MIN_POSITIVE);
@@ -39,12 +39,12 @@ pub fn mse_scale(x: &[f32], range: CodeRange) -> f32 {
     best.1
 }
 
-/// Scales of a `[rows, cols]` weight, each by [`mse_scale`] over the values that share it.
+/// Scales of a `[rows, cols]` weight: [`mse_scale`] of the values that share each scale.
 ///
 /// Writes `scheme.num_scales(rows, cols)` values to `scales`.
 ///
 /// # Panics
-/// When `weight` or `scales` has another length.
+/// If the length of `weight` or `scales` contradicts the shape.
 pub fn weight_scales(weight: &[f32], rows: usize, cols: usize, scheme: WeightScheme, scales: &mut [f32]) {
     assert_eq!(weight.len(), rows * cols, "weight length");
     assert_eq!(scales.len(), scheme.num_scales(rows, cols), "number of scales");
@@ -64,7 +64,7 @@ pub fn weight_scales(weight: &[f32], rows: usize, cols: usize, scheme: WeightSch
 
 /// Affine quantizer that covers `min..=max`: `s = (max - min) / (q_max - q_min)`, `z = round(q_min - min / s)`.
 ///
-/// Zero is always inside the covered interval, so that it stays exact.
+/// The interval is extended to contain zero, so that zero is exact.
 pub fn affine_from_range(min: f32, max: f32, range: CodeRange) -> Affine {
     let (min, max) = (min.min(0.0), max.max(0.0));
     let scale = ((max - min) / (range.max - range.min) as f32).max(f32::MIN_POSITIVE);
@@ -73,7 +73,7 @@ pub fn affine_from_range(min: f32, max: f32, range: CodeRange) -> Affine {
     Affine { scale, zero_point, range }
 }
 
-/// Affine quantizer with the smallest squared error on `x`, over a grid of shrunken intervals of its extremes.
+/// Affine quantizer with the smallest squared error on `x`, among intervals that shrink its extremes by a common factor.
 pub fn mse_affine(x: &[f32], range: CodeRange) -> Affine {
     let (mut min, mut max) = (0f32, 0f32);
     for &x in x {

@@ -1,26 +1,26 @@
-//! What quantizing means, written once.
+//! The definition of quantization, written once.
 //!
-//! Trainer, exporter, evaluator and kernels call these functions or are tested against them, so a model that was
-//! trained, packed and run sees the same integers everywhere (METHOD.md section 2):
+//! Trainer, packer, evaluator and kernels call these functions or are tested against them, so a model sees the same
+//! integers while it is trained, packed and run (METHOD.md section 2):
 //!
 //! ```text
 //! q = clamp( round(x / s) + z, q_min, q_max )          x^ = s * (q - z)
 //! ```
 //!
-//! `round` is ties-to-even; `x / s` is evaluated as `x * (1 / s)` with the reciprocal taken once, in every crate.
+//! `round` is to nearest, ties to even; every crate evaluates `x / s` as `x * (1 / s)`, with the reciprocal computed once.
 //!
-//! | module | holds |
+//! | module | contents |
 //! |---|---|
 //! | [`range`] | integer ranges of signed, unsigned and ternary codes |
 //! | [`scheme`] | bit widths and granularities of weights and activations, and their names |
 //! | [`affine`] | quantize, dequantize, fake-quantize, straight-through and LSQ gradients |
-//! | [`calibrate`] | first guesses of scales and zero points |
+//! | [`calibrate`] | initial scales and zero points |
 //! | [`pack`] | dense bit packing |
-//! | [`plan`] | the points of a transformer where it quantizes |
+//! | [`plan`] | the activation points of a transformer |
 //! | [`token_policy`] | which tokens get 8-bit activations |
 //! | [`random`], [`spelling`] | what every crate needs: a seeded generator, hints for misspelled names |
 //! | [`transform`] | orthogonal transforms of rows before they are quantized |
-//! | [`math`] | the exponential and the rounding that give the same bits on every CPU |
+//! | [`math`] | exponential, square root and rounding with the same bits on every CPU |
 #![no_std]
 #![warn(missing_docs)]
 

@@ -1,16 +1,16 @@
 //! Dense storage of codes.
 //!
-//! Codes are stored unsigned, shifted by `2^(b-1)`, lowest bits first, no bit wasted. Read as little-endian 32-bit
-//! words this is the layout of compressed-tensors' `pack-quantized` format.
+//! Codes are stored unsigned, with `2^(b-1)` added, lowest bits first, without gaps. Read as little-endian 32-bit words,
+//! this is the layout of the `pack-quantized` format of compressed-tensors.
 
-/// Why packing or unpacking was refused.
+/// Errors of packing and unpacking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PackError {
     /// Bits outside 1..=8.
     Bits(u32),
     /// A buffer of the wrong length: expected, got.
     Length(usize, usize),
-    /// A code that does not fit: its index, its value.
+    /// A code outside the range of its width: index, value.
     Code(usize, i32),
 }
 
@@ -19,14 +19,16 @@ impl core::fmt::Display for PackError {
         match self {
             Self::Bits(bits) => write!(f, "expected 1 to 8 bits for a code, got {bits}"),
             Self::Length(expected, got) => write!(f, "expected a buffer of {expected} entries, got {got}"),
-            Self::Code(index, code) => write!(f, "code {code} at index {index} does not fit its bit width"),
+            Self::Code(index, code) => {
+                write!(f, "code {code} at index {index} is outside the range of its bit width")
+            }
         }
     }
 }
 
 impl core::error::Error for PackError {}
 
-/// Shift that makes signed codes of `bits` bits unsigned: `2^(b-1)`.
+/// Offset that makes signed codes of `bits` bits unsigned: `2^(b-1)`.
 pub const fn offset(bits: u32) -> i32 {
     1 << (bits - 1)
 }

@@ -1,15 +1,16 @@
-//! The points of a transformer where activations are quantized (METHOD.md section 3).
+//! The activation points of a transformer: where activations can be quantized (METHOD.md section 3).
 
-/// A named activation point. Every layer has all of them but [`ActPoint::HeadIn`], which stands once after the last.
+/// A named activation point. Every layer has all of them, except [`ActPoint::HeadIn`], which occurs once, after the last
+/// layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ActPoint {
     /// Input of the query, key and value projections.
     AttnIn,
-    /// Queries after RoPE, for each head.
+    /// Queries after RoPE, per head.
     Query,
-    /// Keys after RoPE, for each head; cached as integers.
+    /// Keys after RoPE, per head; cached as integers.
     Key,
-    /// Values, for each head; cached as integers.
+    /// Values, per head; cached as integers.
     Value,
     /// Attention probabilities after the softmax: unsigned, 8 bits.
     AttnProbs,
@@ -52,7 +53,7 @@ impl ActPoint {
         }
     }
 
-    /// The point of that name, if there is one.
+    /// The point with a given name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|point| point.name() == name)
     }

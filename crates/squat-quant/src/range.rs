@@ -15,7 +15,7 @@ impl CodeRange {
 
     /// Signed codes of `bits` bits: `-2^(b-1) ..= 2^(b-1) - 1`.
     ///
-    /// `bits` must lie in 1..=16; other values are clamped to it.
+    /// `bits` is clamped to 1..=16.
     pub const fn signed(bits: u32) -> Self {
         let bits = if bits < 1 {
             1
@@ -29,7 +29,7 @@ impl CodeRange {
 
     /// Unsigned codes of `bits` bits: `0 ..= 2^b - 1`.
     ///
-    /// `bits` must lie in 1..=16; other values are clamped to it.
+    /// `bits` is clamped to 1..=16.
     pub const fn unsigned(bits: u32) -> Self {
         let bits = if bits < 1 {
             1
@@ -41,7 +41,7 @@ impl CodeRange {
         Self { min: 0, max: (1 << bits) - 1 }
     }
 
-    /// Whether `code` can be stored.
+    /// Whether `code` is in the range.
     pub const fn contains(&self, code: i32) -> bool {
         code >= self.min && code <= self.max
     }

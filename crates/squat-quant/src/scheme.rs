@@ -1,4 +1,4 @@
-//! Bit widths and granularities, and the names they have in recipes and files.
+//! Bit widths and granularities, and their names in recipes and files.
 
 use crate::range::CodeRange;
 
@@ -21,7 +21,7 @@ impl WeightBits {
     /// Every width, widest first.
     pub const ALL: [Self; 5] = [Self::W8, Self::W4, Self::W3, Self::W2, Self::Ternary];
 
-    /// Codes this width can hold.
+    /// Codes of this width.
     pub const fn range(self) -> CodeRange {
         match self {
             Self::W8 => CodeRange::signed(8),
@@ -32,7 +32,7 @@ impl WeightBits {
         }
     }
 
-    /// Bits one code takes on disk.
+    /// Bits of a code on disk.
     pub const fn storage_bits(self) -> u32 {
         match self {
             Self::W8 => 8,
@@ -53,7 +53,7 @@ impl WeightBits {
         }
     }
 
-    /// The width of that name, if there is one.
+    /// The width with a given name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|bits| bits.name() == name)
     }
@@ -64,13 +64,13 @@ impl WeightBits {
 pub enum Granularity {
     /// One scale for the whole tensor.
     PerTensor,
-    /// One scale for each output channel (each row of a `[out, in]` weight).
+    /// One scale per output channel (row of a `[out, in]` weight).
     PerChannel,
-    /// One scale for each group of this many consecutive inputs of a row; the last group may be shorter.
+    /// One scale per group of this many consecutive inputs of a row; the last group may be shorter.
     PerGroup(usize),
 }
 
-/// Width and granularity of a weight tensor. Weights are symmetric: the zero point is 0.
+/// Width and granularity of a weight tensor. Weights are symmetric: their zero point is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WeightScheme {
     /// Width of a code.
@@ -80,12 +80,12 @@ pub struct WeightScheme {
 }
 
 impl WeightScheme {
-    /// `bits`, one scale for each output channel: the project's default.
+    /// `bits` with one scale per output channel, the default of the project.
     pub const fn per_channel(bits: WeightBits) -> Self {
         Self { bits, granularity: Granularity::PerChannel }
     }
 
-    /// Scales a row of `cols` inputs has of its own: 0 means that all rows share one.
+    /// Scales of a row of `cols` inputs; 0 if all rows share one.
     pub const fn scales_per_row(&self, cols: usize) -> usize {
         match self.granularity {
             Granularity::PerTensor => 0,
@@ -148,7 +148,7 @@ impl ActBits {
         }
     }
 
-    /// The width of that many bits, if there is one.
+    /// The width with a given number of bits.
     pub const fn from_bits(bits: u32) -> Option<Self> {
         match bits {
             4 => Some(Self::A4),
@@ -163,12 +163,12 @@ impl ActBits {
     }
 }
 
-/// Where an activation point gets its scale from.
+/// The source of the scale of an activation point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ActScheme {
-    /// Learned scale and zero point, one pair for each bit width, for the whole tensor [paper's code].
+    /// Learned scale and zero point for the whole tensor, one pair per bit width [paper's code].
     Static,
-    /// Symmetric, scale from the largest magnitude of the row (for queries, keys and values: of the head's row).
+    /// Symmetric, scale from the largest magnitude of the row (of the row of a head, for queries, keys and values).
     Dynamic,
 }
 
@@ -181,7 +181,7 @@ impl ActScheme {
         }
     }
 
-    /// The scheme of that name, if there is one.
+    /// The scheme with a given name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Static, Self::Dynamic].into_iter().find(|scheme| scheme.name() == name)
     }

@@ -1,13 +1,12 @@
 //! Which tokens get 8-bit activations: a causal rule, the same in training, prefill and decoding (METHOD.md section 5).
 //!
-//! The decision for token i in layer l depends only on token i's own attention row in the layer below, on its
-//! position, and on a threshold frozen in the model. It can therefore be taken when the token is written, one token
-//! at a time, whatever else is in the batch.
+//! The decision for token i in layer l depends only on the token's own attention row in the layer below, on its position,
+//! and on a threshold stored in the model. So it can be made when the token is processed, independently of the batch.
 
 use crate::random::mix;
 use crate::scheme::ActBits;
 
-/// The rule that chooses activation bits for each token and layer.
+/// The rule that chooses the activation bits of each token and layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TokenPolicy {
     /// Every token of every layer has the same width (rho = 1 is [`ActBits::A8`], rho = 0 is [`ActBits::A4`]).
@@ -16,7 +15,7 @@ pub enum TokenPolicy {
     SinkAttention,
     /// Control: tokens drawn at random with probability `rho`, by a hash of seed, layer and position.
     Random {
-        /// Share of 8-bit tokens.
+        /// Fraction of 8-bit tokens.
         rho: f32,
         /// Seed of the hash.
         seed: u64,
@@ -26,26 +25,26 @@ pub enum TokenPolicy {
         /// Positions below this one get 8 bits.
         count: usize,
     },
-    /// Control: tokens whose layer input has a large Euclidean norm, against a threshold for each layer.
+    /// Control: tokens whose layer input has a large Euclidean norm, compared with a threshold per layer.
     ActivationNorm,
 }
 
-/// What a decision may depend on, all of it about the token itself.
+/// The inputs of a decision, all of them properties of the token itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenEvidence {
-    /// Position in its sequence, from 0.
+    /// Position in the sequence, from 0.
     pub position: usize,
-    /// Mean over heads of the token's softmax row of the layer below at column 0; unused in layer 0.
+    /// Mean over heads of the token's attention probability for position 0 in the layer below; unused in layer 0.
     pub sink_probability: f32,
-    /// Euclidean norm of the token's layer input.
+    /// Euclidean norm of the token's input to the layer.
     pub input_norm: f32,
 }
 
 impl TokenPolicy {
-    /// The score that is held against the layer's threshold, for policies that have one.
+    /// The score that is compared with the layer's threshold; `None` for policies without a score.
     ///
-    /// Attention to the initial token falls with the position by construction (a uniform row gives 1 / (i + 1)), so
-    /// it is multiplied by `i + 1`: a score of 1 means "as much as by chance".
+    /// Attention to the initial token falls with the position by construction (a uniform row gives 1 / (i + 1)), so it is
+    /// multiplied by `i + 1`: a score of 1 is the level of chance.
     #[inline]
     pub fn score(&self, evidence: &TokenEvidence) -> Option<f32> {
         match self {
@@ -55,7 +54,7 @@ impl TokenPolicy {
         }
     }
 
-    /// Activation bits of a token in `layer`, whose frozen threshold is `theta`.
+    /// Activation bits of a token in `layer`, whose threshold is `theta`.
     ///
     /// Token 0 and layer 0 always get 8 bits, except under [`TokenPolicy::Uniform`].
     #[inline]
@@ -77,7 +76,7 @@ impl TokenPolicy {
         if eight { ActBits::A8 } else { ActBits::A4 }
     }
 
-    /// Whether every decision is the same, so that no evidence is needed.
+    /// The width, if it is the same for every token, so that no evidence is needed.
     pub const fn uniform(&self) -> Option<ActBits> {
         match self {
             Self::Uniform(bits) => Some(*bits),
@@ -97,14 +96,14 @@ impl TokenPolicy {
     }
 }
 
-/// Mean over heads of the softmax rows' column 0, summed in head order: the one definition of the score's input.
+/// Mean over heads of the probabilities of position 0, summed in head order: [`TokenEvidence::sink_probability`].
 #[inline]
-pub fn mean_over_heads(column_0: &[f32]) -> f32 {
+pub fn mean_over_heads(sink_probs: &[f32]) -> f32 {
     let mut sum = 0.0;
-    for p in column_0 {
+    for p in sink_probs {
         sum += p;
     }
-    sum / column_0.len() as f32
+    sum / sink_probs.len() as f32
 }
 
 /// A number in [0, 1) from seed, layer and position (the finalizer of SplitMix64).
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn random_tokens_come_at_the_asked_rate() {
+    fn random_tokens_come_at_the_given_rate() {
         for rho in [0.1, 0.5, 0.9] {
             let policy = TokenPolicy::Random { rho, seed: 7 };
             let eight = (1..20_001).filter(|&i| policy.decide(2, 0.0, &at(i, 0.0)) == ActBits::A8).count();

@@ -1,28 +1,33 @@
-//! WebAssembly with `simd128`, which is fixed when a module is compiled: 128-bit vectors, four to a panel. Bytes are
-//! split into even and odd ones, widened, and go through the dot product of 16-bit pairs.
+//! WebAssembly with `simd128`, a choice at compile time: 128-bit vectors, four to a panel. Bytes are split into even and
+//! odd ones, widened, and multiplied by the dot product of 16-bit pairs.
 
 use super::table::kernel_table;
-use crate::attention::CodeSimd;
-use crate::float::{FloatSimd, f16_to_f32};
-use crate::matrix::PANEL;
-use crate::product::IntSimd;
+use crate::block::PANEL;
+use crate::half::f16_to_f32;
+use crate::simd::{CodeSimd, FloatSimd, IntSimd};
 use core::arch::wasm32::*;
 
 /// Token: the module is compiled with `simd128`.
 #[derive(Clone, Copy)]
 pub(crate) struct Simd128;
 
-/// The next 16 bytes of `bytes` from `at` on.
+impl Simd128 {
+    fn new() -> Self {
+        Self
+    }
+}
+
+/// 16 bytes from `at` on.
 #[inline(always)]
 fn load16(bytes: &[u8; 64], at: usize) -> v128 {
     let mut lanes = [0; 16];
     lanes.copy_from_slice(&bytes[at..at + 16]);
-    // A constructor, not a load through a pointer: no `unsafe`, and the compiler makes one load of it.
+    // A constructor instead of a load through a pointer: no `unsafe`, and it compiles to one load.
     let (words, _) = lanes.as_chunks::<8>();
     u64x2(u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1]))
 }
 
-/// `acc + u . s` in quads, u unsigned bytes; s is widened already, even and odd bytes.
+/// `acc + u . s` in quads: u unsigned bytes, s even and odd signed bytes, already widened.
 #[inline(always)]
 fn quads(acc: v128, u: v128, s: [v128; 2]) -> v128 {
     let even = v128_and(u, u16x8_splat(0xff));
@@ -38,7 +43,7 @@ fn widen_signed(s: v128) -> [v128; 2] {
 
 impl IntSimd for Simd128 {
     type V = [v128; 4];
-    type Small = [v128; 4];
+    type Partial = [v128; 4];
 
     #[inline(always)]
     fn zero(self) -> Self::V {
@@ -46,7 +51,7 @@ impl IntSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn zero_small(self) -> Self::Small {
+    fn zero_partial(self) -> Self::Partial {
         IntSimd::zero(self)
     }
 
@@ -56,7 +61,7 @@ impl IntSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn nibbles(self, v: Self::V) -> [Self::V; 2] {
+    fn unpack4(self, v: Self::V) -> [Self::V; 2] {
         let mut parts = [v; 2];
         for i in 0..4 {
             parts[0][i] = v128_and(v[i], u8x16_splat(15));
@@ -66,7 +71,7 @@ impl IntSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn crumbs(self, v: Self::V) -> [Self::V; 4] {
+    fn unpack2(self, v: Self::V) -> [Self::V; 4] {
         let mut parts = [v; 4];
         for (field, part) in parts.iter_mut().enumerate() {
             for i in 0..4 {
@@ -77,7 +82,7 @@ impl IntSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn octals(self, v: Self::V) -> [Self::V; 2] {
+    fn unpack3(self, v: Self::V) -> [Self::V; 2] {
         let mut parts = [v; 2];
         for i in 0..4 {
             parts[0][i] = v128_and(v[i], u8x16_splat(7));
@@ -87,7 +92,7 @@ impl IntSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn high_octals(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
+    fn unpack3_high(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
         for i in 0..4 {
             a[i] = v128_or(u8x16_shr(a[i], 6), v128_and(u8x16_shr(c[i], 4), u8x16_splat(4)));
             b[i] = v128_or(u8x16_shr(b[i], 6), v128_and(u8x16_shr(c[i], 5), u8x16_splat(4)));
@@ -106,12 +111,12 @@ impl IntSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]) {
+    fn dot4_partial<const NP: usize>(self, sums: &mut [Self::Partial; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         self.dot4(sums, w, a);
     }
 
     #[inline(always)]
-    fn plus(self, mut a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, mut a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             a[i] = i32x4_add(a[i], b[i]);
         }
@@ -119,7 +124,7 @@ impl IntSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
+    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Partial; NP]) {
         for p in 0..NP {
             for i in 0..4 {
                 acc[p][i] = i32x4_add(acc[p][i], sums[p][i]);
@@ -154,7 +159,7 @@ impl CodeSimd for Simd128 {
     }
 }
 
-/// [`squat_quant::math::multiply_add`] of two lanes, given in the low halves.
+/// [`squat_quant::math::mul_add`] of two lanes, given in the low halves.
 #[inline(always)]
 fn fused_low(a: v128, b: v128, c: v128) -> v128 {
     let product = f64x2_mul(f64x2_promote_low_f32x4(a), f64x2_promote_low_f32x4(b));
@@ -208,7 +213,7 @@ impl FloatSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn multiply_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+    fn mul_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             acc[i] = fused(a[i], b[i], acc[i]);
         }
@@ -224,7 +229,7 @@ impl FloatSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn multiply(self, mut a: Self::V, b: Self::V) -> Self::V {
+    fn mul(self, mut a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             a[i] = f32x4_mul(a[i], b[i]);
         }
@@ -232,7 +237,7 @@ impl FloatSimd for Simd128 {
     }
 
     #[inline(always)]
-    fn greater(self, mut a: Self::V, b: Self::V) -> Self::V {
+    fn max(self, mut a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             // b where a < b, else a.
             a[i] = f32x4_pmax(a[i], b[i]);
@@ -257,5 +262,5 @@ impl FloatSimd for Simd128 {
 
 kernel_table! {
     /// Kernels for WebAssembly with `simd128`.
-    pub(crate) static SIMD128 = ["simd128"], token: Simd128, float: (2, 2), int: (2, 1, 1), large: false
+    pub(crate) static SIMD128 = ["simd128"], token: Simd128, float: (2, 2), int: (2, 1, 1), wide_tiles: false
 }

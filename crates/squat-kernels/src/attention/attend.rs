@@ -1,6 +1,6 @@
 //! Attention of rows of queries over a cache of integers.
 //!
-//! With `q` the query's codes, `k_j`, `v_j` the cached rows, `b(j)` the width of row `j`:
+//! With `q` the codes of the query and `k_j`, `v_j` the cached rows (METHOD.md section 3):
 //!
 //! ```text
 //! dynamic:  score_j = ((sum_d q[d] k_j[d]) as f32 * (s_q * 1/sqrt(d))) * s_k[j]
@@ -11,28 +11,30 @@
 //!           out[d] = (sum_8 c_j (v_j[d] - z_8)) as f32 * (s_p * s_v8)  +  the same for 4
 //! ```
 //!
-//! A width that no row has contributes nothing, not even a zero. All sums of codes are exact integers, in any order; the
-//! sum of the softmax runs over positions in their order ([`crate::float`]).
+//! A width that no cached row has is left out of the sum, rather than added as zero. Sums of codes are exact integers, in
+//! any order; the sum of the softmax follows the order of positions ([`crate::float`]).
 //!
-//! Some rows of queries go through three steps together: scores against the whole cache, softmax and codes of each row,
-//! sums of values. Between the steps scores stand as the rows of the cache do, one run for each width. Only the sum of
+//! A few rows of queries go through three steps together: scores against the whole cache, softmax and codes of each row,
+//! sums of values. Between the steps, scores have the layout of the cache, 4-bit rows before 8-bit rows. Only the sum of
 //! the softmax needs them in the order of positions.
 
-use super::cache::{AttentionScheme, Causal, KvHead, TILE, depth, offset};
-use super::products::{CodeSimd, Width, score_tiles, weigh_values};
-use super::softmax::{Ahead, codes_of, exponentials, exponentials_merged, fold_scales, largest_of};
-use crate::float::FloatSimd;
+use super::cache::{AttentionScheme, KvHead, TILE, depth, offset};
+use super::causal::Causal;
+use super::definition::query_factor;
+use super::products::{Width, score_tiles, weigh_values};
+use super::softmax::{ValuePrefetch, codes_of, exponentials, exponentials_merged, fold_scales, largest_of};
 use crate::rows::{CodeRow, RowsView};
+use crate::simd::{CodeSimd, FloatSimd};
 use alloc::vec::Vec;
-use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale, math};
+use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 
-/// Most rows of queries that go through the cache together.
+/// Maximum number of query rows that share one pass over the cache.
 const MAX_ROWS: usize = 8;
 
-/// Buffers of [`crate::Kernels::attend`], one for each thread; they grow to the longest context seen.
+/// Buffers of [`crate::Kernels::attend`], one set per thread; they grow to the longest context seen.
 #[derive(Clone, Debug, Default)]
 pub struct AttentionScratch {
-    /// `[rows, stride]`, see [`Places`].
+    /// `[rows, stride]`, see [`ScoreLayout`].
     pub(super) scores: Vec<f32>,
     codes: Vec<u8>,
     /// `[rows, width, columns]`
@@ -45,8 +47,8 @@ impl AttentionScratch {
         Self::default()
     }
 
-    /// Makes room for `rows` rows of queries over `len` positions and heads of `head_dim` values, so that later calls do
-    /// not allocate.
+    /// Grows the buffers for `rows` rows of queries over `len` positions and heads of `head_dim` values, so that later
+    /// calls do not allocate.
     pub fn reserve(&mut self, rows: usize, len: usize, head_dim: usize) {
         let (rows, stride) = (rows.min(MAX_ROWS), len + 4 * TILE);
         grow(&mut self.scores, rows * stride);
@@ -66,23 +68,24 @@ fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// Where a row's scores (and codes) of each width stand: whole tiles, 4 bits first, then room for a load of 16 more.
+/// The layout of a row of scores (and of codes): whole tiles of the 4-bit rows, then of the 8-bit rows, then 16 spare
+/// elements for a load that starts at the last score.
 #[derive(Clone, Copy)]
-pub(crate) struct Places {
-    /// Positions of each width that the row which attends to the most needs.
+pub(crate) struct ScoreLayout {
+    /// Positions of each width for the row that attends to the most positions.
     most: [usize; 2],
-    /// Tiles of these.
+    /// The same in tiles.
     tiles: [usize; 2],
     stride: usize,
 }
 
-impl Places {
+impl ScoreLayout {
     fn new(most: [usize; 2]) -> Self {
         let tiles = most.map(|count| count.div_ceil(TILE));
         Self { most, tiles, stride: (tiles[0] + tiles[1] + 1) * TILE }
     }
 
-    /// Begin of a width in a row.
+    /// Index of the first score of a width.
     fn start(&self, bits: ActBits) -> usize {
         match bits {
             ActBits::A4 => 0,
@@ -91,14 +94,15 @@ impl Places {
     }
 }
 
-/// Constants of a row's scores: see [`Self::apply`].
+/// The constants that turn the integer sums of a query into scores, see [`Self::apply`].
 struct RowScale {
-    /// What the offset of the stored codes added, less what the zero points give together.
+    /// Excess of the integer sums over the true ones: from the offset of the stored codes, minus the constant term of the
+    /// two zero points.
     shift: i32,
-    /// Zero point of the query, which meets the sum of a key's codes.
+    /// Zero point of the query, to be multiplied by the sum of a key's codes.
     zero_point: i32,
     scale: f32,
-    /// Of the keys, if it is static.
+    /// Scale of the keys, if it is static.
     key_scale: f32,
 }
 
@@ -106,7 +110,7 @@ impl RowScale {
     #[inline(always)]
     fn new<S: CodeSimd>(head: &KvHead, bits: ActBits, q: CodeRow<'_>) -> Self {
         let dim = head.head_dim();
-        let scale = q.scale * (1.0 / math::sqrt(dim as f32));
+        let scale = query_factor(q.scale, dim);
         let stored = if bits == ActBits::A8 { S::BYTE_OFFSET } else { offset(bits) }.wrapping_mul(q.sum);
         match head.scheme() {
             AttentionScheme::Dynamic => Self { shift: stored, zero_point: 0, scale, key_scale: 1.0 },
@@ -119,7 +123,7 @@ impl RowScale {
         }
     }
 
-    /// Scores of a tile from its sums. Intermediate integers may wrap; the result fits.
+    /// Scores of a tile from its sums. Intermediate integers may wrap; the result is exact because it fits.
     #[inline(always)]
     fn apply(&self, dynamic: bool, sums: &[i32; TILE], scales: &[f32], key_sums: &[i32], out: &mut [f32]) {
         if dynamic {
@@ -138,21 +142,24 @@ impl RowScale {
     }
 }
 
-/// The steps of [`attend`], compiled for an instruction set; by width ([`ActBits::index`]) where there are two.
+/// The steps of [`attend`], compiled for an instruction set; pairs are indexed by width ([`ActBits::index`]).
 pub(crate) struct Steps {
     /// Scores `[rows, stride]` of rows of queries: [`score`].
-    pub score: [fn(&KvHead, RowsView<'_>, Places, &mut [f32]); 2],
-    /// Codes of a row from its scores: [`weights`].
-    pub weights: fn(&KvHead, usize, Places, &mut Ahead<'_>, &mut [f32], &mut [u8]) -> RowCodes,
+    pub score: [fn(&KvHead, RowsView<'_>, ScoreLayout, &mut [f32]); 2],
+    /// Codes of a row from its scores: [`probability_codes`].
+    pub probability_codes:
+        fn(&KvHead, usize, ScoreLayout, &mut ValuePrefetch<'_>, &mut [f32], &mut [u8]) -> RowCodes,
     /// Sums `[rows, columns]` of codes `[rows, stride]` with values: [`weigh`].
-    pub weigh: [fn(&KvHead, Places, &[u8], &mut [i32]); 2],
+    pub weigh: [fn(&KvHead, ScoreLayout, &[u8], &mut [i32]); 2],
+    /// Whether the steps take up to 8 rows at a time, or 4.
+    pub wide_tiles: bool,
 }
 
-/// Tiles of a product for `rows` rows, `LARGE` or not: calls `$go::<S, W, rows, tiles, U>`. Enough sums at a time to hide
-/// what a product takes, few enough to stay in registers.
+/// Picks the tile for `rows` rows: calls `$go::<S, W, rows, tiles, U>`. Enough sums at a time to hide the latency of a
+/// product, few enough to stay in registers.
 macro_rules! by_rows {
-    ($large:ident, $rows:expr, $go:ident::<$s:ty, $w:ty>($($arg:expr),*)) => {
-        if $large {
+    ($wide_tiles:ident, $rows:expr, $go:ident::<$s:ty, $w:ty>($($arg:expr),*)) => {
+        if $wide_tiles {
             match $rows {
                 8 => $go::<$s, $w, 8, 2, 1>($($arg),*),
                 4 => $go::<$s, $w, 4, 4, 1>($($arg),*),
@@ -173,10 +180,10 @@ macro_rules! by_rows {
     };
 }
 
-/// Rows of queries that go through the cache together when so many are left.
-fn rows_together(left: usize, large: bool) -> usize {
+/// Query rows to take next when `left` remain.
+fn rows_together(left: usize, wide_tiles: bool) -> usize {
     match left {
-        MAX_ROWS.. if large => MAX_ROWS,
+        MAX_ROWS.. if wide_tiles => MAX_ROWS,
         4.. => 4,
         left => left,
     }
@@ -184,124 +191,126 @@ fn rows_together(left: usize, large: bool) -> usize {
 
 /// Scores of rows of queries against the tiles of a width.
 #[inline(always)]
-pub(crate) fn score<S: CodeSimd, W: Width, const LARGE: bool>(
+pub(crate) fn score<S: CodeSimd, W: Width, const WIDE: bool>(
     s: S,
     head: &KvHead,
     queries: RowsView<'_>,
-    places: Places,
+    layout: ScoreLayout,
     scores: &mut [f32],
 ) {
-    by_rows!(LARGE, queries.rows(), score_rows::<S, W>(s, head, queries, places, scores));
+    by_rows!(WIDE, queries.rows(), score_rows::<S, W>(s, head, queries, layout, scores));
 }
 
-/// `MR` rows, `NP` tiles at a time.
+/// [`score`] of `MR` rows, `NP` tiles at a time.
 #[inline(always)]
 fn score_rows<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U: usize>(
     s: S,
     head: &KvHead,
     queries: RowsView<'_>,
-    places: Places,
+    layout: ScoreLayout,
     scores: &mut [f32],
 ) {
     let rows: [&[i8]; MR] = core::array::from_fn(|m| queries.padded(m));
     let scales: [RowScale; MR] = core::array::from_fn(|m| RowScale::new::<S>(head, W::BITS, queries.row(m)));
-    let tiles = places.tiles[W::BITS.index()];
+    let tiles = layout.tiles[W::BITS.index()];
     let mut tile = 0;
     while tile + NP <= tiles {
-        score_some::<S, W, MR, NP>(s, head, places, tile, &rows, &scales, scores);
+        score_some::<S, W, MR, NP>(s, head, layout, tile, &rows, &scales, scores);
         tile += NP;
     }
     if const { NP > 1 } {
         while tile < tiles {
-            score_some::<S, W, MR, 1>(s, head, places, tile, &rows, &scales, scores);
+            score_some::<S, W, MR, 1>(s, head, layout, tile, &rows, &scales, scores);
             tile += 1;
         }
     }
 }
 
-/// `NP` tiles from `tile` on.
+/// Scores of `NP` tiles from `tile` on.
 #[inline(always)]
 fn score_some<S: CodeSimd, W: Width, const MR: usize, const NP: usize>(
     s: S,
     head: &KvHead,
-    places: Places,
+    layout: ScoreLayout,
     tile: usize,
     rows: &[&[i8]; MR],
     scales: &[RowScale; MR],
     scores: &mut [f32],
 ) {
-    let run = head.run(W::BITS);
+    let stored = head.rows_of(W::BITS);
     let dynamic = *head.scheme() == AttentionScheme::Dynamic;
-    let start = places.start(W::BITS);
-    let sums = score_tiles::<S, W, MR, NP>(s, &run.keys, head.head_dim(), tile, rows);
+    let start = layout.start(W::BITS);
+    let sums = score_tiles::<S, W, MR, NP>(s, &stored.keys, head.head_dim(), tile, rows);
     for p in 0..NP {
         let at = (tile + p) * TILE;
-        let key_scales = run.key_scales.get(at..).unwrap_or(&[]);
-        let key_sums = run.key_sums.get(at..).unwrap_or(&[]);
+        let key_scales = stored.key_scales.get(at..).unwrap_or(&[]);
+        let key_sums = stored.key_sums.get(at..).unwrap_or(&[]);
         for m in 0..MR {
-            let out = &mut scores[m * places.stride + start + at..];
+            let out = &mut scores[m * layout.stride + start + at..];
             scales[m].apply(dynamic, &sums[m][p], key_scales, key_sums, out);
         }
     }
 }
 
-/// A row after its softmax: factors of the sums of each width, what is to be taken from the sums, and the probability
-/// of position 0.
+/// The outcome of the softmax of a row.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct RowCodes {
+    /// Scale of the value sums of each width.
     scales: [f32; 2],
+    /// Excess of these sums over the true ones: (offset + zero point of the values) times sum of the codes.
     shifts: [i32; 2],
+    /// Probability of position 0.
     first: f32,
 }
 
-/// Scores of a row, as [`Places`] says, to codes of its probabilities.
+/// Softmax of a row of scores, quantized to codes.
 #[inline(always)]
-pub(crate) fn weights<S: CodeSimd + FloatSimd>(
+pub(crate) fn probability_codes<S: CodeSimd + FloatSimd>(
     s: S,
     head: &KvHead,
     len: usize,
-    places: Places,
-    ahead: &mut Ahead<'_>,
+    layout: ScoreLayout,
+    prefetch: &mut ValuePrefetch<'_>,
     scores: &mut [f32],
     codes: &mut [u8],
 ) -> RowCodes {
     let counts = head.counts(len);
     let mut largest = f32::NEG_INFINITY;
     for bits in ActBits::ALL {
-        let (count, start) = (counts[bits.index()], places.start(bits));
+        let (count, start) = (counts[bits.index()], layout.start(bits));
         let tiles = count.next_multiple_of(TILE);
         scores[start + count..start + tiles].fill(f32::NEG_INFINITY);
         let of_width = largest_of(s, &scores[start..start + tiles]);
         largest = if of_width > largest { of_width } else { largest };
     }
-    let (narrow, wide) = scores.split_at_mut(places.start(ActBits::A8));
+    let (narrow, wide) = scores.split_at_mut(layout.start(ActBits::A8));
     let sum = match counts {
-        [0, count] => exponentials(s, &mut wide[..count.next_multiple_of(TILE)], count, largest, ahead),
-        [count, 0] => exponentials(s, &mut narrow[..count.next_multiple_of(TILE)], count, largest, ahead),
+        [0, count] => exponentials(s, &mut wide[..count.next_multiple_of(TILE)], count, largest, prefetch),
+        [count, 0] => exponentials(s, &mut narrow[..count.next_multiple_of(TILE)], count, largest, prefetch),
         _ => {
             for (scores, bits) in [(&mut *narrow, ActBits::A4), (&mut *wide, ActBits::A8)] {
                 let count = counts[bits.index()];
-                exponentials(s, &mut scores[..count.next_multiple_of(TILE)], count, largest, ahead);
+                exponentials(s, &mut scores[..count.next_multiple_of(TILE)], count, largest, prefetch);
             }
-            // A load of 16 may begin at the last score of 4 bits: what it reads beyond it does not count.
-            exponentials_merged(s, scores, places.start(ActBits::A8), head.narrow(), len)
+            // A load of 16 may start at the last 4-bit score; the lanes beyond it are not used.
+            exponentials_merged(s, scores, layout.start(ActBits::A8), head.narrow(), len)
         }
     };
     let inv = 1.0 / sum;
-    let mut row = RowCodes { first: scores[places.start(head.bits(0))] * inv, ..RowCodes::default() };
+    let mut row = RowCodes { first: scores[layout.start(head.bits(0))] * inv, ..RowCodes::default() };
     for bits in ActBits::ALL {
-        let (index, start) = (bits.index(), places.start(bits));
-        // Rows that have fewer positions than others of their block have codes of 0 for the rest.
-        let place = start..start + places.tiles[index] * TILE;
+        let (index, start) = (bits.index(), layout.start(bits));
+        // Rows with fewer positions than others of their block are filled up with codes of 0.
+        let range = start..start + layout.tiles[index] * TILE;
         let (used, count) = (counts[index].next_multiple_of(TILE), counts[index]);
-        codes[place.start + used..place.end].fill(0);
+        codes[range.start + used..range.end].fill(0);
         if count == 0 {
             continue;
         }
         let scores = &mut scores[start..start + used];
         let quantizer = match head.scheme() {
             AttentionScheme::Dynamic => {
-                let largest = fold_scales(s, scores, inv, &head.run(bits).value_scales, ahead);
+                let largest = fold_scales(s, scores, inv, &head.rows_of(bits).value_scales, prefetch);
                 let range = CodeRange::unsigned(8);
                 let quantizer = Affine::symmetric(dynamic_scale(largest, range), range);
                 row.scales[index] = quantizer.scale;
@@ -316,7 +325,7 @@ pub(crate) fn weights<S: CodeSimd + FloatSimd>(
                 quantizer
             }
         };
-        let code_sum = codes_of(s, scores, quantizer, &mut codes[start..start + used], ahead);
+        let code_sum = codes_of(s, scores, quantizer, &mut codes[start..start + used], prefetch);
         let stored = if bits == ActBits::A4 { offset(bits) } else { S::VALUE_OFFSET };
         let zero_point = match head.scheme() {
             AttentionScheme::Dynamic => 0,
@@ -327,59 +336,58 @@ pub(crate) fn weights<S: CodeSimd + FloatSimd>(
     row
 }
 
-/// Sums of rows of codes with the values of a width.
+/// Value product of a width: sums of rows of codes times values.
 #[inline(always)]
-pub(crate) fn weigh<S: CodeSimd, W: Width, const LARGE: bool>(
+pub(crate) fn weigh<S: CodeSimd, W: Width, const WIDE: bool>(
     s: S,
     head: &KvHead,
-    places: Places,
+    layout: ScoreLayout,
     codes: &[u8],
     sums: &mut [i32],
 ) {
     let rows = sums.len() / head.head_dim().next_multiple_of(TILE);
-    by_rows!(LARGE, rows, weigh_rows::<S, W>(s, head, places, codes, sums));
+    by_rows!(WIDE, rows, weigh_rows::<S, W>(s, head, layout, codes, sums));
 }
 
 #[inline(always)]
 fn weigh_rows<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U: usize>(
     s: S,
     head: &KvHead,
-    places: Places,
+    layout: ScoreLayout,
     codes: &[u8],
     sums: &mut [i32],
 ) {
-    let (start, dim) = (places.start(W::BITS), head.head_dim());
-    let len = places.most[W::BITS.index()].next_multiple_of(depth(W::BITS));
-    let codes: [&[u8]; MR] = core::array::from_fn(|m| &codes[m * places.stride + start..][..len]);
-    weigh_values::<S, W, MR, NP, U>(s, &head.run(W::BITS).values, dim, &codes, sums);
+    let (start, dim) = (layout.start(W::BITS), head.head_dim());
+    let len = layout.most[W::BITS.index()].next_multiple_of(depth(W::BITS));
+    let codes: [&[u8]; MR] = core::array::from_fn(|m| &codes[m * layout.stride + start..][..len]);
+    weigh_values::<S, W, MR, NP, U>(s, &head.rows_of(W::BITS).values, dim, &codes, sums);
 }
 
 /// Attention of rows of queries `[rows, head_dim]`: row `r` over the first `causal.len_of(r)` positions, into row `r` of
-/// `out` and the probability of position 0 into `column_0[r]`. `large` tells how many rows the steps take.
+/// `out` and the probability of position 0 into `sink_probs[r]`.
 ///
 /// # Panics
-/// When a row attends to no position or to more than the cache holds, or lengths do not fit.
+/// If a row attends to no position or to more than the cache holds, or lengths do not match.
 pub(crate) fn attend(
     steps: &Steps,
-    large: bool,
     head: &KvHead,
     causal: Causal,
     queries: RowsView<'_>,
     scratch: &mut AttentionScratch,
     out: &mut [f32],
-    column_0: &mut [f32],
+    sink_probs: &mut [f32],
 ) {
     let (rows, dim) = (queries.rows(), head.head_dim());
     if rows == 0 {
         return;
     }
-    check(causal, head.len(), dim, queries.cols(), rows, out.len(), column_0.len());
+    check(causal, head.len(), dim, queries.cols(), rows, out.len(), sink_probs.len());
     let mut first = 0;
     while first < rows {
-        let range = first..first + rows_together(rows - first, large);
+        let range = first..first + rows_together(rows - first, steps.wide_tiles);
         let out = &mut out[range.start * dim..range.end * dim];
         let lens = |m: usize| causal.len_of(range.start + m);
-        some_rows(
+        attend_rows(
             steps,
             head,
             lens,
@@ -387,45 +395,45 @@ pub(crate) fn attend(
             rows,
             scratch,
             out,
-            &mut column_0[range.clone()],
+            &mut sink_probs[range.clone()],
         );
         first = range.end;
     }
 }
 
-/// Some rows together, row `m` over `lens(m)` positions; `of` rows are asked for in all.
-fn some_rows(
+/// Attention of a few rows together, row `m` over `lens(m)` positions; the whole call has `total` rows.
+fn attend_rows(
     steps: &Steps,
     head: &KvHead,
     lens: impl Fn(usize) -> usize,
     queries: RowsView<'_>,
-    of: usize,
+    total: usize,
     scratch: &mut AttentionScratch,
     out: &mut [f32],
-    column_0: &mut [f32],
+    sink_probs: &mut [f32],
 ) {
     let (rows, dim) = (queries.rows(), head.head_dim());
     let columns = dim.next_multiple_of(TILE);
-    // The last row attends to the most.
+    // The last row attends to the most positions.
     let len = lens(rows - 1);
-    let places = Places::new(head.counts(len));
+    let layout = ScoreLayout::new(head.counts(len));
     scratch.reserve(rows, len, dim);
     let AttentionScratch { scores, codes, sums } = scratch;
-    let used = |bits: &ActBits| places.most[bits.index()] > 0;
+    let used = |bits: &ActBits| layout.most[bits.index()] > 0;
     for bits in ActBits::ALL.iter().filter(|bits| used(bits)) {
-        (steps.score[bits.index()])(head, queries, places, scores);
+        (steps.score[bits.index()])(head, queries, layout, scores);
     }
     let mut after = [RowCodes::default(); MAX_ROWS];
-    let mut ahead = Ahead::new(head, places.most, rows, of == rows);
-    let pieces = scores.chunks_exact_mut(places.stride).zip(codes.chunks_exact_mut(places.stride));
+    let mut prefetch = ValuePrefetch::new(head, layout.most, rows, total == rows);
+    let pieces = scores.chunks_exact_mut(layout.stride).zip(codes.chunks_exact_mut(layout.stride));
     for (m, (scores, codes)) in pieces.take(rows).enumerate() {
-        after[m] = (steps.weights)(head, lens(m), places, &mut ahead, scores, codes);
-        column_0[m] = after[m].first;
+        after[m] = (steps.probability_codes)(head, lens(m), layout, &mut prefetch, scores, codes);
+        sink_probs[m] = after[m].first;
     }
     let (narrow, wide) = sums[..2 * rows * columns].split_at_mut(rows * columns);
     for (bits, sums) in ActBits::ALL.iter().zip([&mut *narrow, &mut *wide]).filter(|(bits, _)| used(bits)) {
         sums.fill(0);
-        (steps.weigh[bits.index()])(head, places, codes, sums);
+        (steps.weigh[bits.index()])(head, layout, codes, sums);
     }
     let sums = narrow.chunks_exact(columns).zip(wide.chunks_exact(columns));
     for (m, (out, (narrow, wide))) in out.chunks_exact_mut(dim).zip(sums).enumerate() {
@@ -449,10 +457,10 @@ pub(super) fn check(
     cols: usize,
     rows: usize,
     out: usize,
-    column_0: usize,
+    sink_probs: usize,
 ) {
     let (least, most) = (causal.len, causal.len_of(rows - 1));
     assert!(least > 0 && most <= held, "attention over {least} to {most} of {held} positions");
     assert!(cols == dim && out == rows * dim, "lengths of queries and output, head_dim is {dim}");
-    assert_eq!(column_0, rows, "one probability of position 0 for each row");
+    assert_eq!(sink_probs, rows, "one probability of position 0 for each row");
 }

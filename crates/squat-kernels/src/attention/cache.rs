@@ -1,47 +1,47 @@
 //! Keys and values of one head, each row at the width it was written at, laid out for the products.
 //!
-//! Rows of 8 bits stand in one run of memory, rows of 4 bits in another, each in the order of their positions. A block is
-//! 64 bytes, 16 lanes of four:
+//! Rows of 8 bits are stored in one array, rows of 4 bits in another, each in the order of their positions. A block is 64
+//! bytes, 16 lanes of four:
 //!
-//! * **Keys**: a tile is 16 rows. In block `i` of a tile lane `r` holds codes `4 i ..+ 4` of row `r`, stored plus 128;
-//!   at 4 bits codes `8 i ..+ 4` in the low halves of the bytes and `8 i + 4 ..+ 4` in the high halves, plus 8. A query's
-//!   codes are broadcast, and a lane ends as the sum of one position: a vector of scores needs no folding.
-//! * **Values**: a group is 4 rows, or 8 rows of 4 bits. In block `p` of a group lane `c` holds column `16 p + c` of
-//!   rows 0..4, as they are; at 4 bits of rows 0..4 in the low halves and of rows 4..8 in the high halves, plus 8. The
-//!   codes of four probabilities are broadcast, and a lane ends as one column of the output.
+//! * **Keys**: a tile is 16 rows. In block `i` of a tile, lane `r` holds codes `4 i ..+ 4` of row `r`, with 128 added; at
+//!   4 bits, codes `8 i ..+ 4` in the low halves of the bytes and `8 i + 4 ..+ 4` in the high halves, with 8 added. The
+//!   codes of a query are broadcast, and each lane sums one position: a vector of scores needs no reduction.
+//! * **Values**: a group is 4 rows, or 8 rows of 4 bits. In block `p` of a group, lane `c` holds column `16 p + c` of
+//!   rows 0..4, signed; at 4 bits, of rows 0..4 in the low halves and of rows 4..8 in the high halves, with 8 added. The
+//!   codes of four probabilities are broadcast, and each lane sums one column of the output.
 
-use crate::arch::prefetch;
+use crate::block::Block;
 use crate::error::CacheError;
-use crate::matrix::Block;
+use crate::prefetch::prefetch;
 use crate::rows::{CodeRow, RowsView, StaticAffines};
 use alloc::vec::Vec;
 use core::ops::Range;
 use squat_quant::ActBits;
 
-/// Positions a head can hold: sums of 255 * 255 over them stay below 2^31.
+/// Maximum number of positions of a head: sums of 255 * 255 over them stay below 2^31.
 pub const MAX_CONTEXT: usize = 32768;
 
-/// Rows in a tile of keys, and positions for which the order of widths is one word.
+/// Rows in a tile of keys, and positions whose widths are recorded in one word.
 pub(crate) const TILE: usize = 16;
 
-/// Where scales come from, and how probabilities are quantized.
+/// The source of the scales, and how probabilities are quantized.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum AttentionScheme {
-    /// Every row has its own scale; value scales are folded into the probabilities, which are then quantized to 8 bits
-    /// against their largest, for each width of values apart.
+    /// Every row has its own scale. Value scales are folded into the probabilities, which are then quantized to 8 bits
+    /// relative to their largest, separately for each width of the values.
     Dynamic,
-    /// Learned quantizers by width, probabilities with the fixed scale `1 / (2^b - 1)`.
+    /// Learned quantizers per width; probabilities with the fixed scale `1 / (2^b - 1)`.
     Static {
         /// Quantizers of keys.
         keys: StaticAffines,
         /// Quantizers of values.
         values: StaticAffines,
-        /// Bits of probabilities, 1..=8; [`KvHead::new`] moves other numbers to the nearest of these.
+        /// Bits of probabilities; [`KvHead::new`] clamps them to 1..=8.
         probability_bits: u32,
     },
 }
 
-/// Codes of a row in one lane of a key block, which is also the rows of a value block.
+/// Codes of a row in one lane of a key block; also the number of rows of a value group.
 pub(crate) const fn depth(bits: ActBits) -> usize {
     match bits {
         ActBits::A8 => 4,
@@ -49,7 +49,7 @@ pub(crate) const fn depth(bits: ActBits) -> usize {
     }
 }
 
-/// What is added to stored keys, and to stored values of 4 bits.
+/// The offset added to stored keys, and to stored values of 4 bits.
 pub(crate) const fn offset(bits: ActBits) -> i32 {
     match bits {
         ActBits::A8 => 128,
@@ -57,43 +57,43 @@ pub(crate) const fn offset(bits: ActBits) -> i32 {
     }
 }
 
-/// The rows of one width.
+/// The cached rows of one width.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Run {
-    /// Rows held. Everything below has room for whole tiles; what lies beyond is left from other rows, or zero.
+pub(crate) struct WidthRows {
+    /// Rows held. The buffers below hold whole tiles; beyond the last row they contain stale rows, or zeros.
     pub count: usize,
     /// `[tiles, dim / depth]`
     pub keys: Vec<Block>,
     /// `[groups, dim / 16]`
     pub values: Vec<Block>,
-    /// One for each row when the scheme is dynamic.
+    /// One per row if the scheme is dynamic.
     pub key_scales: Vec<f32>,
-    /// One for each row when the scheme is dynamic.
+    /// One per row if the scheme is dynamic.
     pub value_scales: Vec<f32>,
-    /// Sums of the codes of a key, one for each row when the scheme is static.
+    /// Sum of the codes of each key if the scheme is static.
     pub key_sums: Vec<i32>,
 }
 
-/// Writes a code of 4 bits, as it is stored, into a half of a byte.
+/// Stores a 4-bit code in one half of a byte.
 #[inline(always)]
 fn put_half(byte: &mut u8, high: bool, code: i8) {
     let code = (code + 8) as u8;
     *byte = if high { (*byte & 0x0f) | (code << 4) } else { (*byte & 0xf0) | code };
 }
 
-/// Four codes with 128 added, as they stand in a block of keys.
+/// Four codes with 128 added, as stored in a block of keys.
 #[inline(always)]
 fn bytes_of(codes: &[i8; 4]) -> [u8; 4] {
     codes.map(|code| (code as u8) ^ 0x80)
 }
 
-/// Eight codes of 4 bits with 8 added, as they stand in a block of keys.
+/// Eight 4-bit codes with 8 added, as stored in a block of keys.
 #[inline(always)]
 fn halves_of(codes: &[i8; 8]) -> [u8; 4] {
     core::array::from_fn(|i| ((codes[i] + 8) as u8 & 15) | ((codes[i + 4] + 8) as u8) << 4)
 }
 
-/// The columns of a value from `first` on that a block has, and zeros.
+/// The 16 columns of a value from `first` on, padded with zeros.
 #[inline(always)]
 fn from_column(value: &[i8], first: usize) -> [i8; TILE] {
     let rest = &value[first..];
@@ -104,18 +104,8 @@ fn from_column(value: &[i8], first: usize) -> [i8; TILE] {
     })
 }
 
-/// The block of these lanes.
-#[inline(always)]
-fn block_of(lanes: [u32; TILE]) -> Block {
-    let mut block = Block([0; 64]);
-    for (quad, lane) in block.0.as_chunks_mut().0.iter_mut().zip(lanes) {
-        *quad = lane.to_le_bytes();
-    }
-    block
-}
-
-impl Run {
-    /// Appends rows `range`, which have the width of the run.
+impl WidthRows {
+    /// Appends rows `range`, which all have width `bits`.
     fn push<'a>(
         &mut self,
         bits: ActBits,
@@ -125,10 +115,10 @@ impl Run {
         value: &impl Fn(usize) -> CodeRow<'a>,
         range: Range<usize>,
     ) {
-        self.make_room(bits, range.len(), dim, dynamic);
+        self.grow(bits, range.len(), dim, dynamic);
         let mut row = range.start;
         while row < range.end {
-            // Values of a whole group are written at once.
+            // The values of a whole group are written at once.
             let whole = self.count.is_multiple_of(depth(bits)) && range.end - row >= depth(bits);
             let count = if whole { depth(bits) } else { 1 };
             match bits {
@@ -150,7 +140,7 @@ impl Run {
         }
     }
 
-    /// The key of row `count`.
+    /// Writes the key of row `count`.
     #[inline(always)]
     fn put_key(&mut self, bits: ActBits, key: &[i8]) {
         let (depth, lane) = (depth(bits), self.count % TILE);
@@ -174,7 +164,7 @@ impl Run {
         }
     }
 
-    /// The value of row `count`.
+    /// Writes the value of row `count`.
     fn put_value(&mut self, bits: ActBits, value: &[i8]) {
         let row = self.count;
         let (at, high) = (row % 4, row % 8 >= 4);
@@ -189,7 +179,7 @@ impl Run {
         }
     }
 
-    /// The values of rows `count..count + 4`, which begin a group of 8 bits.
+    /// Writes the values of rows `count..count + 4`, a whole group of 8 bits.
     fn put_group_wide(&mut self, values: [&[i8]; 4]) {
         let dim = values[0].len();
         let blocks = &mut self.values[self.count / 4 * dim.div_ceil(TILE)..];
@@ -197,11 +187,11 @@ impl Run {
             let rows = values.map(|value| from_column(value, first));
             let word = |c: usize, row: usize| u32::from(rows[row][c] as u8) << (8 * row);
             let words = core::array::from_fn(|c| word(c, 0) | word(c, 1) | word(c, 2) | word(c, 3));
-            *block = block_of(words);
+            *block = Block::from_lanes(words);
         }
     }
 
-    /// The values of rows `count..count + 8`, which begin a group of 4 bits.
+    /// Writes the values of rows `count..count + 8`, a whole group of 4 bits.
     fn put_group_narrow(&mut self, values: [&[i8]; 8]) {
         let dim = values[0].len();
         let blocks = &mut self.values[self.count / 8 * dim.div_ceil(TILE)..];
@@ -210,12 +200,12 @@ impl Run {
             let half = |c: usize, row: usize| u32::from((rows[row][c] as u8).wrapping_add(8) & 15);
             let byte = |c: usize, row: usize| (half(c, row) | half(c, row + 4) << 4) << (8 * row);
             let words = core::array::from_fn(|c| byte(c, 0) | byte(c, 1) | byte(c, 2) | byte(c, 3));
-            *block = block_of(words);
+            *block = Block::from_lanes(words);
         }
     }
 
-    /// Room for some more rows.
-    fn make_room(&mut self, bits: ActBits, rows: usize, dim: usize, dynamic: bool) {
+    /// Grows the buffers for `rows` more rows.
+    fn grow(&mut self, bits: ActBits, rows: usize, dim: usize, dynamic: bool) {
         let tiles = (self.count + rows).div_ceil(TILE);
         let (keys, values) = blocks_of_tile(bits, dim);
         if self.keys.len() < tiles * keys {
@@ -235,12 +225,12 @@ impl Run {
     }
 }
 
-/// Blocks of keys and of values that 16 rows take.
+/// Blocks of keys and of values per 16 rows.
 fn blocks_of_tile(bits: ActBits, dim: usize) -> (usize, usize) {
     (dim.div_ceil(depth(bits)), TILE / depth(bits) * dim.div_ceil(TILE))
 }
 
-/// Blocks of keys and of values that [`KvHead::prefetch`] asks for; attention itself asks for those that follow.
+/// Blocks of keys and of values that [`KvHead::prefetch`] prefetches; attention itself prefetches those that follow.
 const FIRST_BLOCKS: usize = 64;
 
 /// The cache of one key-value head.
@@ -250,10 +240,10 @@ pub struct KvHead {
     head_dim: usize,
     len: usize,
     /// By width ([`ActBits::index`]).
-    runs: [Run; 2],
-    /// For 16 positions each: bit `i` says that the row of position `i` has 4 bits.
+    widths: [WidthRows; 2],
+    /// One word per 16 positions: bit `i` is set if the row of position `i` has 4 bits.
     narrow: Vec<u16>,
-    /// For 16 positions each: rows of 4 bits before them.
+    /// Per word of `narrow`: rows of 4 bits before it.
     narrow_before: Vec<u32>,
 }
 
@@ -267,7 +257,7 @@ impl KvHead {
             scheme,
             head_dim,
             len: 0,
-            runs: [Run::default(), Run::default()],
+            widths: [WidthRows::default(), WidthRows::default()],
             narrow: Vec::new(),
             narrow_before: Vec::new(),
         }
@@ -277,20 +267,20 @@ impl KvHead {
         self.scheme == AttentionScheme::Dynamic
     }
 
-    /// Makes room for `rows` more positions of that width, so that appending them does not allocate.
+    /// Reserves memory for `rows` more positions of width `bits`, so that appending them does not allocate.
     pub fn reserve(&mut self, rows: usize, bits: ActBits) {
-        // They may begin and end inside a tile.
+        // They may start and end inside a tile.
         let tiles = rows.div_ceil(TILE) + 1;
         let (keys, values) = blocks_of_tile(bits, self.head_dim);
         let dynamic = self.dynamic();
-        let run = &mut self.runs[bits.index()];
-        run.keys.reserve(tiles * keys);
-        run.values.reserve(tiles * values);
+        let stored = &mut self.widths[bits.index()];
+        stored.keys.reserve(tiles * keys);
+        stored.values.reserve(tiles * values);
         if dynamic {
-            run.key_scales.reserve(tiles * TILE);
-            run.value_scales.reserve(tiles * TILE);
+            stored.key_scales.reserve(tiles * TILE);
+            stored.value_scales.reserve(tiles * TILE);
         } else {
-            run.key_sums.reserve(tiles * TILE);
+            stored.key_sums.reserve(tiles * TILE);
         }
         self.narrow.reserve(tiles);
         self.narrow_before.reserve(tiles);
@@ -308,20 +298,20 @@ impl KvHead {
         Ok(())
     }
 
-    /// Appends key and value of the next position, both of the same width. Under a static scheme scale and zero point of
+    /// Appends key and value of the next position, both of the same width. Under a static scheme, scale and zero point of
     /// the rows must be those of the scheme.
     ///
     /// # Errors
-    /// Rows of another length than the head or of two widths, codes outside 4 bits in a 4-bit row, more than
-    /// [`MAX_CONTEXT`] positions; nothing is appended then.
+    /// Rows whose length differs from `head_dim`, a key and a value of different widths, codes outside 4 bits in a 4-bit
+    /// row, more than [`MAX_CONTEXT`] positions. On an error nothing is appended.
     pub fn push(&mut self, key: CodeRow<'_>, value: CodeRow<'_>) -> Result<(), CacheError> {
         self.append(1, |_| key, |_| value)
     }
 
-    /// [`Self::push`] of keys and values of several positions, with the same result in less time.
+    /// [`Self::push`] of several positions: the same result in less time.
     ///
     /// # Errors
-    /// What `push` refuses, and another number of keys than of values; nothing is appended then.
+    /// What `push` refuses, and different numbers of keys and values. On an error nothing is appended.
     pub fn extend(&mut self, keys: RowsView<'_>, values: RowsView<'_>) -> Result<(), CacheError> {
         if keys.rows() != values.rows() {
             return Err(CacheError::Count(keys.rows(), values.rows()));
@@ -349,17 +339,17 @@ impl KvHead {
         while row < count {
             let bits = key(row).bits;
             let end = (row..count).find(|&row| key(row).bits != bits).unwrap_or(count);
-            let narrow = self.runs[ActBits::A4.index()].count;
+            let narrow = self.widths[ActBits::A4.index()].count;
             for index in 0..end - row {
                 self.note_width(bits, narrow + if bits == ActBits::A4 { index } else { 0 });
             }
-            self.runs[bits.index()].push(bits, dim, dynamic, &key, &value, row..end);
+            self.widths[bits.index()].push(bits, dim, dynamic, &key, &value, row..end);
             row = end;
         }
         Ok(())
     }
 
-    /// Counts one position more, of that width, with `narrow` rows of 4 bits before it.
+    /// Records the width of the next position; `narrow` rows of 4 bits precede it.
     fn note_width(&mut self, bits: ActBits, narrow: usize) {
         if self.len.is_multiple_of(TILE) {
             self.narrow.push(0);
@@ -373,36 +363,36 @@ impl KvHead {
         self.len += 1;
     }
 
-    /// Asks for most of what appending a position and attending to all begin with, so that it is near when it is wanted: a cache that
-    /// was last used a layer, a token or a sequence ago is in memory, and its parts would be waited for one after another.
+    /// Prefetches most of what appending a position and attending to all positions touch first. A cache that was last used
+    /// a layer, a token or a sequence ago is in memory, and without this its parts would be waited for one after another.
     pub fn prefetch(&self) {
-        for bits in ActBits::ALL.into_iter().filter(|&bits| self.run(bits).count > 0) {
-            let run = self.run(bits);
+        for bits in ActBits::ALL.into_iter().filter(|&bits| self.rows_of(bits).count > 0) {
+            let stored = self.rows_of(bits);
             let (keys, values) = blocks_of_tile(bits, self.head_dim);
-            for (blocks, per_tile) in [(&run.keys, keys), (&run.values, values)] {
-                let begin = FIRST_BLOCKS.min(blocks.len());
-                prefetch(&blocks[..begin]);
-                // The last tile, which the next position is written to or behind.
-                let last = (run.count - 1) / TILE * per_tile;
-                prefetch(&blocks[last.max(begin)..(last + per_tile).max(begin)]);
+            for (blocks, per_tile) in [(&stored.keys, keys), (&stored.values, values)] {
+                let first = FIRST_BLOCKS.min(blocks.len());
+                prefetch(&blocks[..first]);
+                // The last tile: the next position is written to it, or just after it.
+                let last = (stored.count - 1) / TILE * per_tile;
+                prefetch(&blocks[last.max(first)..(last + per_tile).max(first)]);
             }
-            for floats in [&run.key_scales, &run.value_scales] {
+            for floats in [&stored.key_scales, &stored.value_scales] {
                 prefetch(&floats[..floats.len().min(FIRST_BLOCKS)]);
             }
-            prefetch(&run.key_sums[..run.key_sums.len().min(FIRST_BLOCKS)]);
+            prefetch(&stored.key_sums[..stored.key_sums.len().min(FIRST_BLOCKS)]);
         }
         prefetch(&self.narrow[self.narrow.len().saturating_sub(1)..]);
         prefetch(&self.narrow_before[self.narrow_before.len().saturating_sub(1)..]);
     }
 
-    /// Forgets all positions from `len` on.
+    /// Drops all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         if len >= self.len {
             return;
         }
         let counts = self.counts(len);
-        for (run, count) in self.runs.iter_mut().zip(counts) {
-            run.count = count;
+        for (stored, count) in self.widths.iter_mut().zip(counts) {
+            stored.count = count;
         }
         self.narrow.truncate(len.div_ceil(TILE));
         self.narrow_before.truncate(len.div_ceil(TILE));
@@ -415,7 +405,7 @@ impl KvHead {
     /// Rows of each width ([`ActBits::index`]) among the first `len` positions.
     pub(crate) fn counts(&self, len: usize) -> [usize; 2] {
         let narrow = if len == self.len {
-            self.runs[ActBits::A4.index()].count
+            self.widths[ActBits::A4.index()].count
         } else {
             let within = self.narrow[len / TILE] & ((1 << (len % TILE)) - 1);
             self.narrow_before[len / TILE] as usize + within.count_ones() as usize
@@ -424,11 +414,11 @@ impl KvHead {
     }
 
     /// The rows of a width.
-    pub(crate) fn run(&self, bits: ActBits) -> &Run {
-        &self.runs[bits.index()]
+    pub(crate) fn rows_of(&self, bits: ActBits) -> &WidthRows {
+        &self.widths[bits.index()]
     }
 
-    /// For 16 positions each, which of them have 4 bits.
+    /// One word per 16 positions: a bit is set if the position has 4 bits.
     pub(crate) fn narrow(&self) -> &[u16] {
         &self.narrow
     }
@@ -438,7 +428,7 @@ impl KvHead {
         self.len
     }
 
-    /// Whether no position is held.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -456,7 +446,7 @@ impl KvHead {
     /// Width of the rows at `position`.
     ///
     /// # Panics
-    /// When `position` is not held.
+    /// If `position` is not held.
     pub fn bits(&self, position: usize) -> ActBits {
         assert!(position < self.len, "position {position} of {}", self.len);
         match self.narrow[position / TILE] >> (position % TILE) & 1 {
@@ -465,30 +455,30 @@ impl KvHead {
         }
     }
 
-    /// Bytes of the rows held: codes, scales or sums, and the order of widths. Neither reserved room is counted, nor what
-    /// the last tile has left.
+    /// Bytes of the rows held: codes, scales or sums, and the record of widths. Reserved memory and the unused rest of the
+    /// last tile are not counted.
     pub fn bytes_used(&self) -> usize {
-        let runs = ActBits::ALL.into_iter().map(|bits| {
+        let bytes = ActBits::ALL.into_iter().map(|bits| {
             let (keys, values) = blocks_of_tile(bits, self.head_dim);
             let per_row = if self.dynamic() { 8 } else { 4 };
-            self.run(bits).count * ((keys + values) * size_of::<Block>() / TILE + per_row)
+            self.rows_of(bits).count * ((keys + values) * size_of::<Block>() / TILE + per_row)
         });
-        runs.sum::<usize>() + self.narrow.len() * 6
+        bytes.sum::<usize>() + self.narrow.len() * 6
     }
 
-    /// Writes the codes of key and value at `position` and returns their scales (1 when the scheme is static); for tests
-    /// and inspection.
+    /// Writes the codes of key and value at `position` and returns their scales (1 if the scheme is static); for tests and
+    /// inspection.
     ///
     /// # Panics
-    /// When `position` is not held or a slice has another length than the head.
+    /// If `position` is not held or the length of a slice is not `head_dim`.
     pub fn read(&self, position: usize, key: &mut [i8], value: &mut [i8]) -> (f32, f32) {
         let dim = self.head_dim;
         assert!(key.len() == dim && value.len() == dim, "lengths of cached rows");
         let bits = self.bits(position);
-        let (run, row, depth) = (self.run(bits), self.counts(position)[bits.index()], depth(bits));
+        let (stored, row, depth) = (self.rows_of(bits), self.counts(position)[bits.index()], depth(bits));
         let half = |byte: u8, high: bool| (if high { byte >> 4 } else { byte & 15 }) as i8 - 8;
         for (d, code) in key.iter_mut().enumerate() {
-            let block = &run.keys[row / TILE * dim.div_ceil(depth) + d / depth];
+            let block = &stored.keys[row / TILE * dim.div_ceil(depth) + d / depth];
             let byte = block.0[row % TILE * 4 + d % 4];
             *code = match bits {
                 ActBits::A8 => (byte ^ 0x80) as i8,
@@ -496,30 +486,13 @@ impl KvHead {
             };
         }
         for (d, code) in value.iter_mut().enumerate() {
-            let block = &run.values[row / depth * dim.div_ceil(TILE) + d / TILE];
+            let block = &stored.values[row / depth * dim.div_ceil(TILE) + d / TILE];
             let byte = block.0[d % TILE * 4 + row % 4];
             *code = match bits {
                 ActBits::A8 => byte as i8,
                 ActBits::A4 => half(byte, row % 8 >= 4),
             };
         }
-        if self.dynamic() { (run.key_scales[row], run.value_scales[row]) } else { (1.0, 1.0) }
-    }
-}
-
-/// Which positions the rows of a block of queries attend to: `group` rows to a position, the first of them over the
-/// first `len` positions, those of the next position over one more, and so on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Causal {
-    /// Positions that the first row attends to.
-    pub len: usize,
-    /// Query heads that share the key-value head.
-    pub group: usize,
-}
-
-impl Causal {
-    /// Positions that a row attends to.
-    pub fn len_of(&self, row: usize) -> usize {
-        self.len + row / self.group.max(1)
+        if self.dynamic() { (stored.key_scales[row], stored.value_scales[row]) } else { (1.0, 1.0) }
     }
 }

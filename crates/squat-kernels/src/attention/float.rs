@@ -1,15 +1,17 @@
-//! Keys and values in f32, for the unquantized model.
+//! Keys and values in f32, for unquantized models.
 
 use super::attend::{AttentionScratch, check};
-use super::cache::Causal;
+use super::causal::Causal;
+use super::definition::query_factor;
 use crate::error::CacheError;
-use crate::float::{FloatSimd, LANES};
+use crate::lanes::LANES;
 use crate::output::ColumnsMut;
+use crate::simd::FloatSimd;
 use alloc::vec::Vec;
 use core::ops::Range;
 use squat_quant::math;
 
-/// Rows of queries that go through the cache together.
+/// Query rows that share one pass over the cache.
 const ROWS: usize = 8;
 
 /// The f32 cache of one key-value head.
@@ -26,7 +28,7 @@ impl FloatKvHead {
         Self { head_dim, keys: Vec::new(), values: Vec::new() }
     }
 
-    /// Makes room for `rows` more positions.
+    /// Reserves memory for `rows` more positions.
     pub fn reserve(&mut self, rows: usize) {
         self.keys.reserve(rows * self.head_dim);
         self.values.reserve(rows * self.head_dim);
@@ -35,7 +37,7 @@ impl FloatKvHead {
     /// Appends key and value of the next position.
     ///
     /// # Errors
-    /// Rows of another length than the head; nothing is appended then.
+    /// Rows whose length is not `head_dim`. On an error nothing is appended.
     pub fn push(&mut self, key: &[f32], value: &[f32]) -> Result<(), CacheError> {
         for row in [key, value] {
             if row.len() != self.head_dim {
@@ -50,13 +52,13 @@ impl FloatKvHead {
     /// Key and value at `position`.
     ///
     /// # Panics
-    /// When `position` is not held.
+    /// If `position` is not held.
     pub fn row(&self, position: usize) -> (&[f32], &[f32]) {
         let row = position * self.head_dim..(position + 1) * self.head_dim;
         (&self.keys[row.clone()], &self.values[row])
     }
 
-    /// Forgets all positions from `len` on.
+    /// Drops all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.keys.truncate(len * self.head_dim);
         self.values.truncate(len * self.head_dim);
@@ -67,7 +69,7 @@ impl FloatKvHead {
         self.keys.len() / self.head_dim.max(1)
     }
 
-    /// Whether no position is held.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -83,7 +85,7 @@ impl FloatKvHead {
     }
 }
 
-/// Adds to `acc` (blocks of 16 columns from `column`) `p_j v_j` for the positions `range`, `MR` rows at a time.
+/// Adds `p_j v_j` over the positions `range` to `NB` blocks of 16 columns from `column` on, for `MR` rows.
 #[inline(always)]
 fn weigh<S: FloatSimd, const MR: usize, const NB: usize>(
     s: S,
@@ -110,7 +112,7 @@ fn weigh<S: FloatSimd, const MR: usize, const NB: usize>(
         for m in 0..MR {
             let p = s.splat(p[m][j]);
             for b in 0..NB {
-                acc[m][b] = s.multiply_add(acc[m][b], p, value[b]);
+                acc[m][b] = s.mul_add(acc[m][b], p, value[b]);
             }
         }
     }
@@ -121,7 +123,7 @@ fn weigh<S: FloatSimd, const MR: usize, const NB: usize>(
     }
 }
 
-/// 16 floats from `at` on, which must be there.
+/// 16 floats from `at` on.
 #[inline(always)]
 fn block(x: &[f32], at: usize) -> &[f32; LANES] {
     x[at..].first_chunk().expect("16 floats")
@@ -151,14 +153,14 @@ fn weigh_all<S: FloatSimd, const MR: usize, const NB: usize>(
             let out = &mut out[m * dim + column..(m + 1) * dim];
             for j in range.clone() {
                 for (out, &v) in out.iter_mut().zip(&values[j * dim + column..]) {
-                    *out = math::multiply_add(p[m][j], v, *out);
+                    *out = math::mul_add(p[m][j], v, *out);
                 }
             }
         }
     }
 }
 
-/// The value product of `MR` rows of probabilities, row `m` over its first `lens[m]` positions, each in their order.
+/// The value product of `MR` rows of probabilities, row `m` over its first `lens[m]` positions in order.
 #[inline(always)]
 fn weigh_rows<S: FloatSimd, const MR: usize, const NB: usize>(
     s: S,
@@ -180,16 +182,16 @@ fn weigh_rows<S: FloatSimd, const MR: usize, const NB: usize>(
 
 /// The steps of [`attend_float`], compiled for an instruction set.
 pub(crate) struct FloatSteps {
-    pub matmul: fn(&[f32], &[f32], Option<&[f32]>, usize, &mut ColumnsMut<'_>),
+    pub matmul: fn(&[f32], &[f32], Option<&[f32]>, usize, ColumnsMut<'_>),
     pub softmax: fn(&mut [f32]),
     /// [`weigh_float`].
     pub weigh: fn(&[f32], &[usize], &[f32], usize, &mut [f32]),
 }
 
-/// The value product of rows of probabilities `[rows, stride]`, row `m` over its first `lens[m]` positions (in rising
-/// order), each in the order of positions: `out[m] = sum_j p[m][j] * v_j` by fused multiply-add. `LARGE` is for sets with many registers.
+/// The value product of rows of probabilities `[rows, stride]`, row `m` over its first `lens[m]` positions in order (`lens`
+/// is ascending): `out[m] = sum_j p[m][j] * v_j` by fused multiply-add. `WIDE` is for sets with many registers.
 #[inline(always)]
-pub(crate) fn weigh_float<S: FloatSimd, const LARGE: bool>(
+pub(crate) fn weigh_float<S: FloatSimd, const WIDE: bool>(
     s: S,
     p: &[f32],
     lens: &[usize],
@@ -208,8 +210,8 @@ pub(crate) fn weigh_float<S: FloatSimd, const LARGE: bool>(
     }
     while m < count {
         match count - m {
-            4.. if LARGE => rows!(4, 4),
-            3 if LARGE => rows!(3, 4),
+            4.. if WIDE => rows!(4, 4),
+            3 if WIDE => rows!(3, 4),
             2.. => rows!(2, 2),
             _ => rows!(1, 4),
         }
@@ -218,10 +220,10 @@ pub(crate) fn weigh_float<S: FloatSimd, const LARGE: bool>(
 
 /// Attention of rows of queries `[rows, head_dim]`, row `r` over the first `causal.len_of(r)` positions:
 /// `score_j = dot(q, k_j) * (1 / sqrt(d))`, softmax, then `out[d] = sum_j p_j v_j[d]` in the order of positions.
-/// `column_0` gets the probabilities of position 0.
+/// The probabilities of position 0 go to `sink_probs`.
 ///
 /// # Panics
-/// When a row attends to no position or to more than the cache holds, or lengths do not fit.
+/// If a row attends to no position or to more than the cache holds, or lengths do not match.
 pub(crate) fn attend_float(
     steps: &FloatSteps,
     head: &FloatKvHead,
@@ -229,15 +231,15 @@ pub(crate) fn attend_float(
     queries: &[f32],
     scratch: &mut AttentionScratch,
     out: &mut [f32],
-    column_0: &mut [f32],
+    sink_probs: &mut [f32],
 ) {
     let dim = head.head_dim;
     let rows = queries.len().checked_div(dim).unwrap_or(0);
     if rows == 0 {
         return;
     }
-    check(causal, head.len(), dim, queries.len() / rows, rows, out.len(), column_0.len());
-    let inv_sqrt = 1.0 / math::sqrt(dim as f32);
+    check(causal, head.len(), dim, queries.len() / rows, rows, out.len(), sink_probs.len());
+    let inv_sqrt = query_factor(1.0, dim);
     for first in (0..rows).step_by(ROWS) {
         let count = ROWS.min(rows - first);
         let lens: [usize; ROWS] = core::array::from_fn(|m| causal.len_of(first + m));
@@ -248,14 +250,14 @@ pub(crate) fn attend_float(
         }
         let scores = &mut scratch.scores[..count * most];
         let (q, k) = (&queries[first * dim..(first + count) * dim], &head.keys[..most * dim]);
-        (steps.matmul)(q, k, None, dim, &mut ColumnsMut::new(scores, count, most));
+        (steps.matmul)(q, k, None, dim, ColumnsMut::new(scores, count, most));
         for (m, row) in scores.chunks_exact_mut(most).enumerate() {
             let row = &mut row[..lens[m]];
             for score in row.iter_mut() {
                 *score *= inv_sqrt;
             }
             (steps.softmax)(row);
-            column_0[first + m] = row[0];
+            sink_probs[first + m] = row[0];
         }
         (steps.weigh)(scores, lens, &head.values, dim, &mut out[first * dim..(first + count) * dim]);
     }

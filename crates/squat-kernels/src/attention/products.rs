@@ -1,64 +1,16 @@
-//! The integer sums of attention, written once over [`CodeSimd`]: several rows of queries meet the cache together, so
-//! that it is read once for all of them.
+//! The integer sums of attention, written once over [`CodeSimd`]. Several rows of queries share one pass over the cache.
 
 use super::cache::{TILE, depth};
-use crate::matrix::Block;
-use crate::product::{AHEAD, IntSimd};
+use crate::block::Block;
+use crate::simd::{CodeSimd, IntSimd, PREFETCH_DISTANCE};
 use squat_quant::ActBits;
 
-/// Products of unsigned codes of probabilities with values. See [`IntSimd`] for what a value proves.
-///
-/// The implementations here serve every set, slowly: through memory.
-pub(crate) trait CodeSimd: IntSimd {
-    /// What [`Self::values`] adds to full bytes.
-    const VALUE_OFFSET: i32 = 0;
-    /// Full bytes of values as [`Self::weigh4`] takes them: signed as they are stored, or with 128 added.
-    #[inline(always)]
-    fn values(self, v: Self::V) -> Self::V {
-        v
-    }
-    /// `acc[l] += sum_i c[i] * v[l][i]`: c any unsigned bytes, v any [`Self::values`] or at most 15.
-    #[inline(always)]
-    fn weigh4<const NP: usize>(self, acc: &mut [Self::V; NP], v: &[Self::V; NP], c: &[u8; 4]) {
-        for (acc, v) in acc.iter_mut().zip(v) {
-            let (mut sums, words) = (self.store(*acc), self.store(*v));
-            for (sum, word) in sums.iter_mut().zip(words) {
-                for (&c, v) in c.iter().zip(word.to_le_bytes()) {
-                    *sum += i32::from(v as i8) * i32::from(c);
-                }
-            }
-            let mut bytes = [0; 64];
-            for (to, sum) in bytes.as_chunks_mut().0.iter_mut().zip(sums) {
-                *to = sum.to_le_bytes();
-            }
-            *acc = self.load(&bytes);
-        }
-    }
-    /// The same over eight rows with v in 0..=15: `low` times `a`, `high` times `b`.
-    #[inline(always)]
-    fn weigh8_small<const NP: usize>(
-        self,
-        acc: &mut [Self::V; NP],
-        low: &[Self::V; NP],
-        high: &[Self::V; NP],
-        a: &[u8; 4],
-        b: &[u8; 4],
-    ) {
-        self.weigh4(acc, low, a);
-        self.weigh4(acc, high, b);
-    }
-    /// Asks for a block that is needed soon.
-    #[inline(always)]
-    fn prefetch(self, block: &Block) {
-        let _ = block;
-    }
-}
-
-/// The rows of one width. No closures over registers here, see [`crate::product`].
+/// The cached rows of one width. No closures over registers here, see [`crate::simd`].
 pub(crate) trait Width {
     const BITS: ActBits;
-    /// Codes that meet one lane: [`depth`] of them.
+    /// Codes of a query for one lane of a block: [`depth`] of them.
     type Query: Copy;
+    /// Codes of probabilities for one lane of a block.
     type Codes: Copy;
     fn query(row: &[i8]) -> &[Self::Query];
     fn codes(row: &[u8]) -> &[Self::Codes];
@@ -92,7 +44,7 @@ impl Width for Wide {
     fn score<S: IntSimd, const NP: usize>(s: S, acc: &mut [S::V; NP], keys: &[S::V; NP], q: &Self::Query) {
         let mut k = *keys;
         for p in 0..NP {
-            k[p] = s.bytes(keys[p]);
+            k[p] = s.unpack8(keys[p]);
         }
         s.dot4(acc, &k, q);
     }
@@ -107,12 +59,12 @@ impl Width for Wide {
     }
 }
 
-/// The halves of the bytes of `NP` vectors.
+/// The 4-bit fields of `NP` vectors.
 #[inline(always)]
 fn halves<S: IntSimd, const NP: usize>(s: S, v: &[S::V; NP]) -> [[S::V; NP]; 2] {
     let (mut low, mut high) = (*v, *v);
     for p in 0..NP {
-        [low[p], high[p]] = s.nibbles(v[p]);
+        [low[p], high[p]] = s.unpack4(v[p]);
     }
     [low, high]
 }
@@ -135,17 +87,17 @@ impl Width for Narrow {
     #[inline(always)]
     fn score<S: IntSimd, const NP: usize>(s: S, acc: &mut [S::V; NP], keys: &[S::V; NP], q: &Self::Query) {
         let [low, high] = halves(s, keys);
-        s.dot8_small(acc, &low, &high, &q[0], &q[1]);
+        s.dot8_4bit(acc, &low, &high, &q[0], &q[1]);
     }
 
     #[inline(always)]
     fn weigh<S: CodeSimd, const NP: usize>(s: S, acc: &mut [S::V; NP], values: &[S::V; NP], c: &Self::Codes) {
         let [low, high] = halves(s, values);
-        s.weigh8_small(acc, &low, &high, &c[0], &c[1]);
+        s.weigh8_4bit(acc, &low, &high, &c[0], &c[1]);
     }
 }
 
-/// Sums of `MR` queries with the rows of `NP` tiles from `tile`; the stored offset is still in them.
+/// Sums of `MR` queries times the rows of `NP` tiles from `tile` on; they include the stored offset.
 #[inline(always)]
 pub(crate) fn score_tiles<S: IntSimd, W: Width, const MR: usize, const NP: usize>(
     s: S,
@@ -162,7 +114,7 @@ pub(crate) fn score_tiles<S: IntSimd, W: Width, const MR: usize, const NP: usize
         let mut block = [s.zero(); NP];
         for p in 0..NP {
             if const { MR < 8 } {
-                s.prefetch_beyond(&keys[p][i], AHEAD);
+                s.prefetch_ahead(&keys[p][i], PREFETCH_DISTANCE);
             }
             block[p] = s.load(&keys[p][i].0);
         }
@@ -179,8 +131,8 @@ pub(crate) fn score_tiles<S: IntSimd, W: Width, const MR: usize, const NP: usize
     sums
 }
 
-/// Adds to `sums` (`[MR, panels]`, 16 columns each) the blocks `panel..panel + NP` of the groups that the
-/// codes reach, `U` groups at a time.
+/// Adds the columns of blocks `panel..panel + NP` to `sums` (`[MR, panels]`, 16 columns each), over all groups of the
+/// codes, `U` groups at a time.
 #[inline(always)]
 fn weigh_panels<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U: usize>(
     s: S,
@@ -230,8 +182,8 @@ fn weigh_panels<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U
     }
 }
 
-/// `sums[m][c] += sum_j codes[m][j] * v_j[c]` over rows in whole groups; a row of sums has 16 columns for each block of
-/// a group. Values of 4 bits still have their offset, others [`CodeSimd::VALUE_OFFSET`].
+/// `sums[m][c] += sum_j codes[m][j] * v_j[c]` over whole groups of rows; a row of sums has 16 columns for each block of a
+/// group. The sums include the offset of the values: the stored one at 4 bits, [`CodeSimd::VALUE_OFFSET`] at 8 bits.
 #[inline(always)]
 pub(crate) fn weigh_values<S: CodeSimd, W: Width, const MR: usize, const NP: usize, const U: usize>(
     s: S,

@@ -1,43 +1,44 @@
-//! Softmax of scores and the codes of probabilities, over runs of whole tiles.
+//! Softmax of scores, and the codes of probabilities, over whole tiles.
 //!
-//! The loops run over 16 lanes at a time, so that they vectorise; every element and the order of the sum are those of
+//! The loops run over 16 lanes at a time, so that they vectorise; each element and the order of the sum are those of
 //! [`crate::float::softmax`] and [`squat_quant::Affine::quantize`].
 
 use super::cache::{KvHead, TILE, depth};
-use super::products::CodeSimd;
-use crate::float::{FloatSimd, fold};
-use crate::matrix::Block;
+use crate::block::Block;
+use crate::lanes::reduce;
+use crate::simd::{CodeSimd, FloatSimd};
 use squat_quant::math::exp_nonpositive;
 use squat_quant::{ActBits, Affine};
 
-/// Blocks of values to ask for while probabilities are computed: with few rows of queries attention waits for memory, and
-/// here nothing else is read. What memory can deliver in the time is spread over all passes, because a CPU keeps only so
-/// many requests.
-pub(crate) struct Ahead<'a> {
+/// Prefetches blocks of values while probabilities are computed: with few rows of queries attention waits for memory, and
+/// these passes read nothing else. The prefetches are spread over all passes, because a CPU tracks only a limited number
+/// of outstanding cache misses.
+pub(crate) struct ValuePrefetch<'a> {
     blocks: &'a [Block],
-    /// Blocks for each tile of scores in the pass of exponentials, and in each of the two others.
+    /// Blocks per tile of scores: in the pass of exponentials, and in each of the two other passes.
     pace: [usize; 2],
 }
 
-/// Scores that become codes between two requests of [`Ahead`].
+/// Scores that become codes between two calls of [`ValuePrefetch::advance`].
 const STRETCH: usize = 8 * TILE;
 
-impl<'a> Ahead<'a> {
-    /// The values of the more frequent width, spread over `rows` softmax rows; nothing if `!wanted`.
-    pub(super) fn new(head: &'a KvHead, counts: [usize; 2], rows: usize, wanted: bool) -> Self {
+impl<'a> ValuePrefetch<'a> {
+    /// The values of the more frequent width, spread over `rows` softmax rows; nothing if not `enabled`.
+    pub(super) fn new(head: &'a KvHead, counts: [usize; 2], rows: usize, enabled: bool) -> Self {
         let bits = if counts[0] > counts[1] { ActBits::A4 } else { ActBits::A8 };
         let per_group = head.head_dim().div_ceil(TILE);
         let blocks = counts[bits.index()].div_ceil(depth(bits)) * per_group;
-        if !wanted {
+        if !enabled {
             return Self { blocks: &[], pace: [0; 2] };
         }
         let per_tile = (per_group * TILE / depth(bits)).div_ceil(rows);
         let pace = [per_tile.div_ceil(2), per_tile.div_ceil(4)];
-        Self { blocks: &head.run(bits).values[..blocks], pace }
+        Self { blocks: &head.rows_of(bits).values[..blocks], pace }
     }
 
+    /// Prefetches the next `count` blocks.
     #[inline(always)]
-    fn ask<S: CodeSimd>(&mut self, s: S, count: usize) {
+    fn advance<S: CodeSimd>(&mut self, s: S, count: usize) {
         let (now, later) = self.blocks.split_at(count.min(self.blocks.len()));
         for block in now {
             s.prefetch(block);
@@ -46,18 +47,18 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// `e = exp(score - largest)` of the first `count` scores of whole tiles, zeros after them; returns their sum.
+/// `e = exp(score - largest)` of the first `count` scores, zeros up to the end of the last tile; returns the sum.
 #[inline(always)]
 pub(super) fn exponentials<S: CodeSimd>(
     s: S,
     scores: &mut [f32],
     count: usize,
     largest: f32,
-    ahead: &mut Ahead<'_>,
+    prefetch: &mut ValuePrefetch<'_>,
 ) -> f32 {
     let mut lanes = [0f32; TILE];
     for (index, tile) in scores.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
-        ahead.ask(s, ahead.pace[0]);
+        prefetch.advance(s, prefetch.pace[0]);
         let left = count.saturating_sub(index * TILE);
         for l in 0..TILE {
             let e = exp_nonpositive(tile[l] - largest);
@@ -65,11 +66,11 @@ pub(super) fn exponentials<S: CodeSimd>(
             lanes[l] += tile[l];
         }
     }
-    fold(lanes)
+    reduce(lanes)
 }
 
-/// The sum over the first `len` positions where exponentials of 4-bit rows stand at the begin of `scores` and those of
-/// 8-bit rows from `wide` on; `narrow` tells which is which. At least 16 more floats follow.
+/// The sum over the first `len` positions in order, where the exponentials of 4-bit rows are at the start of `scores` and
+/// those of 8-bit rows at `wide`; a bit of `narrow` is set where a position has 4 bits. At least 16 spare floats follow.
 #[inline(always)]
 pub(super) fn exponentials_merged<S: FloatSimd>(
     s: S,
@@ -92,31 +93,31 @@ pub(super) fn exponentials_merged<S: FloatSimd>(
             lanes[l] += tile[l];
         }
     }
-    fold(lanes)
+    reduce(lanes)
 }
 
-/// 16 floats from `index` on, which must be there.
+/// 16 floats from `index` on.
 #[inline(always)]
 fn at(x: &[f32], index: usize) -> &[f32; TILE] {
     x[index..].first_chunk().unwrap_or(&[0.0; TILE])
 }
 
-/// Largest of whole tiles; negative infinity if there are none, or no numbers. Four tiles at a time, because one
-/// comparison waits for the one before.
+/// The largest score of whole tiles; negative infinity if all are NaN or there are none. Four tiles at a time hide the
+/// latency of a comparison.
 #[inline(always)]
 pub(super) fn largest_of<S: FloatSimd>(s: S, scores: &[f32]) -> f32 {
     let mut lanes = [s.splat(f32::NEG_INFINITY); 4];
     let (fours, rest) = scores.as_chunks::<TILE>().0.as_chunks::<4>();
     for four in fours {
         for i in 0..4 {
-            lanes[i] = s.greater(lanes[i], s.load(&four[i]));
+            lanes[i] = s.max(lanes[i], s.load(&four[i]));
         }
     }
     for tile in rest {
-        lanes[0] = s.greater(lanes[0], s.load(tile));
+        lanes[0] = s.max(lanes[0], s.load(tile));
     }
-    let lanes = s.greater(s.greater(lanes[0], lanes[1]), s.greater(lanes[2], lanes[3]));
-    s.fold_greatest(lanes)
+    let lanes = s.max(s.max(lanes[0], lanes[1]), s.max(lanes[2], lanes[3]));
+    s.reduce_max(lanes)
 }
 
 /// `u = (e * inv) * scale`; returns the largest, at least 0.
@@ -126,18 +127,18 @@ pub(super) fn fold_scales<S: CodeSimd + FloatSimd>(
     scores: &mut [f32],
     inv: f32,
     scales: &[f32],
-    ahead: &mut Ahead<'_>,
+    prefetch: &mut ValuePrefetch<'_>,
 ) -> f32 {
     let inv = s.splat(inv);
     let mut lanes = FloatSimd::zero(s);
     let scales = scales.as_chunks::<TILE>().0;
     for (tile, scales) in scores.as_chunks_mut::<TILE>().0.iter_mut().zip(scales) {
-        ahead.ask(s, ahead.pace[1]);
-        let u = s.multiply(s.multiply(FloatSimd::load(s, tile), inv), FloatSimd::load(s, scales));
+        prefetch.advance(s, prefetch.pace[1]);
+        let u = s.mul(s.mul(FloatSimd::load(s, tile), inv), FloatSimd::load(s, scales));
         *tile = FloatSimd::store(s, u);
-        lanes = s.greater(lanes, u);
+        lanes = s.max(lanes, u);
     }
-    s.fold_greatest(lanes)
+    s.reduce_max(lanes)
 }
 
 /// [`FloatSimd::quantize`] of probabilities.
@@ -147,11 +148,11 @@ pub(super) fn codes_of<S: CodeSimd + FloatSimd>(
     values: &[f32],
     quantizer: Affine,
     codes: &mut [u8],
-    ahead: &mut Ahead<'_>,
+    prefetch: &mut ValuePrefetch<'_>,
 ) -> i32 {
     let stretches = values.chunks(STRETCH).zip(codes.chunks_mut(STRETCH));
     stretches.fold(0, |sum, (values, codes)| {
-        ahead.ask(s, ahead.pace[1] * values.len() / TILE);
+        prefetch.advance(s, prefetch.pace[1] * values.len() / TILE);
         sum + s.quantize(values, quantizer, codes)
     })
 }

@@ -1,4 +1,4 @@
-//! Norm, softmax, activation function, rotary embedding: one output for each input.
+//! Norms, softmax, activation functions, rotary embedding: one output per input.
 
 use super::reduce;
 use squat_quant::math;
@@ -6,7 +6,7 @@ use squat_quant::math;
 /// Root-mean-square norm: `out = (x * r) * gain` with `r = 1 / sqrt(sum(x^2) / n + eps)`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 #[inline(always)]
 pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     assert!(gain.len() == x.len() && out.len() == x.len(), "lengths of a norm");
@@ -16,7 +16,7 @@ pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
-/// What [`rms_norm`] multiplies every value with.
+/// The factor of [`rms_norm`]: `1 / sqrt(sum(x^2) / n + eps)`.
 #[inline(always)]
 pub(crate) fn rms_norm_factor(x: &[f32], eps: f32) -> f32 {
     1.0 / math::sqrt(reduce::sum_squares(x) / x.len() as f32 + eps)
@@ -25,7 +25,7 @@ pub(crate) fn rms_norm_factor(x: &[f32], eps: f32) -> f32 {
 /// Layer norm: `out = ((x - mean) * r) * gain + bias` with `mean = sum(x) / n`, `r = 1 / sqrt(sum((x - mean)^2) / n + eps)`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 #[inline(always)]
 pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     let n = x.len();
@@ -58,10 +58,24 @@ pub fn softmax(row: &mut [f32]) {
     }
 }
 
+/// Attention probabilities: [`softmax`] of `(x[j] * factor) * scales[j]`, where `x` holds the sums of a query with the keys,
+/// `factor` is [`crate::attention::query_factor`], and `scales` are the scales of the keys.
+///
+/// # Panics
+/// If the lengths differ.
+#[inline(always)]
+pub fn scaled_softmax(x: &mut [f32], factor: f32, scales: &[f32]) {
+    assert_eq!(x.len(), scales.len(), "lengths of a softmax");
+    for (x, &scale) in x.iter_mut().zip(scales) {
+        *x = (*x * factor) * scale;
+    }
+    softmax(x);
+}
+
 /// SwiGLU's product: `out = (g * (1 / (1 + e^-g))) * up`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 #[inline(always)]
 pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(up.len() == gate.len() && out.len() == gate.len(), "lengths of a gated product");
@@ -70,11 +84,11 @@ pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
-/// GELU in its form with tanh, `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, which is
+/// GELU, tanh approximation: `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, which is
 /// `x * (1 / (1 + e^(-2 u)))`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 #[inline(always)]
 pub fn gelu(x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "lengths of an activation function");
@@ -90,7 +104,7 @@ pub fn gelu(x: &[f32], out: &mut [f32]) {
 /// `cos` and `sin` hold `d/2` values of the position.
 ///
 /// # Panics
-/// When `cos` or `sin` has not half the length of `row`.
+/// If the length of `cos` or `sin` is not half that of `row`.
 #[inline(always)]
 pub fn rope(row: &mut [f32], cos: &[f32], sin: &[f32]) {
     let half = row.len() / 2;
@@ -106,7 +120,7 @@ pub fn rope(row: &mut [f32], cos: &[f32], sin: &[f32]) {
 /// `x += y`.
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 #[inline(always)]
 pub fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "lengths of a sum");
@@ -165,7 +179,7 @@ mod tests {
             for i in 0..x.len() {
                 let centered = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt();
                 let want = centered * f64::from(gain[i]) + f64::from(bias[i]);
-                // What rounding the mean leaves weighs more the closer values are to each other.
+                // The rounding error of the mean weighs more the closer the values are to each other.
                 let error = 1e-5 + 1e-5 / (variance + 1e-5).sqrt();
                 prop_assert!((f64::from(out[i]) - want).abs() < error, "{} {}", out[i], want);
             }

@@ -1,91 +1,12 @@
 //! Products of the unquantized model: `y[m, n] = dot(x[m], w[n])`, each element in the order of [`super::dot`].
 
-use super::convert::f16_to_f32;
-use super::reduce::{LANES, fold, padded};
+use crate::lanes::{LANES, padded, reduce};
 use crate::output::ColumnsMut;
-use crate::rows::{Code, write_codes};
-use squat_quant::Affine;
-use squat_quant::math::multiply_add;
+use crate::simd::FloatSimd;
 
-/// 16 float lanes in registers. A value of an implementing type proves that the CPU has its instructions.
-pub(crate) trait FloatSimd: Copy {
-    /// 16 lanes.
-    type V: Copy;
-    fn zero(self) -> Self::V;
-    fn load(self, x: &[f32; LANES]) -> Self::V;
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V;
-    /// The same value in every lane.
-    fn splat(self, x: f32) -> Self::V;
-    /// `acc + a * b`, rounded once.
-    fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
-    fn store(self, v: Self::V) -> [f32; LANES];
-    /// `a + b`.
-    #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
-        let (a, b) = (self.store(a), self.store(b));
-        self.load(&core::array::from_fn(|l| a[l] + b[l]))
-    }
-    /// `a * b`.
-    #[inline(always)]
-    fn multiply(self, a: Self::V, b: Self::V) -> Self::V {
-        let (a, b) = (self.store(a), self.store(b));
-        self.load(&core::array::from_fn(|l| a[l] * b[l]))
-    }
-    /// `b` where it is greater, else `a`: NaNs in `b` are ignored.
-    #[inline(always)]
-    fn greater(self, a: Self::V, b: Self::V) -> Self::V {
-        let (a, b) = (self.store(a), self.store(b));
-        self.load(&core::array::from_fn(|l| if b[l] > a[l] { b[l] } else { a[l] }))
-    }
-    /// Sixteen floats in order: lane `l` gets the next one of `b` where bit `l` of `from_b` is set, else of `a`.
-    #[inline(always)]
-    fn merge(self, from_b: u16, a: &[f32; LANES], b: &[f32; LANES]) -> Self::V {
-        let (mut i, mut j) = (0, 0);
-        let mut out = [0.0; LANES];
-        for (lane, out) in out.iter_mut().enumerate() {
-            let is_b = usize::from(from_b >> lane & 1);
-            *out = if is_b == 1 { b[j % LANES] } else { a[i % LANES] };
-            (i, j) = (i + 1 - is_b, j + is_b);
-        }
-        self.load(&out)
-    }
-    /// [`super::max_abs`].
-    #[inline(always)]
-    fn max_abs(self, x: &[f32]) -> f32 {
-        super::max_abs(x)
-    }
-    /// Writes [`Affine::quantize`] of values and returns the sum of the codes.
-    #[inline(always)]
-    fn quantize<C: Code>(self, x: &[f32], affine: Affine, codes: &mut [C]) -> i32 {
-        write_codes(x.iter().copied(), affine, codes)
-    }
-    /// The largest lane; NaNs are ignored as long as the first lanes are numbers.
-    #[inline(always)]
-    fn fold_greatest(self, v: Self::V) -> f32 {
-        let mut lanes = self.store(v);
-        let mut half = LANES / 2;
-        while half > 0 {
-            for i in 0..half {
-                lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
-            }
-            half /= 2;
-        }
-        lanes[0]
-    }
-    /// [`fold`] of four vectors.
-    #[inline(always)]
-    fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {
-        let mut sums = [0.0; 4];
-        for i in 0..4 {
-            sums[i] = fold(self.store(v[i]));
-        }
-        sums
-    }
-}
-
-/// A type weights may have: f32, or the bits of a half-precision number.
+/// The type of weights: f32, or the bits of a half-precision number.
 pub(crate) trait Weight: Copy + Default {
-    /// Tiles of rows of x from which a copy of the weights pays, as f32 and from the start of a cache line.
+    /// Tiles of rows of x from which it pays to copy the weights first, as f32 and aligned to a cache line.
     const COPY_FROM: usize;
     fn load<S: FloatSimd>(s: S, x: &[Self; LANES]) -> S::V;
 }
@@ -106,39 +27,7 @@ impl Weight for u16 {
     }
 }
 
-/// The portable implementation of [`FloatSimd`].
-impl FloatSimd for crate::arch::Portable {
-    type V = [f32; LANES];
-    #[inline(always)]
-    fn zero(self) -> Self::V {
-        [0.0; LANES]
-    }
-    #[inline(always)]
-    fn load(self, x: &[f32; LANES]) -> Self::V {
-        *x
-    }
-    #[inline(always)]
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
-        x.map(f16_to_f32)
-    }
-    #[inline(always)]
-    fn splat(self, x: f32) -> Self::V {
-        [x; LANES]
-    }
-    #[inline(always)]
-    fn multiply_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
-        for l in 0..LANES {
-            acc[l] = multiply_add(a[l], b[l], acc[l]);
-        }
-        acc
-    }
-    #[inline(always)]
-    fn store(self, v: Self::V) -> [f32; LANES] {
-        v
-    }
-}
-
-/// `MR` rows of x against `NR` rows of w, which are `apart` rows from each other.
+/// Products of `MR` rows of x with `NR` rows of w, which are `apart` rows from each other.
 #[inline(always)]
 fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     s: S,
@@ -162,7 +51,7 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
         for m in 0..MR {
             let x = s.load(&x_chunks[m][i]);
             for n in 0..NR {
-                acc[m][n] = s.multiply_add(acc[m][n], x, w[n]);
+                acc[m][n] = s.mul_add(acc[m][n], x, w[n]);
             }
         }
     }
@@ -175,7 +64,7 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
         for m in 0..MR {
             let x = s.load(&padded(&x_rows[m][done..]));
             for n in 0..NR {
-                acc[m][n] = s.multiply_add(acc[m][n], x, w[n]);
+                acc[m][n] = s.mul_add(acc[m][n], x, w[n]);
             }
         }
     }
@@ -184,20 +73,20 @@ fn tile<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     for m in 0..MR {
         let mut four = [s.zero(); 4];
         four[..NR].copy_from_slice(&acc[m]);
-        let four = if NR == 1 { [fold(s.store(four[0])); 4] } else { s.fold4(four) };
+        let four = if NR == 1 { [reduce(s.store(four[0])); 4] } else { s.reduce4(four) };
         y[m].copy_from_slice(&four[..NR]);
     }
     y
 }
 
-/// Most values of a strip of weights that are copied first: 64 KB, which leaves room in the second cache.
+/// Maximum number of values in a copied strip of weights: 64 KB, which fit the second-level cache.
 const COPIED: usize = 16384;
 
-/// Weights as f32 that start with a cache line, so that no vector of them lies across two.
+/// Weights as f32, aligned to a cache line, so that no vector crosses a line.
 #[repr(align(64))]
 struct Copied([f32; COPIED]);
 
-/// Rows of x in tiles of `MR` and single ones, against the `NR` rows of `w`, which make the columns from `column`.
+/// Products of all rows of x, in tiles of `MR` and then single rows, with the `NR` rows of `w`: columns `column..`.
 #[inline(always)]
 fn strip<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     s: S,
@@ -224,7 +113,7 @@ fn strip<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     }
 }
 
-/// Writes the columns from `column` on of a row.
+/// Writes columns `column..` of a row.
 #[inline(always)]
 fn put<const NR: usize>(
     y: &[f32; NR],
@@ -241,8 +130,8 @@ fn put<const NR: usize>(
     }
 }
 
-/// The only row of x against all columns: `NR` at a time, from `NR` places that lie far apart, because memory is fastest
-/// when it is read in order from a few places, and slow where places end with their pages.
+/// The only row of x, all columns: `NR` at a time, from `NR` places far apart. Memory is fastest when it is read in order
+/// from a few places, and slow where all of them reach the ends of their pages together.
 #[inline(always)]
 fn row<S: FloatSimd, W: Weight, const NR: usize>(
     s: S,
@@ -275,8 +164,9 @@ pub(crate) fn matmul<S: FloatSimd, W: Weight, const MR: usize, const NR: usize>(
     w: &[W],
     bias: Option<&[f32]>,
     k: usize,
-    out: &mut ColumnsMut<'_>,
+    mut out: ColumnsMut<'_>,
 ) {
+    let out = &mut out;
     let range = out.range();
     assert_eq!(x.len(), out.rows() * k, "length of the rows of a product");
     assert!(w.len() >= range.end * k, "length of the weights of a product");

@@ -1,25 +1,11 @@
 //! Sums, products and maxima over slices, in the 16-lane order.
 
-use super::FloatSimd;
+use crate::lanes::{LANES, max_abs_of, padded, reduce};
+use crate::portable::Portable;
+use crate::simd::FloatSimd;
 use squat_quant::math;
 
-/// Lanes of every sum.
-pub(crate) const LANES: usize = 16;
-
-/// Folds lanes in halves.
-#[inline(always)]
-pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
-/// `sum_k f(a[k], b[k])` in the 16-lane order, every term rounded before it is added.
+/// `sum_k f(a[k], b[k])` in the 16-lane order; each term is rounded before it is added.
 #[inline(always)]
 fn lane_sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
@@ -33,16 +19,16 @@ fn lane_sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     for (lane, (&a, &b)) in lanes.iter_mut().zip(a_tail.iter().zip(b_tail)) {
         *lane += f(a, b);
     }
-    fold(lanes)
+    reduce(lanes)
 }
 
-/// `sum_k a[k] * b[k]`, every product added by a fused multiply-add. Slow where the CPU's instruction for it may not be
-/// used, as here: [`crate::Kernels::dot`] is the fast one.
+/// `sum_k a[k] * b[k]` by fused multiply-add. Slow in this portable instance, which may have to emulate the instruction:
+/// use [`crate::Kernels::dot`].
 ///
 /// # Panics
-/// When the lengths differ.
+/// If the lengths differ.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dot_with(crate::arch::Portable, a, b)
+    dot_with(Portable, a, b)
 }
 
 /// [`dot`] by the instructions of `s`.
@@ -53,12 +39,12 @@ pub(crate) fn dot_with<S: FloatSimd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     let (a, a_tail) = a.as_chunks::<LANES>();
     let (b, b_tail) = b.as_chunks::<LANES>();
     for (a, b) in a.iter().zip(b) {
-        sums = s.multiply_add(sums, s.load(a), s.load(b));
+        sums = s.mul_add(sums, s.load(a), s.load(b));
     }
     if !a_tail.is_empty() {
-        sums = s.multiply_add(sums, s.load(&padded(a_tail)), s.load(&padded(b_tail)));
+        sums = s.mul_add(sums, s.load(&padded(a_tail)), s.load(&padded(b_tail)));
     }
-    fold(s.store(sums))
+    reduce(s.store(sums))
 }
 
 /// `sum_k x[k]^2`.
@@ -99,48 +85,13 @@ pub fn max_abs(x: &[f32]) -> f32 {
     max_abs_of(x, x, |x, _| x)
 }
 
-/// Largest magnitude of `f(a[k], b[k])`.
-#[inline(always)]
-pub(crate) fn max_abs_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (a, a_tail) = a.as_chunks::<LANES>();
-    let (b, b_tail) = b.as_chunks::<LANES>();
-    for (a, b) in a.iter().zip(b) {
-        for l in 0..LANES {
-            let magnitude = f(a[l], b[l]).abs();
-            // NaN compares false.
-            lanes[l] = if magnitude > lanes[l] { magnitude } else { lanes[l] };
-        }
-    }
-    for (lane, (&a, &b)) in lanes.iter_mut().zip(a_tail.iter().zip(b_tail)) {
-        let magnitude = f(a, b).abs();
-        *lane = if magnitude > *lane { magnitude } else { *lane };
-    }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
-/// The first `tail.len()` lanes from `tail`, zeros after, which change neither sums nor magnitudes.
-#[inline(always)]
-pub(crate) fn padded<T: Copy + Default>(tail: &[T]) -> [T; LANES] {
-    let mut lanes = [T::default(); LANES];
-    lanes[..tail.len()].copy_from_slice(tail);
-    lanes
-}
-
-/// Index of the first largest value; NaNs are ignored. `None` when there is no number.
+/// Index of the first largest value; NaNs are ignored. `None` if there are no other values.
 #[inline(always)]
 pub fn argmax(x: &[f32]) -> Option<usize> {
     let largest = max(x);
     let (chunks, tail) = x.as_chunks::<64>();
     for (index, chunk) in chunks.iter().enumerate() {
-        // Without an early exit inside, so that it vectorises.
+        // Without an early exit the loop vectorises.
         let mut found = false;
         for &v in chunk {
             found |= v == largest;
@@ -193,7 +144,7 @@ pub fn ln(x: f64) -> f64 {
 /// `(logits[index] - max) - ln(sum)`.
 ///
 /// # Panics
-/// When `index` is out of range.
+/// If `index` is out of range.
 #[inline(always)]
 pub fn log_softmax_at(logits: &[f32], index: usize) -> f64 {
     let largest = max(logits);
@@ -207,7 +158,7 @@ pub fn log_softmax_at(logits: &[f32], index: usize) -> f64 {
     for (lane, x) in lanes.iter_mut().zip(tail) {
         *lane += math::exp(x - largest);
     }
-    (f64::from(logits[index]) - f64::from(largest)) - ln(f64::from(fold(lanes)))
+    (f64::from(logits[index]) - f64::from(largest)) - ln(f64::from(reduce(lanes)))
 }
 
 #[cfg(test)]
@@ -221,7 +172,7 @@ mod tests {
         #[test]
         fn sums_follow_the_written_order(a in prop::collection::vec(-3f32..3.0, 0..100)) {
             let b: Vec<f32> = a.iter().rev().copied().collect();
-            // The definition, written down naively.
+            // The definition, naively.
             let mut lanes = [0f32; 16];
             for (k, (x, y)) in a.iter().zip(&b).enumerate() {
                 lanes[k % 16] = x.mul_add(*y, lanes[k % 16]);

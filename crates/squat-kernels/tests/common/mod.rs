@@ -12,7 +12,7 @@ impl Random {
         (self.0 >> 33) as u32
     }
 
-    /// A number in `low..=high`; one time in `1 + extremes` one of the two ends.
+    /// A number in `low..=high`.
     pub fn between(&mut self, low: i32, high: i32) -> i32 {
         low + (self.next() % (high - low + 1) as u32) as i32
     }

@@ -1,4 +1,4 @@
-//! NEON with `dotprod`: `sdot` and `udot` add four products of bytes, both signed or both unsigned, in 32 bits.
+//! NEON with `dotprod`: `sdot` and `udot` add four products of bytes of the same sign in 32 bits.
 
 use super::neon::{Dots, Neon};
 use crate::arch::table::kernel_table;
@@ -18,7 +18,7 @@ impl Neon<Dotprod> {
     }
 }
 
-/// A dot product of quads. The intrinsics are not in Rust 1.95.
+/// A dot product of quads. Rust 1.95 has no stable intrinsics for it.
 macro_rules! dot {
     ($name:ident, $instruction:literal) => {
         #[inline]
@@ -41,12 +41,12 @@ dot!(sdot, "sdot");
 dot!(udot, "udot");
 
 impl Dots for Dotprod {
-    type Small = int32x4_t;
-    const SMALL_ROOM: usize = usize::MAX;
+    type Partial = int32x4_t;
+    const PARTIAL_LIMIT: usize = usize::MAX;
     const MIXED: bool = false;
 
     #[inline(always)]
-    fn zero_small(self) -> Self::Small {
+    fn zero_partial(self) -> Self::Partial {
         // SAFETY: the token proves NEON.
         unsafe { vdupq_n_s32(0) }
     }
@@ -58,12 +58,12 @@ impl Dots for Dotprod {
     }
 
     #[inline(always)]
-    fn dot_small(self, sums: Self::Small, w: uint8x16_t, a: int8x16_t) -> Self::Small {
+    fn dot_partial(self, sums: Self::Partial, w: uint8x16_t, a: int8x16_t) -> Self::Partial {
         self.dot(sums, w, a)
     }
 
     #[inline(always)]
-    fn flush(self, acc: int32x4_t, sums: Self::Small) -> int32x4_t {
+    fn flush(self, acc: int32x4_t, sums: Self::Partial) -> int32x4_t {
         // SAFETY: the token proves NEON.
         unsafe { vaddq_s32(acc, sums) }
     }
@@ -77,5 +77,5 @@ impl Dots for Dotprod {
 
 kernel_table! {
     /// Kernels for NEON with `dotprod`.
-    pub(crate) static DOTPROD = ["neon,dotprod"], token: Neon::<Dotprod>::new(), float: (2, 2), int: (4, 1, 2), large: false
+    pub(crate) static DOTPROD = ["neon,dotprod"], token: Neon<Dotprod>, float: (2, 2), int: (4, 1, 2), wide_tiles: false
 }

@@ -1,13 +1,13 @@
-//! NEON with `i8mm`: `usdot` adds four products of unsigned and signed bytes in 32 bits, so everything stays as stored.
+//! NEON with `i8mm`: `usdot` adds four products of unsigned by signed bytes in 32 bits, so operands are used as stored.
 //!
-//! `usmmla` adds eight products to each of four sums, of two channels with two rows: twice as many as `usdot`. A lane of a
-//! block has four inputs of a channel in its low bits and the next four in the bits above, so eight inputs of two channels
-//! are one `zip` of unpacked quarters, which serves all rows of a tile. Full bytes have four inputs in a block, and stay
-//! with `usdot`, as do single rows.
+//! `usmmla` adds eight products to each of four sums, of two channels and two rows: twice as many as `usdot`. A lane of a
+//! block has four inputs of a channel in its low bits and the next four in the bits above, so one `zip` of unpacked
+//! quarters yields eight inputs of two channels for all rows of a tile. Full bytes have four inputs in a block and use
+//! `usdot`, as do single rows.
 
 use super::neon::{Dots, Neon};
 use crate::arch::table::kernel_table;
-use crate::product::Quad;
+use crate::simd::Quad;
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -24,7 +24,7 @@ impl Neon<I8mm> {
     }
 }
 
-/// `acc + u . s` in quads. The intrinsic is not in Rust 1.95.
+/// `acc + u . s` in quads. Rust 1.95 has no stable intrinsic for it.
 #[inline]
 #[target_feature(enable = "neon,dotprod,i8mm")]
 fn usdot(mut acc: int32x4_t, u: uint8x16_t, s: int8x16_t) -> int32x4_t {
@@ -39,8 +39,8 @@ fn usdot(mut acc: int32x4_t, u: uint8x16_t, s: int8x16_t) -> int32x4_t {
     acc
 }
 
-/// `[acc0 + u0 . s0, acc1 + u0 . s1, acc2 + u1 . s0, acc3 + u1 . s1]`, where u0, u1, s0, s1 are halves. The intrinsic is
-/// not in Rust 1.95.
+/// `[acc0 + u0 . s0, acc1 + u0 . s1, acc2 + u1 . s0, acc3 + u1 . s1]`, where u0, u1, s0, s1 are halves. Rust 1.95 has no
+/// stable intrinsic for it.
 #[inline]
 #[target_feature(enable = "neon,dotprod,i8mm")]
 fn usmmla(mut acc: int32x4_t, u: uint8x16_t, s: int8x16_t) -> int32x4_t {
@@ -56,12 +56,12 @@ fn usmmla(mut acc: int32x4_t, u: uint8x16_t, s: int8x16_t) -> int32x4_t {
 }
 
 impl Dots for I8mm {
-    type Small = int32x4_t;
-    const SMALL_ROOM: usize = usize::MAX;
+    type Partial = int32x4_t;
+    const PARTIAL_LIMIT: usize = usize::MAX;
     const MIXED: bool = true;
 
     #[inline(always)]
-    fn zero_small(self) -> Self::Small {
+    fn zero_partial(self) -> Self::Partial {
         // SAFETY: the token proves NEON.
         unsafe { vdupq_n_s32(0) }
     }
@@ -73,12 +73,12 @@ impl Dots for I8mm {
     }
 
     #[inline(always)]
-    fn dot_small(self, sums: Self::Small, w: uint8x16_t, a: int8x16_t) -> Self::Small {
+    fn dot_partial(self, sums: Self::Partial, w: uint8x16_t, a: int8x16_t) -> Self::Partial {
         self.dot(sums, w, a)
     }
 
     #[inline(always)]
-    fn flush(self, acc: int32x4_t, sums: Self::Small) -> int32x4_t {
+    fn flush(self, acc: int32x4_t, sums: Self::Partial) -> int32x4_t {
         // SAFETY: the token proves NEON.
         unsafe { vaddq_s32(acc, sums) }
     }
@@ -89,10 +89,10 @@ impl Dots for I8mm {
     #[inline(always)]
     fn dot_pair(
         self,
-        sums: [Self::Small; 2],
+        sums: [Self::Partial; 2],
         [low, high]: [uint8x16_t; 2],
         a: [&[Quad; 2]; 2],
-    ) -> [Self::Small; 2] {
+    ) -> [Self::Partial; 2] {
         let [first, second] = a.map(|row| row.as_flattened().as_ptr());
         // SAFETY: the token proves `i8mm`; the loads are as long as the arrays and need no alignment.
         unsafe {
@@ -104,7 +104,7 @@ impl Dots for I8mm {
     }
 
     #[inline(always)]
-    fn part_pair(self, [left, right]: [Self::Small; 2]) -> [Self::Small; 2] {
+    fn split_pair(self, [left, right]: [Self::Partial; 2]) -> [Self::Partial; 2] {
         // SAFETY: the token proves NEON.
         unsafe { [vuzp1q_s32(left, right), vuzp2q_s32(left, right)] }
     }
@@ -118,5 +118,5 @@ impl Dots for I8mm {
 
 kernel_table! {
     /// Kernels for NEON with `i8mm`.
-    pub(crate) static I8MM = ["neon,dotprod,i8mm"], token: Neon::<I8mm>::new(), float: (2, 2), int: (4, 1, 2), large: false
+    pub(crate) static I8MM = ["neon,dotprod,i8mm"], token: Neon<I8mm>, float: (2, 2), int: (4, 1, 2), wide_tiles: false
 }

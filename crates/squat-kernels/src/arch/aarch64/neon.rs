@@ -1,69 +1,68 @@
-//! NEON: 128-bit vectors, four to a panel; what a CPU has to multiply bytes with is a [`Dots`].
+//! NEON: 128-bit vectors, four to a panel; [`Dots`] abstracts over the instructions that multiply bytes.
 //!
-//! Plain NEON multiplies signed bytes by signed bytes into 16 bits. Stored codes of 4 bits and less are signed bytes as
-//! they are, because they are small; full bytes get their top bit flipped, which takes their offset away. Codes of probabilities are unsigned, so values
-//! become unsigned too when they meet. `smlal` adds a
-//! product to each of two vectors of 16-bit sums: two sums of a channel meet four of its inputs, so they are folded in
-//! pairs, still in 16 bits, when they are widened.
+//! Plain NEON multiplies signed bytes by signed bytes into 16 bits. Stored codes of at most 4 bits are small, so they are
+//! valid signed bytes; full bytes get their top bit flipped, which removes their offset. Codes of probabilities are
+//! unsigned, so values are made unsigned for the product with them. `smlal` adds a product to each of two vectors of
+//! 16-bit sums: two sums of a channel cover four of its inputs, so they are added in pairs, still in 16 bits, before they
+//! are widened.
 
 use crate::arch::table::kernel_table;
-use crate::attention::CodeSimd;
-use crate::float::FloatSimd;
-use crate::matrix::PANEL;
-use crate::product::{IntSimd, PAIRS_IN_16_BITS, Quad};
+use crate::block::PANEL;
+use crate::simd::{CodeSimd, FloatSimd, IntSimd, PAIRS_IN_16_BITS, Quad};
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-/// Dot products of 16 bytes, four for each of four channels. A value of an implementing type proves that the CPU has
+/// Dot products of 16 bytes, four bytes of each of four channels. A value of an implementing type proves that the CPU has
 /// NEON and the instructions of the type.
 pub(crate) trait Dots: Copy {
-    /// See [`IntSimd::Small`].
-    type Small: Copy;
-    /// See [`IntSimd::SMALL_ROOM`].
-    const SMALL_ROOM: usize;
-    /// Whether bytes of different signs can be multiplied. Else full bytes are turned into those of the other side.
+    /// See [`IntSimd::Partial`].
+    type Partial: Copy;
+    /// See [`IntSimd::PARTIAL_LIMIT`].
+    const PARTIAL_LIMIT: usize;
+    /// Whether unsigned bytes can be multiplied by signed ones. If not, full bytes are converted to the other operand's
+    /// sign.
     const MIXED: bool;
-    fn zero_small(self) -> Self::Small;
+    fn zero_partial(self) -> Self::Partial;
     /// `acc + w . a`; w is unsigned if [`Self::MIXED`], else signed.
     fn dot(self, acc: int32x4_t, w: uint8x16_t, a: int8x16_t) -> int32x4_t;
     /// `sums + w . a` for w <= 15.
-    fn dot_small(self, sums: Self::Small, w: uint8x16_t, a: int8x16_t) -> Self::Small;
-    fn flush(self, acc: int32x4_t, sums: Self::Small) -> int32x4_t;
-    /// Whether two rows are multiplied together, by [`Self::dot_pair`].
+    fn dot_partial(self, sums: Self::Partial, w: uint8x16_t, a: int8x16_t) -> Self::Partial;
+    fn flush(self, acc: int32x4_t, sums: Self::Partial) -> int32x4_t;
+    /// Whether [`Self::dot_pair`] is used, which multiplies two rows at once.
     const PAIRS: bool = false;
-    /// Adds `low . a[r][0] + high . a[r][1]` to the sums of two rows, for w <= 15. Until [`Self::part_pair`] they may hold
-    /// anything.
+    /// Adds `low . a[r][0] + high . a[r][1]` to the sums of two rows, for w <= 15. The sums may be interleaved until
+    /// [`Self::split_pair`].
     #[inline(always)]
     fn dot_pair(
         self,
-        mut sums: [Self::Small; 2],
+        mut sums: [Self::Partial; 2],
         [low, high]: [uint8x16_t; 2],
         a: [&[Quad; 2]; 2],
-    ) -> [Self::Small; 2] {
+    ) -> [Self::Partial; 2] {
         for r in 0..2 {
             // SAFETY: the token proves NEON.
             let (first, second) = unsafe { (splat(&a[r][0]), splat(&a[r][1])) };
-            sums[r] = self.dot_small(self.dot_small(sums[r], low, first), high, second);
+            sums[r] = self.dot_partial(self.dot_partial(sums[r], low, first), high, second);
         }
         sums
     }
-    /// Sums of the first row and of the second, from those of [`Self::dot_pair`].
+    /// The sums of the first and of the second row, from those of [`Self::dot_pair`].
     #[inline(always)]
-    fn part_pair(self, sums: [Self::Small; 2]) -> [Self::Small; 2] {
+    fn split_pair(self, sums: [Self::Partial; 2]) -> [Self::Partial; 2] {
         sums
     }
     /// `acc + c . v`, c unsigned; v is signed if [`Self::MIXED`], else unsigned.
     fn weigh(self, acc: int32x4_t, c: uint8x16_t, v: uint8x16_t) -> int32x4_t;
 }
 
-/// Token: the CPU has NEON and what `D` uses.
+/// Token: the CPU has NEON and the instructions of `D`.
 #[derive(Clone, Copy)]
 pub(crate) struct Neon<D: Dots>(pub(super) D);
 
 impl<D: Dots> IntSimd for Neon<D> {
     type V = [int32x4_t; 4];
-    type Small = [D::Small; 4];
-    const SMALL_ROOM: usize = D::SMALL_ROOM;
+    type Partial = [D::Partial; 4];
+    const PARTIAL_LIMIT: usize = D::PARTIAL_LIMIT;
     const BYTE_OFFSET: i32 = if D::MIXED { 128 } else { 0 };
 
     #[inline(always)]
@@ -73,8 +72,8 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn zero_small(self) -> Self::Small {
-        [self.0.zero_small(); 4]
+    fn zero_partial(self) -> Self::Partial {
+        [self.0.zero_partial(); 4]
     }
 
     #[inline(always)]
@@ -89,7 +88,7 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn nibbles(self, v: Self::V) -> [Self::V; 2] {
+    fn unpack4(self, v: Self::V) -> [Self::V; 2] {
         let mut parts = [v; 2];
         for i in 0..4 {
             // SAFETY: the token proves NEON.
@@ -103,7 +102,7 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn crumbs(self, v: Self::V) -> [Self::V; 4] {
+    fn unpack2(self, v: Self::V) -> [Self::V; 4] {
         let mut parts = [v; 4];
         for i in 0..4 {
             // SAFETY: the token proves NEON.
@@ -119,7 +118,7 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn octals(self, v: Self::V) -> [Self::V; 2] {
+    fn unpack3(self, v: Self::V) -> [Self::V; 2] {
         let mut parts = [v; 2];
         for i in 0..4 {
             // SAFETY: the token proves NEON.
@@ -133,13 +132,13 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn high_octals(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
+    fn unpack3_high(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
         for i in 0..4 {
             // SAFETY: the token proves NEON.
             unsafe {
                 let (tops, four) = (vreinterpretq_u8_s32(c[i]), vdupq_n_u8(4));
                 let (first, second) = (vreinterpretq_u8_s32(a[i]), vreinterpretq_u8_s32(b[i]));
-                // Shifted and added in one instruction.
+                // One instruction shifts and adds.
                 a[i] = vreinterpretq_s32_u8(vsraq_n_u8::<6>(vandq_u8(vshrq_n_u8::<4>(tops), four), first));
                 b[i] = vreinterpretq_s32_u8(vsraq_n_u8::<6>(vandq_u8(vshrq_n_u8::<5>(tops), four), second));
             }
@@ -148,7 +147,7 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn bytes(self, v: Self::V) -> Self::V {
+    fn unpack8(self, v: Self::V) -> Self::V {
         if D::MIXED { v } else { flip(self, v) }
     }
 
@@ -166,13 +165,13 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]) {
+    fn dot4_partial<const NP: usize>(self, sums: &mut [Self::Partial; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         // SAFETY: the token proves NEON.
         unsafe {
             let a = splat(a);
             for p in 0..NP {
                 for i in 0..4 {
-                    sums[p][i] = self.0.dot_small(sums[p][i], vreinterpretq_u8_s32(w[p][i]), a);
+                    sums[p][i] = self.0.dot_partial(sums[p][i], vreinterpretq_u8_s32(w[p][i]), a);
                 }
             }
         }
@@ -181,7 +180,7 @@ impl<D: Dots> IntSimd for Neon<D> {
     #[inline(always)]
     fn dot_rows<const F: usize, const MR: usize, const NP: usize>(
         self,
-        sums: &mut [[Self::Small; NP]; MR],
+        sums: &mut [[Self::Partial; NP]; MR],
         fields: &[[Self::V; NP]; F],
         a: &[&[Quad; F]; MR],
     ) {
@@ -189,14 +188,14 @@ impl<D: Dots> IntSimd for Neon<D> {
         if const { !paired::<D>(MR) } {
             for m in 0..MR {
                 for f in 0..F {
-                    self.dot4_small(&mut sums[m], &fields[f], &a[m][f]);
+                    self.dot4_partial(&mut sums[m], &fields[f], &a[m][f]);
                 }
             }
             return;
         }
         let (fields, _) = fields.as_chunks::<2>();
         for p in 0..NP {
-            // A quarter for all rows before the next: it is taken apart once, and few registers hold weights.
+            // One quarter for all rows, then the next: each is unpacked once, and few registers hold weights.
             for i in 0..4 {
                 for (f, [low, high]) in fields.iter().enumerate() {
                     // SAFETY: the token proves NEON.
@@ -215,14 +214,14 @@ impl<D: Dots> IntSimd for Neon<D> {
     fn flush_rows<const MR: usize, const NP: usize>(
         self,
         acc: &mut [[Self::V; NP]; MR],
-        sums: &[[Self::Small; NP]; MR],
+        sums: &[[Self::Partial; NP]; MR],
     ) {
         let mut sums = *sums;
         if const { paired::<D>(MR) } {
             for m in (0..MR).step_by(2) {
                 for p in 0..NP {
                     for i in 0..4 {
-                        let pair = self.0.part_pair([sums[m][p][i], sums[m + 1][p][i]]);
+                        let pair = self.0.split_pair([sums[m][p][i], sums[m + 1][p][i]]);
                         [sums[m][p][i], sums[m + 1][p][i]] = pair;
                     }
                 }
@@ -234,7 +233,7 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn plus(self, mut a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, mut a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             // SAFETY: the token proves NEON.
             a[i] = unsafe { vaddq_s32(a[i], b[i]) };
@@ -243,7 +242,7 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
+    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Partial; NP]) {
         for p in 0..NP {
             for i in 0..4 {
                 acc[p][i] = self.0.flush(acc[p][i], sums[p][i]);
@@ -262,12 +261,12 @@ impl<D: Dots> IntSimd for Neon<D> {
     }
 }
 
-/// Whether `rows` rows are multiplied in pairs.
+/// Whether a tile of `rows` rows is multiplied in pairs of rows.
 const fn paired<D: Dots>(rows: usize) -> bool {
     D::PAIRS && rows.is_multiple_of(2)
 }
 
-/// The top bit of every byte flipped: from unsigned bytes to signed ones that are less by 128, or back.
+/// Flips the top bit of every byte: subtracts 128 from unsigned bytes, giving signed ones, or the reverse.
 #[inline(always)]
 fn flip<D: Dots>(_: Neon<D>, mut v: [int32x4_t; 4]) -> [int32x4_t; 4] {
     for i in 0..4 {
@@ -306,7 +305,7 @@ fn splat(quad: &[i8; 4]) -> int8x16_t {
     vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(quad.map(|code| code as u8))))
 }
 
-/// Half-precision numbers to floats: the lower four, the upper four. Without `asm!` this needs the type `f16`.
+/// Half-precision numbers to floats: the lower four, the upper four. The intrinsics need the unstable type `f16`.
 #[inline]
 #[target_feature(enable = "neon")]
 fn widen_halves(x: uint16x8_t) -> [float32x4_t; 2] {
@@ -356,7 +355,7 @@ impl<D: Dots> FloatSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn multiply_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+    fn mul_add(self, mut acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             // SAFETY: the token proves NEON.
             acc[i] = unsafe { vfmaq_f32(acc[i], a[i], b[i]) };
@@ -374,7 +373,7 @@ impl<D: Dots> FloatSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn multiply(self, mut a: Self::V, b: Self::V) -> Self::V {
+    fn mul(self, mut a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             // SAFETY: the token proves NEON.
             a[i] = unsafe { vmulq_f32(a[i], b[i]) };
@@ -383,7 +382,7 @@ impl<D: Dots> FloatSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn greater(self, mut a: Self::V, b: Self::V) -> Self::V {
+    fn max(self, mut a: Self::V, b: Self::V) -> Self::V {
         for i in 0..4 {
             // SAFETY: the token proves NEON.
             a[i] = unsafe { vbslq_f32(vcgtq_f32(b[i], a[i]), b[i], a[i]) };
@@ -402,7 +401,7 @@ impl<D: Dots> FloatSimd for Neon<D> {
     }
 
     #[inline(always)]
-    fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {
+    fn reduce4(self, v: [Self::V; 4]) -> [f32; 4] {
         let mut out = [0.0; 4];
         // SAFETY: the token proves NEON; the destination has four f32, and the store needs no more alignment.
         unsafe {
@@ -411,7 +410,7 @@ impl<D: Dots> FloatSimd for Neon<D> {
             for i in 0..4 {
                 sums[i] = vaddq_f32(vaddq_f32(v[i][0], v[i][2]), vaddq_f32(v[i][1], v[i][3]));
             }
-            // Lanes i and i + 2 of two, side by side; then neighbours.
+            // Lanes i and i + 2 of two vectors side by side; then neighbours.
             let pairs = [fold_pair(sums[0], sums[1]), fold_pair(sums[2], sums[3])];
             vst1q_f32(out.as_mut_ptr(), vpaddq_f32(pairs[0], pairs[1]));
         }
@@ -441,12 +440,12 @@ impl Neon<Plain> {
 }
 
 impl Dots for Plain {
-    type Small = [int16x8_t; 2];
-    const SMALL_ROOM: usize = PAIRS_IN_16_BITS;
+    type Partial = [int16x8_t; 2];
+    const PARTIAL_LIMIT: usize = PAIRS_IN_16_BITS;
     const MIXED: bool = false;
 
     #[inline(always)]
-    fn zero_small(self) -> Self::Small {
+    fn zero_partial(self) -> Self::Partial {
         // SAFETY: the token proves NEON.
         unsafe { [vdupq_n_s16(0); 2] }
     }
@@ -456,7 +455,7 @@ impl Dots for Plain {
         // SAFETY: the token proves NEON.
         unsafe {
             let w = vreinterpretq_s8_u8(w);
-            // A pair of products may reach 2 * 128 * 128 = 2^15: widened before it is added.
+            // A pair of products can reach 2 * 128 * 128 = 2^15, so products are widened before they are added.
             let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(a)));
             let high = vpaddlq_s16(vmull_high_s8(w, a));
             vaddq_s32(acc, vpaddq_s32(low, high))
@@ -464,7 +463,7 @@ impl Dots for Plain {
     }
 
     #[inline(always)]
-    fn dot_small(self, sums: Self::Small, w: uint8x16_t, a: int8x16_t) -> Self::Small {
+    fn dot_partial(self, sums: Self::Partial, w: uint8x16_t, a: int8x16_t) -> Self::Partial {
         // SAFETY: the token proves NEON.
         unsafe {
             let w = vreinterpretq_s8_u8(w);
@@ -473,7 +472,7 @@ impl Dots for Plain {
     }
 
     #[inline(always)]
-    fn flush(self, acc: int32x4_t, sums: Self::Small) -> int32x4_t {
+    fn flush(self, acc: int32x4_t, sums: Self::Partial) -> int32x4_t {
         // SAFETY: the token proves NEON.
         unsafe { vpadalq_s16(acc, vpaddq_s16(sums[0], sums[1])) }
     }
@@ -491,5 +490,5 @@ impl Dots for Plain {
 
 kernel_table! {
     /// Kernels for NEON.
-    pub(crate) static NEON = ["neon"], token: Neon::<Plain>::new(), float: (2, 2), int: (2, 1, 1), large: false
+    pub(crate) static NEON = ["neon"], token: Neon<Plain>, float: (2, 2), int: (2, 1, 1), wide_tiles: false
 }

@@ -1,17 +1,16 @@
 //! AVX2 and F16C: 256-bit vectors, two to a panel; products widen through 16 bits.
 //!
-//! `vpmaddubsw` adds pairs of u8 * s8 products in 16 bits and saturates, so it serves operands up to 15 only: a pair
-//! is at most 2 * 15 * 128 = 3840, so eight of them fit before they must be widened. Full bytes are split into even
-//! and odd ones, widened first, and go through `vpmaddwd`.
+//! `vpmaddubsw` adds pairs of u8 * s8 products in 16 bits and saturates, so it is used for weights up to 15 only: a pair
+//! is at most 2 * 15 * 128 = 3840, and eight pairs fit before they must be widened. Full bytes are split into even and odd
+//! ones, widened, and multiplied by `vpmaddwd`.
 //!
-//! With AVX-VNNI (`VNNI`, see [`super::avxvnni`]) `vpdpbusd` takes the place of both.
+//! With AVX-VNNI (`VNNI`, see [`super::avxvnni`]) `vpdpbusd` replaces both.
 
 use super::word;
 use crate::arch::table::kernel_table;
-use crate::attention::CodeSimd;
-use crate::float::FloatSimd;
-use crate::matrix::{Block, PANEL};
-use crate::product::{IntSimd, Lanes, PAIRS_IN_16_BITS, RowScale};
+use crate::block::{Block, PANEL};
+use crate::prefetch::prefetch_line;
+use crate::simd::{CodeSimd, FloatSimd, IntSimd, PAIRS_IN_16_BITS, PanelOutputs, RowScale};
 use core::arch::x86_64::*;
 
 /// Token: the CPU has AVX2 and F16C, and AVX-VNNI if `VNNI`.
@@ -60,8 +59,8 @@ fn splat(quad: &[i8; 4]) -> __m256i {
 
 impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     type V = [__m256i; 2];
-    type Small = [__m256i; 2];
-    const SMALL_ROOM: usize = if VNNI { usize::MAX } else { PAIRS_IN_16_BITS };
+    type Partial = [__m256i; 2];
+    const PARTIAL_LIMIT: usize = if VNNI { usize::MAX } else { PAIRS_IN_16_BITS };
 
     #[inline(always)]
     fn zero(self) -> Self::V {
@@ -70,7 +69,7 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn zero_small(self) -> Self::Small {
+    fn zero_partial(self) -> Self::Partial {
         IntSimd::zero(self)
     }
 
@@ -83,7 +82,7 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn nibbles(self, v: Self::V) -> [Self::V; 2] {
+    fn unpack4(self, v: Self::V) -> [Self::V; 2] {
         // SAFETY: the token proves AVX2.
         unsafe {
             [[field::<0>(v[0], 15), field::<0>(v[1], 15)], [field::<4>(v[0], 15), field::<4>(v[1], 15)]]
@@ -91,7 +90,7 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn crumbs(self, v: Self::V) -> [Self::V; 4] {
+    fn unpack2(self, v: Self::V) -> [Self::V; 4] {
         // SAFETY: the token proves AVX2.
         unsafe {
             [
@@ -104,13 +103,13 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn octals(self, v: Self::V) -> [Self::V; 2] {
+    fn unpack3(self, v: Self::V) -> [Self::V; 2] {
         // SAFETY: the token proves AVX2.
         unsafe { [[field::<0>(v[0], 7), field::<0>(v[1], 7)], [field::<3>(v[0], 7), field::<3>(v[1], 7)]] }
     }
 
     #[inline(always)]
-    fn high_octals(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
+    fn unpack3_high(self, mut a: Self::V, mut b: Self::V, c: Self::V) -> [Self::V; 2] {
         for i in 0..2 {
             // SAFETY: the token proves AVX2.
             unsafe {
@@ -144,7 +143,7 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]) {
+    fn dot4_partial<const NP: usize>(self, sums: &mut [Self::Partial; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         if VNNI {
             return self.dot4(sums, w, a);
         }
@@ -160,7 +159,7 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn plus(self, a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX2.
         unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
     }
@@ -184,7 +183,7 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn add_scaled(self, y: &mut Lanes, v: Self::V, shift: i32, scales: &[f32; PANEL]) {
+    fn add_scaled(self, y: &mut PanelOutputs, v: Self::V, shift: i32, scales: &[f32; PANEL]) {
         // SAFETY: the token proves AVX2; every load and store is half as long as its array, and those of `y` are aligned.
         unsafe {
             for i in 0..2 {
@@ -197,7 +196,7 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
+    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Partial; NP]) {
         // SAFETY: the token proves AVX2.
         unsafe {
             for p in 0..NP {
@@ -221,8 +220,8 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn prefetch_beyond(self, block: &Block, ahead: usize) {
-        super::prefetch::<_MM_HINT_T0>(core::ptr::from_ref(block).wrapping_byte_add(ahead));
+    fn prefetch_ahead(self, block: &Block, distance: usize) {
+        prefetch_line(core::ptr::from_ref(block).wrapping_byte_add(distance));
     }
 }
 
@@ -245,7 +244,7 @@ impl<const VNNI: bool> CodeSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn weigh8_small<const NP: usize>(
+    fn weigh8_4bit<const NP: usize>(
         self,
         acc: &mut [Self::V; NP],
         low: &[Self::V; NP],
@@ -277,11 +276,11 @@ impl<const VNNI: bool> CodeSimd for Avx2<VNNI> {
 
     #[inline(always)]
     fn prefetch(self, block: &Block) {
-        super::prefetch::<_MM_HINT_T0>(block);
+        prefetch_line(block);
     }
 }
 
-/// For each byte, for each lane: how many lanes before it are alike (clear or set).
+/// For each byte and lane: the number of earlier lanes with the same bit.
 static RANKS: [[u8; 8]; 256] = {
     let mut ranks = [[0; 8]; 256];
     let mut byte = 0;
@@ -352,7 +351,7 @@ impl<const VNNI: bool> FloatSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+    fn mul_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX2.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], acc[0]), _mm256_fmadd_ps(a[1], b[1], acc[1])] }
     }
@@ -375,14 +374,14 @@ impl<const VNNI: bool> FloatSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn multiply(self, a: Self::V, b: Self::V) -> Self::V {
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX2.
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
     }
 
     #[inline(always)]
-    fn greater(self, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX2. The instruction gives its second operand unless the first is greater.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX2. The instruction returns its second operand unless the first is greater.
         unsafe { [_mm256_max_ps(b[0], a[0]), _mm256_max_ps(b[1], a[1])] }
     }
 
@@ -395,11 +394,11 @@ impl<const VNNI: bool> FloatSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {
+    fn reduce4(self, v: [Self::V; 4]) -> [f32; 4] {
         let mut out = [0.0; 4];
         // SAFETY: the token proves AVX2; the destination has four f32, and the store needs no alignment.
         unsafe {
-            // Lanes i and i + 8; then i and i + 4 of two vectors, side by side.
+            // Lanes i and i + 8; then i and i + 4 of two vectors side by side.
             let a = _mm256_add_ps(v[0][0], v[0][1]);
             let b = _mm256_add_ps(v[1][0], v[1][1]);
             let c = _mm256_add_ps(v[2][0], v[2][1]);
@@ -423,5 +422,5 @@ impl<const VNNI: bool> FloatSimd for Avx2<VNNI> {
 
 kernel_table! {
     /// Kernels for AVX2 and F16C.
-    pub(crate) static AVX2 = ["avx2,fma,f16c"], token: Avx2::<false>::new(), float: (2, 2), int: (4, 1, 2), large: false
+    pub(crate) static AVX2 = ["avx2,fma,f16c"], token: Avx2<false>, float: (2, 2), int: (4, 1, 2), wide_tiles: false
 }

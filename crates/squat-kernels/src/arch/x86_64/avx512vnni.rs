@@ -2,11 +2,10 @@
 
 use super::word;
 use crate::arch::table::kernel_table;
-use crate::attention::CodeSimd;
-use crate::float::{FloatSimd, padded};
-use crate::matrix::{Block, PANEL};
-use crate::product::{IntSimd, Lanes, RowScale};
-use crate::rows::Code;
+use crate::block::{Block, PANEL};
+use crate::lanes::padded;
+use crate::prefetch::prefetch_line;
+use crate::simd::{Code, CodeSimd, FloatSimd, IntSimd, PanelOutputs, RowScale};
 use core::arch::x86_64::*;
 use squat_quant::Affine;
 
@@ -32,7 +31,7 @@ fn field<const SHIFT: u32>(v: __m512i, mask: i8) -> __m512i {
 
 impl IntSimd for Avx512 {
     type V = __m512i;
-    type Small = __m512i;
+    type Partial = __m512i;
 
     #[inline(always)]
     fn zero(self) -> Self::V {
@@ -41,7 +40,7 @@ impl IntSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn zero_small(self) -> Self::Small {
+    fn zero_partial(self) -> Self::Partial {
         IntSimd::zero(self)
     }
 
@@ -52,25 +51,25 @@ impl IntSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn nibbles(self, v: Self::V) -> [Self::V; 2] {
+    fn unpack4(self, v: Self::V) -> [Self::V; 2] {
         // SAFETY: the token proves AVX-512.
         unsafe { [field::<0>(v, 15), field::<4>(v, 15)] }
     }
 
     #[inline(always)]
-    fn crumbs(self, v: Self::V) -> [Self::V; 4] {
+    fn unpack2(self, v: Self::V) -> [Self::V; 4] {
         // SAFETY: the token proves AVX-512.
         unsafe { [field::<0>(v, 3), field::<2>(v, 3), field::<4>(v, 3), field::<6>(v, 3)] }
     }
 
     #[inline(always)]
-    fn octals(self, v: Self::V) -> [Self::V; 2] {
+    fn unpack3(self, v: Self::V) -> [Self::V; 2] {
         // SAFETY: the token proves AVX-512.
         unsafe { [field::<0>(v, 7), field::<3>(v, 7)] }
     }
 
     #[inline(always)]
-    fn high_octals(self, a: Self::V, b: Self::V, c: Self::V) -> [Self::V; 2] {
+    fn unpack3_high(self, a: Self::V, b: Self::V, c: Self::V) -> [Self::V; 2] {
         // SAFETY: the token proves AVX-512.
         unsafe {
             [
@@ -92,12 +91,12 @@ impl IntSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn dot4_small<const NP: usize>(self, sums: &mut [Self::Small; NP], w: &[Self::V; NP], a: &[i8; 4]) {
+    fn dot4_partial<const NP: usize>(self, sums: &mut [Self::Partial; NP], w: &[Self::V; NP], a: &[i8; 4]) {
         self.dot4(sums, w, a);
     }
 
     #[inline(always)]
-    fn plus(self, a: Self::V, b: Self::V) -> Self::V {
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_add_epi32(a, b) }
     }
@@ -117,7 +116,7 @@ impl IntSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn add_scaled(self, y: &mut Lanes, v: Self::V, shift: i32, scales: &[f32; PANEL]) {
+    fn add_scaled(self, y: &mut PanelOutputs, v: Self::V, shift: i32, scales: &[f32; PANEL]) {
         // SAFETY: the token proves AVX-512; loads and store are as long as their arrays, and that of `y` is aligned.
         unsafe {
             let sums = _mm512_cvtepi32_ps(_mm512_sub_epi32(v, _mm512_set1_epi32(shift)));
@@ -127,7 +126,7 @@ impl IntSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Small; NP]) {
+    fn flush<const NP: usize>(self, acc: &mut [Self::V; NP], sums: &[Self::Partial; NP]) {
         for p in 0..NP {
             // SAFETY: the token proves AVX-512.
             acc[p] = unsafe { _mm512_add_epi32(acc[p], sums[p]) };
@@ -143,8 +142,8 @@ impl IntSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch_beyond(self, block: &Block, ahead: usize) {
-        super::prefetch::<_MM_HINT_T0>(core::ptr::from_ref(block).wrapping_byte_add(ahead));
+    fn prefetch_ahead(self, block: &Block, distance: usize) {
+        prefetch_line(core::ptr::from_ref(block).wrapping_byte_add(distance));
     }
 }
 
@@ -162,7 +161,7 @@ impl CodeSimd for Avx512 {
 
     #[inline(always)]
     fn prefetch(self, block: &Block) {
-        super::prefetch::<_MM_HINT_T0>(block);
+        prefetch_line(block);
     }
 }
 
@@ -194,7 +193,7 @@ impl FloatSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn multiply_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+    fn mul_add(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_fmadd_ps(a, b, acc) }
     }
@@ -214,14 +213,14 @@ impl FloatSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn multiply(self, a: Self::V, b: Self::V) -> Self::V {
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_mul_ps(a, b) }
     }
 
     #[inline(always)]
-    fn greater(self, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512. The instruction gives its second operand unless the first is greater.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512. The instruction returns its second operand unless the first is greater.
         unsafe { _mm512_max_ps(b, a) }
     }
 
@@ -238,7 +237,7 @@ impl FloatSimd for Avx512 {
     fn max_abs(self, x: &[f32]) -> f32 {
         let (chunks, tail) = x.as_chunks();
         let (pairs, rest) = chunks.as_chunks::<2>();
-        // SAFETY: the token proves AVX-512. The instruction gives its second operand where the first is no number.
+        // SAFETY: the token proves AVX-512. The instruction returns its second operand if the first is NaN.
         unsafe {
             let mut largest = [_mm512_setzero_ps(); 2];
             for pair in pairs {
@@ -257,7 +256,7 @@ impl FloatSimd for Avx512 {
     }
 
     #[inline(always)]
-    fn fold_greatest(self, v: Self::V) -> f32 {
+    fn reduce_max(self, v: Self::V) -> f32 {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_reduce_max_ps(v) }
     }
@@ -266,9 +265,8 @@ impl FloatSimd for Avx512 {
     fn quantize<C: Code>(self, x: &[f32], affine: Affine, codes: &mut [C]) -> i32 {
         let (whole, tail) = x.as_chunks();
         let (to, to_tail) = codes[..x.len()].as_chunks_mut::<16>();
-        // SAFETY: the token proves AVX-512; loads and stores are as long as their arrays and need no alignment; a code
-        // is any byte. As in
-        // `Affine::quantize`, what is no number becomes the smallest code, and halves are rounded to even.
+        // SAFETY: the token proves AVX-512; loads and stores are as long as their arrays and need no alignment; every byte
+        // is a valid code. As in `Affine::quantize`, NaN becomes the smallest code, and ties round to even.
         unsafe {
             let inv = _mm512_set1_ps(1.0 / affine.scale);
             let low = _mm512_set1_ps((affine.range.min - affine.zero_point) as f32);
@@ -286,18 +284,18 @@ impl FloatSimd for Avx512 {
                 _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(code));
             }
             to_tail.copy_from_slice(&last[..tail.len()]);
-            // Zeros after the end have a code too.
+            // The padding was quantized too: its codes are not part of the sum.
             let beyond = if tail.is_empty() { 0 } else { 16 - tail.len() as i32 };
             _mm512_reduce_add_epi32(sums) - beyond * affine.quantize(0.0)
         }
     }
 
     #[inline(always)]
-    fn fold4(self, v: [Self::V; 4]) -> [f32; 4] {
+    fn reduce4(self, v: [Self::V; 4]) -> [f32; 4] {
         let mut out = [0.0; 4];
         // SAFETY: the token proves AVX-512; the destination has four f32, and the store needs no alignment.
         unsafe {
-            // Lanes i and i + 8 of two vectors, side by side; then i and i + 4 of four.
+            // Lanes i and i + 8 of two vectors side by side; then i and i + 4 of four.
             let ab = _mm512_add_ps(
                 _mm512_shuffle_f32x4::<0b0100_0100>(v[0], v[1]),
                 _mm512_shuffle_f32x4::<0b1110_1110>(v[0], v[1]),
@@ -310,7 +308,7 @@ impl FloatSimd for Avx512 {
                 _mm512_shuffle_f32x4::<0b1000_1000>(ab, cd),
                 _mm512_shuffle_f32x4::<0b1101_1101>(ab, cd),
             );
-            // Within 128 bits: i and i + 2, then i and i + 1; the sums end in every fourth lane.
+            // Within 128 bits: i and i + 2, then i and i + 1; the sums end up in every fourth lane.
             let pairs = _mm512_add_ps(abcd, _mm512_permute_ps::<0b0100_1110>(abcd));
             let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0b1011_0001>(pairs));
             let sums = _mm512_maskz_compress_ps(0b0001_0001_0001_0001, sums);
@@ -322,6 +320,6 @@ impl FloatSimd for Avx512 {
 
 kernel_table! {
     /// Kernels for AVX-512 with VNNI.
-    pub(crate) static AVX512VNNI = ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"], token: Avx512::new(),
-    float: (4, 4), int: (8, 3, 4), large: true
+    pub(crate) static AVX512VNNI = ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"], token: Avx512,
+    float: (4, 4), int: (8, 3, 4), wide_tiles: true
 }

@@ -1,4 +1,4 @@
-//! AVX2 with AVX-VNNI, the `vpdpbusd` of CPUs without AVX-512: four products added in 32 bits without saturation.
+//! AVX2 with AVX-VNNI, `vpdpbusd` for CPUs without AVX-512: four products added in 32 bits without saturation.
 
 use super::avx2::Avx2;
 use crate::arch::table::kernel_table;
@@ -14,5 +14,5 @@ impl Avx2<true> {
 
 kernel_table! {
     /// Kernels for AVX2, F16C and AVX-VNNI.
-    pub(crate) static AVXVNNI = ["avx2,fma,f16c,avxvnni"], token: Avx2::<true>::new(), float: (2, 2), int: (4, 1, 4), large: false
+    pub(crate) static AVXVNNI = ["avx2,fma,f16c,avxvnni"], token: Avx2<true>, float: (2, 2), int: (4, 1, 4), wide_tiles: false
 }

@@ -8,7 +8,7 @@ pub(crate) use avx2::AVX2;
 pub(crate) use avx512vnni::AVX512VNNI;
 pub(crate) use avxvnni::AVXVNNI;
 
-/// Run-time detection with `std`, what the compiler was told without.
+/// Run-time detection with `std`; without it, the target features that the compiler was given.
 macro_rules! detected {
     ($($feature:tt),*) => {{
         #[cfg(feature = "std")]
@@ -18,32 +18,24 @@ macro_rules! detected {
     }};
 }
 
-/// Whether the CPU has what [`AVX2`] uses: AVX2, FMA and F16C, together since Haswell and Zen.
+/// Whether the CPU has the features of [`AVX2`]: AVX2, FMA and F16C, all three since Haswell and Zen.
 pub(crate) fn has_avx2() -> bool {
     detected!("avx2", "fma", "f16c")
 }
 
-/// Whether the CPU has what [`AVXVNNI`] uses: Alder Lake and later, Zen 5 and later.
+/// Whether the CPU has the features of [`AVXVNNI`]: Alder Lake and later, Zen 5 and later.
 pub(crate) fn has_avxvnni() -> bool {
     has_avx2() && detected!("avxvnni")
 }
 
-/// Whether the CPU has what [`AVX512VNNI`] uses: the AVX-512 of server and desktop CPUs since Cascade Lake, Ice Lake
+/// Whether the CPU has the features of [`AVX512VNNI`]: server and desktop CPUs with AVX-512 since Cascade Lake, Ice Lake
 /// and Zen 4.
 pub(crate) fn has_avx512vnni() -> bool {
     has_avx2() && detected!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
 }
 
-/// Four bytes as they lie in memory.
+/// Four bytes as a 32-bit word, in memory order.
 #[inline(always)]
 fn word(quad: &[i8; 4]) -> i32 {
     i32::from_le_bytes([quad[0] as u8, quad[1] as u8, quad[2] as u8, quad[3] as u8])
-}
-
-/// Asks for a block to be brought near; reads nothing.
-#[inline(always)]
-pub(crate) fn prefetch<const HINT: i32>(block: *const crate::matrix::Block) {
-    use core::arch::x86_64::_mm_prefetch;
-    // SAFETY: a prefetch of any address has no effect that a program can see, and needs only SSE, part of x86_64.
-    unsafe { _mm_prefetch::<HINT>(block.cast()) }
 }

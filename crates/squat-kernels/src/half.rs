@@ -1,6 +1,6 @@
 //! Half precision to single precision.
 
-/// The value of an IEEE half-precision number given by its bits. Exact; NaNs become quiet.
+/// The value of an IEEE half-precision number, given its bits. Exact; NaNs become quiet.
 #[inline(always)]
 pub fn f16_to_f32(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7fff) << 13;
