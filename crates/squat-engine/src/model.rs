@@ -351,7 +351,7 @@ impl Model {
             layers.push(Layer { attn_norm, qkv, attention, output, mlp_norm, gate_up, down });
         }
         let final_norm = norm(ModelSpec::FINAL_NORM)?;
-        let input = builder.quantizer(ActPoint::HeadIn, None)?;
+        let input = builder.quantizer(ActPoint::LmHeadInput, None)?;
         let head = if spec.tie_word_embeddings {
             let (weight, bias) = (embedding.clone(), Vec::new());
             Linear { weight, bias, rows: spec.vocab_size, cols: spec.hidden_size, input }

@@ -4,7 +4,7 @@ use crate::attention::HeadCache;
 use crate::error::{EngineError, Result};
 use crate::model::{Model, Rope};
 use crate::pool::Pool;
-use crate::workspace::{Step, Visit, Workspace};
+use crate::workspace::{BatchEntry, Visit, Workspace};
 use squat_kernels::MAX_CONTEXT;
 use squat_quant::ActBits;
 use std::sync::Arc;
@@ -236,7 +236,7 @@ impl Session {
             .workspace
             .take()
             .unwrap_or_else(|| Box::new(Workspace::new(&model, pool.threads(), self.block, self.capacity)));
-        let done = workspace.run(&model, &pool, &mut [Step::new(self, tokens)], visit);
+        let done = workspace.run(&model, &pool, &mut [BatchEntry::new(self, tokens)], visit);
         self.workspace = Some(workspace);
         done
     }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{engine, gpt2, mixed, spec, tokens};
-use squat_engine::{EngineOptions, SessionOptions, Step};
+use squat_engine::{BatchEntry, EngineOptions, SessionOptions};
 use squat_model::QuantPlan;
 use squat_quant::token_policy::TokenPolicy;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -61,16 +61,16 @@ fn decoding_allocates_nothing() {
             let mut others: [_; 3] = std::array::from_fn(|_| engine.session().unwrap());
             let mut batch = engine.batch(8).unwrap();
             for (index, session) in others.iter_mut().enumerate() {
-                batch.run(&mut [Step::new(session, &ids[..2 + index])]).unwrap();
+                batch.run(&mut [BatchEntry::new(session, &ids[..2 + index])]).unwrap();
             }
             let [a, b, c] = &mut others;
             let mut together = |at: usize| {
-                let mut steps = [
-                    Step::new(a, &ids[at..at + 1]),
-                    Step::new(b, &ids[at..at + 1]),
-                    Step::new(c, &ids[at..at + 1]),
+                let mut entries = [
+                    BatchEntry::new(a, &ids[at..at + 1]),
+                    BatchEntry::new(b, &ids[at..at + 1]),
+                    BatchEntry::new(c, &ids[at..at + 1]),
                 ];
-                batch.run(&mut steps).unwrap();
+                batch.run(&mut entries).unwrap();
             };
             together(5);
             let before = ALLOCATIONS.get();

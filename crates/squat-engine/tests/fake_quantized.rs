@@ -247,7 +247,7 @@ impl Fake<'_> {
                     attended.extend(self.values(&p, &values, &widths[..=i], layer));
                 }
                 sink[i] = mean_over_heads(&column);
-                let y = self.linear(&attended, &name(LinearKind::O), ActPoint::AttnOut, at, bits);
+                let y = self.linear(&attended, &name(LinearKind::O), ActPoint::OProjInput, at, bits);
                 float::add(&mut x[i], &y);
                 let h = norm(&x[i], &spec.mlp_norm_name(layer));
                 let project = |kind| self.linear(&h, &name(kind), ActPoint::MlpIn, at, bits);
@@ -258,14 +258,14 @@ impl Fake<'_> {
                     }
                     Mlp::Gelu => float::gelu(&project(LinearKind::Up), &mut mid),
                 }
-                let y = self.linear(&mid, &name(LinearKind::Down), ActPoint::MlpMid, at, bits);
+                let y = self.linear(&mid, &name(LinearKind::Down), ActPoint::DownProjInput, at, bits);
                 float::add(&mut x[i], &y);
             }
         }
         x.iter()
             .flat_map(|x| {
                 let h = norm(x, ModelSpec::FINAL_NORM);
-                self.linear(&h, spec.head_name(), ActPoint::HeadIn, None, ActBits::A8)
+                self.linear(&h, spec.head_name(), ActPoint::LmHeadInput, None, ActBits::A8)
             })
             .collect()
     }

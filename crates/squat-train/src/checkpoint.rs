@@ -14,6 +14,7 @@ use squat_model::plan::{static_scale_name, static_zero_point_name};
 use squat_model::tensors::{Tensors, read_finite};
 use squat_model::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_folder};
 use squat_model::{ModelSpec, ParamKind, QuantPlan};
+use squat_quant::ActPoint;
 use squat_quant::math::exp;
 use std::path::{Path, PathBuf};
 
@@ -199,11 +200,21 @@ pub fn load_state(path: &Path, parameters: &mut Parameters) -> Result<(State, Mo
     };
     let moments = Moments { first: lists(), second: lists() };
     for (name, bits) in &state.static_points {
-        if let Some(p) = parameters.list_mut().iter_mut().find(|p| &p.name == name) {
+        let name = present_static_name(name);
+        if let Some(p) = parameters.list_mut().iter_mut().find(|p| p.name == name) {
             p.values = bits.iter().map(|&b| f32::from_bits(b)).collect();
         }
     }
     Ok((state, moments))
+}
+
+/// The name of a static point's parameter that an older state may have under a former name of the point.
+fn present_static_name(name: &str) -> String {
+    let stem = name.strip_suffix(".static").and_then(|stem| stem.rsplit_once('.'));
+    match stem.and_then(|(parent, point)| Some((parent, ActPoint::from_name(point)?))) {
+        Some((parent, point)) => format!("{parent}.{}.static", point.name()),
+        None => name.to_owned(),
+    }
 }
 
 /// Fingerprint of the stage that a checkpoint belongs to; none where there is no training state.

@@ -285,10 +285,10 @@ impl Model {
             (LinearKind::Q, ActPoint::AttnIn),
             (LinearKind::K, ActPoint::AttnIn),
             (LinearKind::V, ActPoint::AttnIn),
-            (LinearKind::O, ActPoint::AttnOut),
+            (LinearKind::O, ActPoint::OProjInput),
             (LinearKind::Gate, ActPoint::MlpIn),
             (LinearKind::Up, ActPoint::MlpIn),
-            (LinearKind::Down, ActPoint::MlpMid),
+            (LinearKind::Down, ActPoint::DownProjInput),
         ];
         let mut found = Vec::new();
         for layer in 0..self.spec.num_hidden_layers {
@@ -298,7 +298,7 @@ impl Model {
                 }
             }
         }
-        if let (Some(scheme), Some(_)) = (plan.head, plan.point(ActPoint::HeadIn)) {
+        if let (Some(scheme), Some(_)) = (plan.head, plan.point(ActPoint::LmHeadInput)) {
             found.push((self.spec.head_name().to_owned(), scheme));
         }
         found
@@ -445,9 +445,9 @@ impl Model {
             }
         }
         let name = |kind| spec.linear_name(layer, kind);
-        options.record(at, ActPoint::AttnOut, &attended);
+        options.record(at, ActPoint::OProjInput, &attended);
         let attended =
-            self.linear(leaves, attended, &name(LinearKind::O), weight, (ActPoint::AttnOut, at, &bits));
+            self.linear(leaves, attended, &name(LinearKind::O), weight, (ActPoint::OProjInput, at, &bits));
         let x = x + attended;
         let h = self.run(norm, [x.clone(), leaves.get(&spec.mlp_norm_name(layer))]);
         options.record(at, ActPoint::MlpIn, &h);
@@ -455,8 +455,9 @@ impl Model {
             self.linear(leaves, h.clone(), &name(LinearKind::Gate), weight, (ActPoint::MlpIn, at, &bits));
         let up = self.linear(leaves, h, &name(LinearKind::Up), weight, (ActPoint::MlpIn, at, &bits));
         let mid = self.run(SwiGlu, [gate, up]);
-        options.record(at, ActPoint::MlpMid, &mid);
-        let mid = self.linear(leaves, mid, &name(LinearKind::Down), weight, (ActPoint::MlpMid, at, &bits));
+        options.record(at, ActPoint::DownProjInput, &mid);
+        let mid =
+            self.linear(leaves, mid, &name(LinearKind::Down), weight, (ActPoint::DownProjInput, at, &bits));
         state.bits.push(bits);
         x + mid
     }
@@ -465,11 +466,11 @@ impl Model {
     pub(crate) fn head(&self, leaves: &Leaves, x: Tensor<2>, options: &ForwardOptions) -> Tensor<2> {
         let norm = RmsNorm { eps: self.spec.norm_eps as f32 };
         let x = self.run(norm, [x, leaves.get(ModelSpec::FINAL_NORM)]);
-        options.record(None, ActPoint::HeadIn, &x);
+        options.record(None, ActPoint::LmHeadInput, &x);
         // The head's input is always 8 bits.
         let bits = TokenBits::Uniform(ActBits::A8);
         let scheme = self.plan.as_ref().and_then(|plan| plan.head);
-        self.linear(leaves, x, self.spec.head_name(), scheme, (ActPoint::HeadIn, None, &bits))
+        self.linear(leaves, x, self.spec.head_name(), scheme, (ActPoint::LmHeadInput, None, &bits))
     }
 
     /// Activation bits of every token in `layer`; leaves the policy's scores.
@@ -728,13 +729,13 @@ pub fn add_quantizer_parameters(parameters: &mut Parameters, spec: &ModelSpec, p
 pub fn static_points(spec: &ModelSpec, plan: &QuantPlan) -> Vec<(Option<usize>, ActPoint)> {
     let is_static =
         |point: ActPoint| point != ActPoint::AttnProbs && plan.point(point) == Some(ActScheme::Static);
-    let layered = ActPoint::ALL.into_iter().filter(|&p| p != ActPoint::HeadIn && is_static(p));
+    let layered = ActPoint::ALL.into_iter().filter(|&p| p != ActPoint::LmHeadInput && is_static(p));
     let layered: Vec<ActPoint> = layered.collect();
     let mut out: Vec<(Option<usize>, ActPoint)> = (0..spec.num_hidden_layers)
         .flat_map(|layer| layered.iter().map(move |&p| (Some(layer), p)))
         .collect();
-    if is_static(ActPoint::HeadIn) {
-        out.push((None, ActPoint::HeadIn));
+    if is_static(ActPoint::LmHeadInput) {
+        out.push((None, ActPoint::LmHeadInput));
     }
     out
 }

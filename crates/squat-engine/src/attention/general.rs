@@ -177,7 +177,7 @@ impl GeneralHead {
                 .map(|(key, &scale)| (kernels.dot(&scratch.query, key) * q_factor) * scale),
         );
         kernels.softmax(p);
-        let column_0 = p.first().copied().unwrap_or(0.0);
+        let sink_prob = p.first().copied().unwrap_or(0.0);
         // Probability codes and their factor, by width of the value rows.
         let mut factors = [0f32; 2];
         let mut occurs = [false; 2];
@@ -234,6 +234,6 @@ impl GeneralHead {
             let factor = if occurs[0] { factors[0] } else { factors[1] };
             out.iter_mut().for_each(|out| *out *= factor);
         }
-        column_0
+        sink_prob
     }
 }

@@ -134,7 +134,7 @@ pub(crate) struct HeadScratch {
     /// Attended values of this head's query heads, `[tokens, group * head_dim]`.
     pub attended: Vec<f32>,
     /// Probability of position 0, `[tokens, group]`.
-    pub column_0: Vec<f32>,
+    pub sink_probs: Vec<f32>,
     /// Queries of the group after RoPE, `[tokens, group * head_dim]`.
     query: Vec<f32>,
     /// Keys and values of up to [`TOGETHER`] tokens, `[tokens, head_dim]` each, keys after RoPE.
@@ -155,7 +155,7 @@ impl HeadScratch {
     pub(crate) fn reserve(&mut self, plan: &AttentionPlan, tokens: usize, positions: usize) {
         let (d, group) = (plan.head_dim, plan.group);
         self.attended.resize(tokens * group * d, 0.0);
-        self.column_0.resize(tokens * group, 0.0);
+        self.sink_probs.resize(tokens * group, 0.0);
         self.query.resize(tokens * group * d, 0.0);
         self.query_bits.resize(tokens * group, ActBits::A8);
         self.keys.resize(TOGETHER * d, 0.0);
@@ -170,7 +170,7 @@ impl HeadScratch {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         let floats = self.attended.capacity()
-            + self.column_0.capacity()
+            + self.sink_probs.capacity()
             + self.query.capacity()
             + self.keys.capacity()
             + self.values.capacity();
@@ -209,7 +209,7 @@ pub(crate) fn attend_block<'a>(
     let (half, width) = (d / 2, group * d);
     let HeadScratch {
         attended,
-        column_0,
+        sink_probs,
         query,
         keys,
         values,
@@ -223,7 +223,7 @@ pub(crate) fn attend_block<'a>(
     } = scratch;
     let count = rows.len();
     let attended = &mut attended[rows.start * width..rows.end * width];
-    let column_0 = &mut column_0[rows.start * group..rows.end * group];
+    let sink_probs = &mut sink_probs[rows.start * group..rows.end * group];
     let causal = Causal { len: cache.len() + 1, group };
     let (start, keys_at) = (cache.len(), kv_heads * width);
     for from in (0..count).step_by(TOGETHER) {
@@ -265,10 +265,10 @@ pub(crate) fn attend_block<'a>(
                 for (index, ((key, value), &bits)) in (from..).zip(rows) {
                     head.push(key, value, bits);
                     let attended = attended[index * width..][..width].chunks_exact_mut(d);
-                    let column_0 = &mut column_0[index * group..][..group];
+                    let sink_probs = &mut sink_probs[index * group..][..group];
                     let queries = query[index * width..][..width].chunks_exact(d);
-                    for ((query, out), column_0) in queries.zip(attended).zip(column_0) {
-                        *column_0 = head.attend(kernels, query, bits, general, out);
+                    for ((query, out), sink_prob) in queries.zip(attended).zip(sink_probs) {
+                        *sink_prob = head.attend(kernels, query, bits, general, out);
                     }
                 }
             }
@@ -281,9 +281,9 @@ pub(crate) fn attend_block<'a>(
                 unreachable!("the integer form has all its quantizers");
             };
             kernels.quantize_rows(queries, query, d, &query_bits[..count * group], quantizer);
-            kernels.attend(head, causal, queries.as_view(), attention, attended, column_0);
+            kernels.attend(head, causal, queries.as_view(), attention, attended, sink_probs);
         }
-        HeadCache::Float(head) => kernels.attend_float(head, causal, query, attention, attended, column_0),
+        HeadCache::Float(head) => kernels.attend_float(head, causal, query, attention, attended, sink_probs),
         HeadCache::General(_) => {}
     }
     Ok(())

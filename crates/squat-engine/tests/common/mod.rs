@@ -173,8 +173,8 @@ fn all_plans() -> Vec<(String, QuantPlan)> {
     plans.push(("4-bit probabilities static".to_owned(), make_static(narrow_probs)));
     let mut half = mixed(TokenPolicy::SinkAttention);
     half.set_point(ActPoint::Key, Some(ActScheme::Static));
-    half.set_point(ActPoint::MlpMid, Some(ActScheme::Static));
-    plans.push(("keys and mlp_mid static".to_owned(), half));
+    half.set_point(ActPoint::DownProjInput, Some(ActScheme::Static));
+    plans.push(("keys and down_proj_input static".to_owned(), half));
     let mut queries = mixed(TokenPolicy::SinkAttention);
     queries.set_point(ActPoint::Query, Some(ActScheme::Static));
     plans.push(("queries static".to_owned(), queries));

@@ -26,7 +26,8 @@ pub struct QuantConfig {
     /// Scheme of all activation points: `dynamic` or `static`.
     #[serde(default)]
     pub activations: Option<String>,
-    /// Scheme of single points: `dynamic`, `static` or `fp`.
+    /// Scheme of single points: `dynamic`, `static` or `fp`. Names are kept as they were written, former ones too, so that
+    /// a run that began with them can be resumed.
     #[serde(default)]
     pub points: BTreeMap<String, String>,
     /// Bits of the attention probabilities: 8 or 4.
@@ -88,6 +89,10 @@ impl QuantConfig {
                 let near = nearest(name, ActPoint::ALL.map(ActPoint::name)).unwrap_or("attn_in");
                 TrainError::Recipe(format!("quant.points: no point `{name}`; did you mean `{near}`?"))
             })?;
+            if name != point.name() && self.points.contains_key(point.name()) {
+                let message = format!("`{name}` and `{}` are the same point; give one of them", point.name());
+                return Err(TrainError::Recipe(format!("quant.points: {message}")));
+            }
             plan.set_point(point, scheme("points", value)?);
         }
         if let Some(bits) = self.attn_probs_bits {

@@ -44,7 +44,7 @@ impl DerefMut for AlignedFloats {
 
 /// Buffers for some consecutive tokens of a block, reused by every layer.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct RowShard {
     /// Index of the first token in the block.
     pub first: usize,
     /// Tokens held.
@@ -59,11 +59,11 @@ pub(crate) struct Lane {
     input: AlignedFloats,
     operand: Operand,
     /// Probabilities of position 0, by head, of one token.
-    column_0: Vec<f32>,
+    sink_probs: Vec<f32>,
 }
 
-impl Lane {
-    /// A lane for up to `tokens` tokens.
+impl RowShard {
+    /// A shard for up to `tokens` tokens.
     pub(crate) fn new(model: &Model, tokens: usize) -> Self {
         let spec = &model.spec;
         let heads = spec.num_attention_heads * spec.head_dim;
@@ -81,7 +81,7 @@ impl Lane {
             output: vec![0.0; tokens * output],
             input: AlignedFloats::zeros(tokens * input),
             operand: Operand::default(),
-            column_0: vec![0.0; spec.num_attention_heads],
+            sink_probs: vec![0.0; spec.num_attention_heads],
         }
     }
 
@@ -217,10 +217,10 @@ impl Lane {
             let sink_probability = if layer == 0 {
                 0.0
             } else {
-                for (head, column) in heads.iter().zip(self.column_0.chunks_exact_mut(group)) {
-                    column.copy_from_slice(&lock(head).column_0[token * group..][..group]);
+                for (head, column) in heads.iter().zip(self.sink_probs.chunks_exact_mut(group)) {
+                    column.copy_from_slice(&lock(head).sink_probs[token * group..][..group]);
                 }
-                mean_over_heads(&self.column_0)
+                mean_over_heads(&self.sink_probs)
             };
             let input_norm = match plan.policy {
                 TokenPolicy::ActivationNorm => {
