@@ -7,6 +7,7 @@
 use crate::error::{EngineError, Result};
 use crate::model::Model;
 use crate::pool::Pool;
+use crate::session::Session;
 use crate::workspace::{BatchEntry, Workspace};
 use std::sync::Arc;
 
@@ -27,6 +28,13 @@ pub struct Batch {
     model: Arc<Model>,
     pool: Arc<Pool>,
     workspace: Workspace,
+}
+
+impl<'a> BatchEntry<'a> {
+    /// Tokens to feed after those that `session` holds.
+    pub fn new(session: &'a mut Session, tokens: &'a [u32]) -> Self {
+        Self::of(&mut session.sequence, tokens)
+    }
 }
 
 impl Batch {
@@ -53,10 +61,10 @@ impl Batch {
     /// is room for: nothing is fed then. Logits that are not finite: all sessions hold what they held before.
     pub fn run(&mut self, entries: &mut [BatchEntry<'_>]) -> Result<()> {
         for entry in entries.iter() {
-            if !entry.session.is_of(&self.model) {
+            if !Arc::ptr_eq(entry.sequence.model(), &self.model) {
                 return Err(EngineError::OtherModel { what: "a session of the batch" });
             }
-            entry.session.check(entry.tokens)?;
+            entry.sequence.check(entry.tokens)?;
         }
         self.workspace.run(&self.model, &self.pool, entries, None)
     }

@@ -7,7 +7,7 @@ use crate::linear::Operand;
 use crate::model::{Model, Rope};
 use crate::pool::{Pool, lock};
 use crate::row_shard::RowShard;
-use crate::session::Session;
+use crate::sequence::Sequence;
 use squat_kernels::CacheError;
 use squat_quant::ActBits;
 use std::ops::Range;
@@ -22,9 +22,9 @@ const LOGITS_TILE: usize = 16;
 /// Multiplications of an attention step below which a join costs more than it saves.
 const MIN_ATTENTION_WORK: usize = 1 << 17;
 
-/// Tokens for one session, to be fed together with those of others; see [`crate::Batch::run`].
+/// Tokens for one sequence, to be fed together with those of others; see [`crate::Batch::run`].
 pub struct BatchEntry<'a> {
-    pub(crate) session: &'a mut Session,
+    pub(crate) sequence: &'a mut Sequence,
     pub(crate) tokens: &'a [u32],
     /// Tokens fed in earlier blocks.
     fed: usize,
@@ -34,9 +34,9 @@ pub struct BatchEntry<'a> {
 }
 
 impl<'a> BatchEntry<'a> {
-    /// Tokens to feed after those that `session` holds.
-    pub fn new(session: &'a mut Session, tokens: &'a [u32]) -> Self {
-        Self { session, tokens, fed: 0, first: 0, count: 0 }
+    /// Tokens to feed after those that `sequence` holds.
+    pub(crate) fn of(sequence: &'a mut Sequence, tokens: &'a [u32]) -> Self {
+        Self { sequence, tokens, fed: 0, first: 0, count: 0 }
     }
 
     fn ends_here(&self) -> bool {
@@ -130,7 +130,7 @@ impl Workspace {
         let done = self.blocks(model, pool, entries, &mut visit);
         if done.is_err() {
             for entry in entries {
-                entry.session.cut(entry.session.position() - entry.fed);
+                entry.sequence.truncate(entry.sequence.position() - entry.fed);
             }
         }
         done
@@ -146,13 +146,13 @@ impl Workspace {
         while self.fill(entries) {
             if let Err(error) = self.feed(model, pool, entries) {
                 // Nothing of this block counts.
-                entries.iter_mut().for_each(|entry| entry.session.cut(entry.session.position()));
+                entries.iter_mut().for_each(|entry| entry.sequence.truncate(entry.sequence.position()));
                 return Err(error.into());
             }
             // Errors from here on take back what was fed, so this comes first.
             let logits = self.entry_logits(model, pool, entries, visit);
             for entry in entries.iter_mut() {
-                entry.session.advance(&entry.tokens[entry.fed..entry.fed + entry.count]);
+                entry.sequence.advance(&entry.tokens[entry.fed..entry.fed + entry.count]);
                 entry.fed += entry.count;
             }
             logits?;
@@ -167,7 +167,7 @@ impl Workspace {
             entry.first = self.rows.len();
             entry.count = (self.capacity - entry.first).min(entry.tokens.len() - entry.fed);
             let tokens = &entry.tokens[entry.fed..entry.fed + entry.count];
-            let from = entry.session.position();
+            let from = entry.sequence.position();
             self.rows.extend((from..).zip(tokens).map(|(position, &token)| Row { token, position }));
         }
         !self.rows.is_empty()
@@ -215,12 +215,12 @@ impl Workspace {
             };
             for entry in entries.iter_mut() {
                 let rows = entry.first..entry.first + entry.count;
-                entry.session.record(layer, rows.map(|row| token(row).bits));
+                entry.sequence.record(layer, rows.map(|row| token(row).bits));
             }
             let failed = OnceLock::<CacheError>::new();
             let items = entries.iter_mut().filter(|entry| entry.count > 0).flat_map(|entry| {
                 let (from, to) = (entry.first, entry.first + entry.count);
-                let (caches, rope) = entry.session.layer_cache(layer);
+                let (caches, rope) = entry.sequence.layer_cache(layer);
                 caches.iter_mut().enumerate().map(move |(kv, cache)| HeadItem {
                     kv,
                     cache,
@@ -265,11 +265,11 @@ impl Workspace {
                 self.tile_logits(model, pool, count);
                 for (row, logits) in self.head.tile.chunks_exact(vocabulary).take(count).enumerate() {
                     let index = entry.fed + from + row;
-                    check_finite(logits, entry.session.position() + from + row)?;
+                    check_finite(logits, entry.sequence.position() + from + row)?;
                     visit(index, logits)?;
                 }
                 let last = &self.head.tile[(count - 1) * vocabulary..count * vocabulary];
-                entry.session.logits_mut().copy_from_slice(last);
+                entry.sequence.logits_mut().copy_from_slice(last);
             }
             return Ok(());
         }
@@ -288,13 +288,13 @@ impl Workspace {
             if count == 1
                 && let Some(entry) = ending.next()
             {
-                self.head.logits(model, pool, 1, entry.session.logits_mut());
-                check_finite(entry.session.logits(), entry.session.position() + entry.count - 1)?;
+                self.head.logits(model, pool, 1, entry.sequence.logits_mut());
+                check_finite(entry.sequence.logits(), entry.sequence.position() + entry.count - 1)?;
             } else if count > 1 {
                 self.tile_logits(model, pool, count);
                 for (entry, logits) in ending.zip(self.head.tile.chunks_exact(vocabulary)) {
-                    check_finite(logits, entry.session.position() + entry.count - 1)?;
-                    entry.session.logits_mut().copy_from_slice(logits);
+                    check_finite(logits, entry.sequence.position() + entry.count - 1)?;
+                    entry.sequence.logits_mut().copy_from_slice(logits);
                 }
             }
         }
