@@ -1,8 +1,8 @@
 //! Several sequences at once: each weight that is read serves all of them.
 //!
-//! A decoded token reads every weight for a single product; with `n` sequences side by side the same reading serves `n`.
-//! Sessions may be at different positions, and each call may bring other ones: they join and leave between calls. What a
-//! session gets does not depend on its company, not in a single bit.
+//! A decoded token reads every weight for a single product; with `n` sequences in a batch one read serves `n` of them.
+//! Sessions may be at different positions, and each call may feed different ones. A session's results are bit-identical
+//! whatever else is in the batch.
 
 use crate::error::{EngineError, Result};
 use crate::model::Model;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// let engine = Engine::load("model", 2)?;
 /// let (mut a, mut b) = (engine.session()?, engine.session()?);
 /// let mut batch = engine.batch(16)?;
-/// // A prompt of one beside a token of another: any mixture will do.
+/// // Prompts and single tokens can be mixed freely.
 /// batch.run(&mut [BatchEntry::new(&mut a, &[1, 20, 300]), BatchEntry::new(&mut b, &[1])])?;
 /// assert_eq!(a.logits().len(), engine.spec().vocab_size);
 /// # Ok(()) }
@@ -57,8 +57,8 @@ impl Batch {
     /// each session) allocates nothing once the buffers have their size, except where a cache grows.
     ///
     /// # Errors
-    /// A session of another engine's model; an entry without tokens, an id outside the vocabulary, more tokens than there
-    /// is room for: nothing is fed then. Logits that are not finite: all sessions hold what they held before.
+    /// A session of another engine's model; an entry without tokens, an id outside the vocabulary, more tokens than
+    /// fit: nothing is fed then. Logits that are not finite: all sessions hold what they held before.
     pub fn run(&mut self, entries: &mut [BatchEntry<'_>]) -> Result<()> {
         for entry in entries.iter() {
             if !Arc::ptr_eq(entry.sequence.model(), &self.model) {

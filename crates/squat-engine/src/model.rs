@@ -167,7 +167,7 @@ impl Builder<'_> {
         Ok((Weight::Packed(matrix), Vec::new()))
     }
 
-    /// One part at a time, so that little is held twice.
+    /// Reads one part at a time, so that little is in memory twice.
     fn float_weight(&self, job: &WeightJob<'_>, arena: Option<&Arc<WeightArena>>) -> Result<Weight> {
         let len = job.rows() * job.cols();
         if self.weights == Weights::F16 {
@@ -246,7 +246,7 @@ impl Builder<'_> {
             Some(ActScheme::Dynamic) => Ok(Some(RowQuantizer::Dynamic)),
             Some(ActScheme::Static) => {
                 let widths = self.plan.widths(point);
-                // A width that never occurs stands as a copy of the one that does.
+                // A width that never occurs gets a copy of the other one.
                 let width = |bits: ActBits| if widths.contains(&bits) { bits } else { widths[0] };
                 let [four, eight] = ActBits::ALL.map(width);
                 let affines =

@@ -52,7 +52,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What the file says about its model and contents.
+/// The header: the model and the sizes of the contents.
 fn header(sequence: &Sequence) -> Value {
     let model = sequence.model();
     let spec = &model.spec;
@@ -83,7 +83,7 @@ fn encode(sequence: &Sequence) -> Vec<u8> {
     out
 }
 
-/// A sequence of the model and capacity of `held` with the contents of a file, or what is wrong with the file.
+/// A sequence of the model and capacity of `held` with the contents of a file, or the reason the file is refused.
 fn decode(bytes: &[u8], held: &Sequence) -> std::result::Result<Sequence, String> {
     let damaged = || "it is truncated or damaged; save the prefix again".to_owned();
     if !bytes.starts_with(&MAGIC[..7]) {

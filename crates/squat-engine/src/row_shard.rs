@@ -1,4 +1,4 @@
-//! The rows of a block that one worker computes: everything in a layer but attention is a matter of a row alone.
+//! The rows of a block that one worker computes: everything in a layer except attention is row-independent.
 
 use crate::attention::HeadScratch;
 use crate::linear::{Linear, Operand};
@@ -11,7 +11,7 @@ use squat_quant::{ActBits, math};
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
-/// Floats that begin with a cache line: a vector of 64 bytes that lies across two lines takes twice as long to load.
+/// Floats aligned to a cache line: a vector of 64 bytes that crosses a line takes twice as long to load.
 #[derive(Debug)]
 struct AlignedFloats {
     values: Vec<f32>,
@@ -147,7 +147,7 @@ impl RowShard {
         kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
     }
 
-    /// The prepared input of `down` from what the projections before it have left in `output`.
+    /// The prepared input of `down` from the output of the projections before it.
     fn activate(&mut self, model: &Model, down: &Linear) {
         let (kernels, count, inner) = (model.kernels, self.count, down.cols);
         if model.mlp == Mlp::Gelu {

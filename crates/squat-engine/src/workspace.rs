@@ -13,13 +13,13 @@ use squat_quant::ActBits;
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
 
-/// Fewest rows for which a shard of its own pays.
+/// Fewest rows that are worth a shard of their own.
 const MIN_SHARD_ROWS: usize = 16;
 
 /// Tokens whose logits are computed together.
 const LOGITS_TILE: usize = 16;
 
-/// Multiplications of an attention step below which a join costs more than it saves.
+/// Multiplications of an attention step below which sharing it out costs more than it saves.
 const MIN_ATTENTION_WORK: usize = 1 << 17;
 
 /// Tokens for one sequence, to be fed together with those of others; see [`crate::Batch::run`].
@@ -86,7 +86,7 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Room for blocks of `block` tokens for each thread, in sessions of up to `positions` tokens.
+    /// Room for blocks of `block` tokens for each thread, in sequences of up to `positions` tokens.
     pub(crate) fn new(model: &Model, threads: usize, block: usize, positions: usize) -> Self {
         let shard_rows = block.max(2 * MIN_SHARD_ROWS);
         let shards = (0..threads).map(|_| RowShard::new(model, shard_rows)).collect();
@@ -116,10 +116,10 @@ impl Workspace {
         shards + heads + head + self.rows.capacity() * size_of::<Row>()
     }
 
-    /// Feeds all entries, whose tokens have been checked; each session gets the logits after its last token. With `visit`
+    /// Feeds all entries, whose tokens have been checked; each sequence gets the logits after its last token. With `visit`
     /// there is one entry, and the logits after each of its tokens are shown.
     ///
-    /// On an error the sessions are as before, but for their logits.
+    /// On an error the sequences are as before, except for their logits.
     pub(crate) fn run(
         &mut self,
         model: &Model,
@@ -149,7 +149,7 @@ impl Workspace {
                 entries.iter_mut().for_each(|entry| entry.sequence.truncate(entry.sequence.position()));
                 return Err(error.into());
             }
-            // Errors from here on take back what was fed, so this comes first.
+            // An error from here on must undo the block, so the tokens are counted before it is returned.
             let logits = self.entry_logits(model, pool, entries, visit);
             for entry in entries.iter_mut() {
                 entry.sequence.advance(&entry.tokens[entry.fed..entry.fed + entry.count]);
@@ -160,7 +160,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// Takes the next tokens of the entries into a block; false when there are none left.
+    /// Fills a block with the next tokens of the entries; false if no tokens are left.
     fn fill(&mut self, entries: &mut [BatchEntry<'_>]) -> bool {
         self.rows.clear();
         for entry in entries {
@@ -301,7 +301,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// Takes a row of the block to the input of the head.
+    /// Copies a row of the block, normalized, to the input of the head.
     fn gather(&mut self, model: &Model, slot: usize, row: usize) {
         let hidden = model.spec.hidden_size;
         let holds = |shard: &&RowShard| (shard.first..shard.first + shard.count).contains(&row);
@@ -334,8 +334,8 @@ impl LmHeadInput {
     }
 }
 
-/// An iterator over heads that asks for the next item's cache, and for where the cache of the one after it lies, when an
-/// item is taken.
+/// An iterator over heads. Taking an item prefetches the cache of the next one, and the descriptor of the cache of the
+/// one after it.
 struct PrefetchHeads<I: Iterator> {
     items: I,
     next: Option<I::Item>,
@@ -371,7 +371,7 @@ impl<'a, I: Iterator<Item = HeadItem<'a>>> Iterator for PrefetchHeads<I> {
     }
 }
 
-/// Logits must be finite: functions further on take NaN for a small number.
+/// Logits must be finite: later functions treat NaN as a small number.
 fn check_finite(logits: &[f32], position: usize) -> Result<()> {
     if logits.iter().fold(true, |finite, x| finite & x.is_finite()) {
         return Ok(());

@@ -13,7 +13,7 @@ use std::cell::Cell;
 struct Counting;
 
 thread_local! {
-    /// Of this thread alone: what a new worker thread allocates for itself is no part of decoding, and workers run the
+    /// Of this thread alone: allocations of a new worker thread for itself do not belong to decoding, and workers run the
     /// same code as their caller.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }

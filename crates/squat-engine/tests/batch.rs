@@ -1,4 +1,4 @@
-//! Sessions fed together get the bits that each gets alone, wherever they are and whoever is with them.
+//! Sessions fed together get the bits that each gets alone, at any positions and in any combination.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -8,7 +8,7 @@ use squat_engine::{BatchEntry, EngineError, EngineOptions, Session, SessionOptio
 use squat_model::QuantPlan;
 
 #[test]
-fn company_changes_no_bit() {
+fn results_are_bit_identical_whatever_else_is_in_the_batch() {
     for (name, spec, plan) in cases() {
         for threads in [1, 2] {
             let engine = engine(&spec, &plan, EngineOptions::threads(threads));
@@ -23,8 +23,8 @@ fn company_changes_no_bit() {
                 |sequence: usize, fed: usize| &alone[sequence][(fed - 1) * vocabulary..fed * vocabulary];
             let mut sessions: Vec<Session> = sequences.iter().map(|_| engine.session().unwrap()).collect();
             let mut batch = engine.batch(7).unwrap();
-            // Prompts of different lengths beside decoded tokens, longer together than the batch has rows; some
-            // sequences join late, and each is missing now and then.
+            // Prompts of different lengths mixed with decoded tokens, together more than the rows of the batch; some
+            // sequences join late, and each pauses now and then.
             for round in 0..12usize {
                 let mut entries = Vec::new();
                 let mut fed = Vec::new();
@@ -51,7 +51,7 @@ fn company_changes_no_bit() {
                     );
                 }
             }
-            // A session leaves and goes on by itself.
+            // A session leaves the batch and continues alone.
             let at = sessions[0].position();
             assert!(at > 0);
             let last = bits(sessions[0].prefill(&sequences[0][at..]).unwrap());

@@ -91,11 +91,17 @@ pub trait LanguageModel {
 
 /// Text to token ids.
 pub trait Tokenize {
-    /// Ids of `text`, without BOS and without EOS: the harness puts BOS in front.
+    /// Ids of `text`, without BOS and without EOS.
     ///
     /// # Errors
     /// The tokenizer's own message; the harness adds the place.
     fn encode(&self, text: &str) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// What a model is fed for `text`: BOS, once, then its ids.
+    ///
+    /// # Errors
+    /// As [`Tokenize::encode`].
+    fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync>>;
 
     /// Id of the token that begins every sequence.
     fn bos_id(&self) -> u32;
@@ -125,6 +131,14 @@ where
 {
     fn encode(&self, text: &str) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync>> {
         (self.encode)(text).map_err(Into::into)
+    }
+
+    fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut ids = self.encode(text)?;
+        if ids.first() != Some(&self.bos_id) {
+            ids.insert(0, self.bos_id);
+        }
+        Ok(ids)
     }
 
     fn bos_id(&self) -> u32 {

@@ -21,21 +21,18 @@ impl Default for ScoringOptions<'_> {
 /// How far above 0 rounding may lift a log-probability.
 const ROUNDING: f32 = 1e-3;
 
-/// BOS and the ids of `text`.
+/// BOS and the ids of `text`, of which there is at least one.
 pub(crate) fn encode_with_bos(
     tokenizer: &dyn Tokenize,
     text: &str,
     location: impl Fn() -> String,
 ) -> Result<Vec<u32>, EvalError> {
-    let ids = tokenizer
-        .encode(text)
+    let sequence = tokenizer
+        .encode_prompt(text)
         .map_err(|error| EvalError::Tokenize { location: location(), message: error.to_string() })?;
-    if ids.is_empty() {
+    if sequence.len() < 2 {
         return Err(EvalError::Empty { location: location() });
     }
-    let mut sequence = Vec::with_capacity(ids.len() + 1);
-    sequence.push(tokenizer.bos_id());
-    sequence.extend(ids);
     Ok(sequence)
 }
 

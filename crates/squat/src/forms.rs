@@ -1,6 +1,6 @@
 //! Every form of a model behind one trait, `squat_eval::LanguageModel`.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use squat_engine::{Engine, EngineOptions};
 use squat_eval::{EvalError, Form, LanguageModel, Tokenize};
 use squat_model::tokenizer::Tokenizer;
@@ -111,9 +111,7 @@ impl ModelTokenizer {
     /// The tokenizer of an opened model.
     pub fn open(model: &OpenedModel) -> Result<Self> {
         let inner = model.tokenizer()?;
-        let bos = inner
-            .bos_id()
-            .context("the tokenizer names no BOS token, and every sequence must begin with one; set bos_token_id in config.json")?;
+        let bos = inner.required_bos_id()?;
         Ok(Self { inner, bos })
     }
 
@@ -126,6 +124,10 @@ impl ModelTokenizer {
 impl Tokenize for ModelTokenizer {
     fn encode(&self, text: &str) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.inner.encode(text)?)
+    }
+
+    fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.inner.encode_prompt(text)?)
     }
 
     fn bos_id(&self) -> u32 {

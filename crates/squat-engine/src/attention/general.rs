@@ -107,7 +107,7 @@ impl GeneralHead {
         let row = &mut self.values[start..];
         let scale = quantize(row, self.points.value.as_ref(), bits);
         if unfolded {
-            // Dynamic values under unquantized probabilities: nothing to fold the scale into.
+            // The probabilities are not quantized, so they cannot absorb the scale.
             row.iter_mut().for_each(|x| *x *= scale);
         }
         self.value_scales.push(scale);
@@ -136,7 +136,7 @@ impl GeneralHead {
         }
     }
 
-    /// Reads `positions` rows into an empty head; `None` for bytes that are none.
+    /// Reads `positions` rows into an empty head; `None` if the bytes are not valid rows.
     pub(crate) fn read(&mut self, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
         let width = |&byte: &u8| ActBits::ALL.into_iter().find(|bits| bits.bits() == u32::from(byte));
         self.bits = reader.bytes(positions)?.iter().map(width).collect::<Option<_>>()?;

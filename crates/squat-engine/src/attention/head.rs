@@ -13,7 +13,7 @@ use std::ops::Range;
 /// Tokens whose keys and values are quantized and appended together.
 const TOGETHER: usize = 16;
 
-/// Positions for which a cache makes room at once; beyond it grows as it is filled.
+/// Positions that a cache reserves memory for at once; beyond them it grows as it is filled.
 const RESERVE: usize = 4096;
 
 /// How a layer attends.
@@ -48,7 +48,7 @@ impl AttentionPlan {
     ) -> Self {
         use RowQuantizer::{Dynamic, Static};
         let form = match (&query, &key, &value, probs) {
-            // Sums over dynamic keys know no zero point, so a static query, which may have one, is not for them.
+            // Products with dynamic keys leave out the zero point that a static query may have.
             (Some(Dynamic), Some(Dynamic), Some(Dynamic), Some(8)) => Form::Integer(AttentionScheme::Dynamic),
             (Some(_), Some(Static(keys)), Some(Static(values)), Some(bits)) => {
                 let scheme = AttentionScheme::Static { keys: *keys, values: *values, probability_bits: bits };
@@ -83,7 +83,7 @@ pub(crate) enum HeadCache {
 }
 
 impl HeadCache {
-    /// Makes room for some more positions of these widths, but not for more than it pays to hold ready.
+    /// Reserves memory for more positions of these widths, up to [`RESERVE`].
     pub(crate) fn reserve(&mut self, positions: usize, widths: &[ActBits]) {
         let room = positions.min(RESERVE);
         match self {
@@ -102,7 +102,7 @@ impl HeadCache {
         }
     }
 
-    /// Asks for what the next [`attend_block`] reads first.
+    /// Prefetches the part that the next [`attend_block`] reads first.
     pub(crate) fn prefetch(&self) {
         if let Self::Integer(head) = self {
             head.prefetch();
@@ -191,7 +191,7 @@ pub(crate) struct HeadToken<'a> {
 /// Appends the tokens of some rows of a block to the cache of key-value head `kv`, and lets each attend to everything up to
 /// itself. Results are left in these rows of `scratch`.
 ///
-/// What a token gets does not depend on the others of its block, so a block gives the same as its tokens alone.
+/// A token's result does not depend on the rest of its block: blocks and single tokens give the same bits.
 ///
 /// # Errors
 /// The cache is full; callers check the capacity before.

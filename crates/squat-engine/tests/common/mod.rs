@@ -26,7 +26,7 @@ impl Rng {
     }
 }
 
-/// Odd sizes, grouped-query heads, a head width that is no multiple of any vector.
+/// Odd sizes, grouped-query heads, a head width that is not a multiple of any vector.
 pub fn spec(tied: bool) -> ModelSpec {
     ModelSpec {
         vocab_size: 37,
