@@ -103,6 +103,12 @@ pub enum EngineError {
     /// An instruction set that is unknown, or that this CPU lacks.
     #[error(transparent)]
     Kernel(#[from] UnknownIsa),
+    /// A parameter that the spec lists and the engine does not know.
+    #[error("the engine has no place for the parameter \"{name}\": this architecture cannot be run yet")]
+    NoPlace {
+        /// Name of the parameter.
+        name: String,
+    },
     /// A weight that cannot be laid out for the kernels.
     #[error("cannot lay out \"{name}\": {source}")]
     Matrix {

@@ -1,8 +1,10 @@
 //! A number that tells models apart, for files that belong to one.
 
-use crate::linear::{Linear, Weight};
-use crate::model::Model;
+use crate::linear::Weight;
+use crate::model::{Model, Place};
+use squat_quant::{ActPoint, WeightScheme};
 use std::fmt::Write as _;
+use std::ops::Range;
 
 /// FNV-1a over 64-bit words.
 pub(crate) struct Hash(u64);
@@ -37,44 +39,55 @@ impl Hash {
         let _ = write!(Sink(self), "{value:?}");
     }
 
+    fn floats(&mut self, values: impl Iterator<Item = f32>) {
+        values.for_each(|x| self.word(u64::from(x.to_bits())));
+    }
+
+    /// Some rows of a weight `[out, cols]`.
+    fn rows(&mut self, weight: &Weight, rows: Range<usize>, cols: usize, scheme: Option<WeightScheme>) {
+        let (first, count) = (rows.start * cols, rows.len() * cols);
+        match weight {
+            Weight::Packed(matrix) => {
+                let per_row = scheme.map_or(1, |scheme| scheme.num_scales(1, cols));
+                let marks = matrix.row_marks().skip(rows.start * per_row).take(rows.len() * per_row);
+                marks.for_each(|(scale, sum)| {
+                    self.word(u64::from(scale.to_bits()) << 32 | u64::from(sum as u32));
+                });
+            }
+            Weight::F32(values) => self.floats(values[first..first + count].iter().copied()),
+            Weight::F16(values) => values[first..first + count].iter().for_each(|&x| self.word(u64::from(x))),
+        }
+    }
+
     pub(crate) fn finish(self) -> u64 {
         self.0
     }
 }
 
 impl Model {
-    /// A number that tells models apart: architecture, plan, norms, biases, quantizers, and of the weights the values, or of
-    /// integers each row's scales and sums of codes. It depends on no layout.
+    /// A number that tells models apart: the spec, the plan, every parameter that the spec lists and the quantizer of every
+    /// point. Floats count by value, packed integers by scale and sum of codes of each row and group. It does not depend on
+    /// how weights are laid out.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hash = Hash::new();
         hash.debug(&self.spec);
         hash.debug(&self.plan);
-        let floats = |hash: &mut Hash, values: &mut dyn Iterator<Item = f32>| {
-            values.for_each(|x| hash.word(u64::from(x.to_bits())));
-        };
-        let weight = |hash: &mut Hash, weight: &Weight| match weight {
-            Weight::Packed(matrix) => matrix.row_marks().for_each(|(scale, sum)| {
-                hash.word(u64::from(scale.to_bits()) << 32 | u64::from(sum as u32));
-            }),
-            Weight::F32(values) => values.iter().for_each(|x| hash.word(u64::from(x.to_bits()))),
-            Weight::F16(values) => values.iter().for_each(|&x| hash.word(u64::from(x))),
-        };
-        let linear = |hash: &mut Hash, linear: &Linear| {
-            weight(hash, &linear.weight);
-            floats(hash, &mut (0..linear.rows).map_while(|channel| linear.bias(channel)));
-            hash.debug(&linear.input);
-        };
-        weight(&mut hash, &self.embedding);
-        floats(&mut hash, &mut self.positions.iter().flatten().copied());
-        for layer in &self.layers {
-            floats(&mut hash, &mut layer.attn_norm.values().chain(layer.mlp_norm.values()));
-            for part in [&layer.qkv, &layer.output, &layer.gate_up, &layer.down] {
-                linear(&mut hash, part);
+        for (param, place) in self.places() {
+            hash.debug(&param.name);
+            match place {
+                Place::Values(values) => hash.floats(values.iter().copied()),
+                Place::Biases(linear, rows) => hash.floats(rows.map_while(|channel| linear.bias(channel))),
+                Place::Rows(weight, rows) => {
+                    let scheme = self.plan.scheme_of(&param);
+                    hash.rows(weight, rows, param.shape[1], scheme);
+                }
             }
-            hash.debug(&layer.attention);
         }
-        floats(&mut hash, &mut self.final_norm.values());
-        linear(&mut hash, &self.head);
-        hash.0
+        for layer in (0..self.layers.len()).map(Some).chain([None]) {
+            for point in ActPoint::ALL {
+                hash.debug(&self.quantizer(point, layer));
+            }
+        }
+        hash.finish()
     }
 }

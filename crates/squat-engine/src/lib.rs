@@ -27,6 +27,7 @@
 
 mod attention;
 pub mod batch;
+mod builder;
 pub mod engine;
 pub mod error;
 mod fingerprint;

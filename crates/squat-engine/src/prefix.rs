@@ -23,7 +23,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const MAGIC: [u8; 8] = *b"SQUATKV\x01";
+/// Version 2: the fingerprint covers every parameter by name.
+const MAGIC: [u8; 8] = *b"SQUATKV\x02";
 
 /// Reads little-endian numbers; `None` where the bytes end too early.
 pub(crate) struct Reader<'a>(&'a [u8]);

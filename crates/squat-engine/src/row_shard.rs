@@ -150,7 +150,7 @@ impl RowShard {
     /// The prepared input of `down` from the output of the projections before it.
     fn activate(&mut self, model: &Model, down: &Linear) {
         let (kernels, count, inner) = (model.kernels, self.count, down.cols);
-        if model.mlp == Mlp::Gelu {
+        if model.spec.mlp == Mlp::Gelu {
             kernels.gelu(&self.output[..count * inner], &mut self.input[..count * inner]);
             return self.prepare(model, down);
         }

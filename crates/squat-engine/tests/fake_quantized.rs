@@ -220,6 +220,15 @@ impl Fake<'_> {
                 let h = norm(&x[i], &spec.attn_norm_name(layer));
                 let [mut q, mut k, v] = [LinearKind::Q, LinearKind::K, LinearKind::V]
                     .map(|kind| self.linear(&h, &name(kind), ActPoint::AttnIn, at, bits));
+                if spec.qk_norm {
+                    for (kind, x) in [(LinearKind::Q, &mut q), (LinearKind::K, &mut k)] {
+                        let gain = self.tensors.get(&ModelSpec::head_norm_name(layer, kind)).unwrap();
+                        for head in x.chunks_exact_mut(d) {
+                            let before = head.to_vec();
+                            float::rms_norm(&before, gain, eps, head);
+                        }
+                    }
+                }
                 if let Some((cos, sin)) = &rope {
                     for head in q.chunks_exact_mut(d).chain(k.chunks_exact_mut(d)) {
                         float::rope(head, &cos[i * d / 2..][..d / 2], &sin[i * d / 2..][..d / 2]);

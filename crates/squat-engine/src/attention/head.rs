@@ -1,7 +1,7 @@
 //! The cache of one key-value head in the form that the plan allows, and one block of tokens through it.
 
 use super::general::{AttentionPoints, GeneralHead, GeneralScratch};
-use crate::model::Rope;
+use crate::model::{Norm, Rope};
 use squat_kernels::{
     AttentionScheme, AttentionScratch, CacheError, Causal, FloatKvHead, Kernels, KvHead, QuantizedRows,
     RowQuantizer,
@@ -22,7 +22,10 @@ pub(crate) struct AttentionPlan {
     head_dim: usize,
     /// Query heads that share a key-value head.
     group: usize,
-    points: AttentionPoints,
+    /// Norms of each head of the queries and of the keys before RoPE, in models that have them.
+    pub query_norm: Option<Norm>,
+    pub key_norm: Option<Norm>,
+    pub points: AttentionPoints,
     form: Form,
 }
 
@@ -38,16 +41,15 @@ enum Form {
 }
 
 impl AttentionPlan {
-    /// The form that these quantizers allow; `probs` is the width of the probabilities.
+    /// The form that these quantizers allow.
     pub(crate) fn new(
         spec: &ModelSpec,
-        query: Option<RowQuantizer>,
-        key: Option<RowQuantizer>,
-        value: Option<RowQuantizer>,
-        probs: Option<u32>,
+        points: AttentionPoints,
+        query_norm: Option<Norm>,
+        key_norm: Option<Norm>,
     ) -> Self {
         use RowQuantizer::{Dynamic, Static};
-        let form = match (&query, &key, &value, probs) {
+        let form = match (&points.query, &points.key, &points.value, points.probs) {
             // Products with dynamic keys leave out the zero point that a static query may have.
             (Some(Dynamic), Some(Dynamic), Some(Dynamic), Some(8)) => Form::Integer(AttentionScheme::Dynamic),
             (Some(_), Some(Static(keys)), Some(Static(values)), Some(bits)) => {
@@ -58,7 +60,7 @@ impl AttentionPlan {
             _ => Form::General,
         };
         let group = spec.num_attention_heads / spec.num_key_value_heads;
-        Self { head_dim: spec.head_dim, group, points: AttentionPoints { query, key, value, probs }, form }
+        Self { head_dim: spec.head_dim, group, query_norm, key_norm, points, form }
     }
 
     /// An empty cache with room for some positions.
@@ -188,6 +190,15 @@ pub(crate) struct HeadToken<'a> {
     pub bits: ActBits,
 }
 
+/// Copies some heads of a projection, `[heads, head_dim]`, normalized where the model has a norm for them.
+fn copy_heads(kernels: &Kernels, norm: Option<&Norm>, heads: &[f32], out: &mut [f32]) {
+    let Some(norm) = norm else { return out.copy_from_slice(heads) };
+    let head_dim = norm.gain.len();
+    for (head, out) in heads.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+        norm.apply(kernels, head, out);
+    }
+}
+
 /// Appends the tokens of some rows of a block to the cache of key-value head `kv`, and lets each attend to everything up to
 /// itself. Results are left in these rows of `scratch`.
 ///
@@ -232,8 +243,8 @@ pub(crate) fn attend_block<'a>(
             let (row, HeadToken { qkv, bits: of_token }) = (from + index, token(rows.start + from + index));
             let q_rows = &mut query[row * width..][..width];
             let k_row = &mut keys[index * d..][..d];
-            q_rows.copy_from_slice(&qkv[kv * width..][..width]);
-            k_row.copy_from_slice(&qkv[keys_at + kv * d..][..d]);
+            copy_heads(kernels, plan.query_norm.as_ref(), &qkv[kv * width..][..width], q_rows);
+            copy_heads(kernels, plan.key_norm.as_ref(), &qkv[keys_at + kv * d..][..d], k_row);
             values[index * d..][..d].copy_from_slice(&qkv[keys_at + (kv_heads + kv) * d..][..d]);
             if let Some(rope) = rope {
                 let at = (start + row) * half;

@@ -64,21 +64,33 @@ pub fn gpt2() -> ModelSpec {
     }
 }
 
-/// Every architecture by name, tied and not.
-pub fn specs() -> [(&'static str, ModelSpec); 3] {
-    [("untied", spec(false)), ("tied", spec(true)), ("GPT-2", gpt2())]
+/// The same sizes with biases of queries, keys and values.
+pub fn qwen2() -> ModelSpec {
+    let base = arch::qwen2::base();
+    ModelSpec { architecture: base.architecture, biases: base.biases, ..spec(false) }
 }
 
-/// Every plan with each architecture.
+/// The same sizes with norms of the heads of queries and keys; together the heads are wider than the model.
+pub fn qwen3() -> ModelSpec {
+    let base = arch::qwen3::base();
+    ModelSpec { architecture: base.architecture, qk_norm: base.qk_norm, ..spec(true) }
+}
+
+/// Every architecture by name, tied and not.
+pub fn specs() -> [(&'static str, ModelSpec); 5] {
+    [("untied", spec(false)), ("tied", spec(true)), ("GPT-2", gpt2()), ("Qwen2", qwen2()), ("Qwen3", qwen3())]
+}
+
+/// Every plan with LLaMA, GPT-2, and Qwen2 or Qwen3 in turn.
 pub fn cases() -> Vec<(String, ModelSpec, QuantPlan)> {
-    let specs = [("LLaMA", spec(false)), ("GPT-2", gpt2())];
-    let of_spec = |(name, spec): (&str, ModelSpec)| {
-        plans()
-            .into_iter()
-            .map(move |(plan_name, plan)| (format!("{name} {plan_name}"), spec.clone(), plan))
-            .collect::<Vec<_>>()
-    };
-    specs.into_iter().flat_map(of_spec).collect()
+    let mut cases = Vec::new();
+    for (index, (plan_name, plan)) in plans().into_iter().enumerate() {
+        let qwen = if index % 2 == 0 { ("Qwen2", qwen2()) } else { ("Qwen3", qwen3()) };
+        for (name, spec) in [("LLaMA", spec(false)), ("GPT-2", gpt2()), qwen] {
+            cases.push((format!("{name} {plan_name}"), spec, plan.clone()));
+        }
+    }
+    cases
 }
 
 /// Weights large enough for sharp attention, and static quantizers for every point and width.
