@@ -96,11 +96,6 @@ impl Linear {
         }
     }
 
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        self.weight.bytes() + 4 * self.bias.len()
-    }
-
     /// The quantizer of the input, if the product needs nothing but codes.
     pub(crate) fn integer_input(&self) -> Option<&RowQuantizer> {
         self.input.as_ref().filter(|_| matches!(*self.weight, Weight::Packed(_)))

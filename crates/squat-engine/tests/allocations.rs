@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{engine, gpt2, mixed, spec, tokens};
+use common::{engine, gpt2, mixed, qwen3, spec, tokens};
 use squat_engine::{BatchEntry, EngineOptions, SessionOptions};
 use squat_model::QuantPlan;
 use squat_quant::token_policy::TokenPolicy;
@@ -44,7 +44,7 @@ fn decoding_allocates_nothing() {
         common::make_static(mixed(TokenPolicy::SinkAttention)),
         QuantPlan::full_precision(),
     ] {
-        for (spec, threads) in [(spec(false), 1), (spec(false), 2), (gpt2(), 1), (gpt2(), 2)] {
+        for (spec, threads) in [(spec(false), 1), (spec(false), 2), (gpt2(), 1), (gpt2(), 2), (qwen3(), 1)] {
             let engine = engine(&spec, &plan, EngineOptions::threads(threads));
             let ids = tokens(engine.spec(), 60, 1);
             let mut session = engine.session_with(SessionOptions { capacity: Some(64), block: 16 }).unwrap();
