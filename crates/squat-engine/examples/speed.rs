@@ -5,7 +5,7 @@
 //! where PLAN is `w4a8`, `w4a4`, `rho50`, `w2a8`, `fp` (f32), `f16`, ...; depths are positions that stand in the cache
 //! before the prompt or the decoded tokens, a list.
 
-use squat_engine::{Engine, EngineOptions, SessionOptions, Step, Weights};
+use squat_engine::{BatchEntry, Engine, EngineOptions, SessionOptions, Weights};
 use squat_model::{QuantPlan, shapes};
 use std::time::Instant;
 
@@ -121,8 +121,8 @@ fn main() -> squat_engine::Result<()> {
                     let start = Instant::now();
                     for i in 0..decode {
                         let id = &ids[i % prompt..=i % prompt];
-                        let steps = sessions.iter_mut().map(|session| Step::new(session, id));
-                        together.run(&mut steps.collect::<Vec<_>>())?;
+                        let entries = sessions.iter_mut().map(|session| BatchEntry::new(session, id));
+                        together.run(&mut entries.collect::<Vec<_>>())?;
                     }
                     rates.push((batch * decode) as f64 / start.elapsed().as_secs_f64());
                 }

@@ -1,25 +1,26 @@
 //! Several sequences at once: each weight that is read serves all of them.
 //!
-//! A decoded token reads every weight for a single product; with `n` sequences side by side the same reading serves `n`.
-//! Sessions may be at different positions, and each call may bring other ones: they join and leave between calls. What a
-//! session gets does not depend on its company, not in a single bit.
+//! A decoded token reads every weight for a single product; with `n` sequences in a batch one read serves `n` of them.
+//! Sessions may be at different positions, and each call may feed different ones. A session's results are bit-identical
+//! whatever else is in the batch.
 
 use crate::error::{EngineError, Result};
 use crate::model::Model;
 use crate::pool::Pool;
-use crate::workspace::{Step, Workspace};
+use crate::session::Session;
+use crate::workspace::{BatchEntry, Workspace};
 use std::sync::Arc;
 
 /// Buffers for feeding several sessions together.
 ///
 /// ```no_run
 /// # fn main() -> squat_engine::Result<()> {
-/// # use squat_engine::{Engine, Step};
+/// # use squat_engine::{Engine, BatchEntry};
 /// let engine = Engine::load("model", 2)?;
 /// let (mut a, mut b) = (engine.session()?, engine.session()?);
 /// let mut batch = engine.batch(16)?;
-/// // A prompt of one beside a token of another: any mixture will do.
-/// batch.run(&mut [Step::new(&mut a, &[1, 20, 300]), Step::new(&mut b, &[1])])?;
+/// // Prompts and single tokens can be mixed freely.
+/// batch.run(&mut [BatchEntry::new(&mut a, &[1, 20, 300]), BatchEntry::new(&mut b, &[1])])?;
 /// assert_eq!(a.logits().len(), engine.spec().vocab_size);
 /// # Ok(()) }
 /// ```
@@ -27,6 +28,13 @@ pub struct Batch {
     model: Arc<Model>,
     pool: Arc<Pool>,
     workspace: Workspace,
+}
+
+impl<'a> BatchEntry<'a> {
+    /// Tokens to feed after those that `session` holds.
+    pub fn new(session: &'a mut Session, tokens: &'a [u32]) -> Self {
+        Self::of(&mut session.sequence, tokens)
+    }
 }
 
 impl Batch {
@@ -49,16 +57,16 @@ impl Batch {
     /// each session) allocates nothing once the buffers have their size, except where a cache grows.
     ///
     /// # Errors
-    /// A session of another engine's model; a step without tokens, an id outside the vocabulary, more tokens than there
-    /// is room for: nothing is fed then. Logits that are not finite: all sessions hold what they held before.
-    pub fn run(&mut self, steps: &mut [Step<'_>]) -> Result<()> {
-        for step in steps.iter() {
-            if !step.session.is_of(&self.model) {
+    /// A session of another engine's model; an entry without tokens, an id outside the vocabulary, more tokens than
+    /// fit: nothing is fed then. Logits that are not finite: all sessions hold what they held before.
+    pub fn run(&mut self, entries: &mut [BatchEntry<'_>]) -> Result<()> {
+        for entry in entries.iter() {
+            if !Arc::ptr_eq(entry.sequence.model(), &self.model) {
                 return Err(EngineError::OtherModel { what: "a session of the batch" });
             }
-            step.session.check(step.tokens)?;
+            entry.sequence.check(entry.tokens)?;
         }
-        self.workspace.run(&self.model, &self.pool, steps, None)
+        self.workspace.run(&self.model, &self.pool, entries, None)
     }
 
     /// Bytes of its buffers.

@@ -5,7 +5,9 @@ use crate::error::{EngineError, Result};
 use crate::generate::{GenerateOptions, Generation};
 use crate::model::{Model, Weights};
 use crate::pool::{Pool, lock};
-use crate::session::{Session, SessionOptions, check_ids};
+use crate::scheduler::{Scheduler, SchedulerOptions};
+use crate::sequence::check_ids;
+use crate::session::{Session, SessionOptions};
 use crate::source::Unpacked;
 use squat_kernels::Kernels;
 use squat_model::{ModelError, ModelKind, ModelSpec, OpenedModel, PackedModel, QuantPlan, TensorSource};
@@ -101,7 +103,7 @@ impl Engine {
     }
 
     /// An engine over tensors in full precision. What `plan` quantizes is quantized here: with the learned scales
-    /// (`*.weight_scale`) where a weight has them, to nearest otherwise.
+    /// (`*.weight_scale`) of a weight where there are any, to nearest otherwise.
     ///
     /// # Errors
     /// A spec or plan that is not valid, missing, misshaped or non-finite tensors, a thread that cannot be started.
@@ -177,7 +179,7 @@ impl Engine {
     /// A session for one sequence of up to `max_position_embeddings` tokens.
     ///
     /// # Errors
-    /// None for a model that could be loaded, but for memory.
+    /// Out of memory.
     pub fn session(&self) -> Result<Session> {
         self.session_with(SessionOptions::default())
     }
@@ -196,6 +198,14 @@ impl Engine {
     /// `rows` out of range.
     pub fn batch(&self, rows: usize) -> Result<Batch> {
         Batch::new(self.model.clone(), self.pool.clone(), rows)
+    }
+
+    /// Runs requests of this engine together.
+    ///
+    /// # Errors
+    /// Options out of range.
+    pub fn scheduler(&self, options: SchedulerOptions) -> Result<Scheduler> {
+        Scheduler::new(self.model.clone(), self.pool.clone(), options)
     }
 
     /// Memory of the weights, and of a session if one is given.
@@ -234,7 +244,7 @@ impl Engine {
         Ok(session.token_bits().map(<[_]>::to_vec).unwrap_or_default())
     }
 
-    /// A session for exactly so many tokens, with a clear error if the model takes fewer.
+    /// A session for exactly that many tokens.
     fn sized_session(&self, tokens: usize) -> Result<Session> {
         self.check_length(tokens)?;
         self.session_with(SessionOptions { capacity: Some(tokens.max(1)), ..SessionOptions::default() })
@@ -253,7 +263,7 @@ impl Engine {
     ///
     /// For each sequence of `n >= 2` ids (position 0 is BOS and is not scored) `n - 1` values, value `i` being
     /// `ln p(token[i + 1] | token[0..=i])`. Sequences are shared out over the threads, each computed whole by one of
-    /// them: the values depend neither on the number of threads nor on the company of a sequence.
+    /// them: the values depend neither on the number of threads nor on the other sequences.
     ///
     /// # Errors
     /// A sequence of fewer than two tokens or more than the model takes, an id outside the vocabulary, logits that
@@ -292,7 +302,7 @@ impl Engine {
     }
 }
 
-/// Threads for a request of `threads`; 0 is one for each core.
+/// The number of threads to use; 0 means one for each core.
 fn thread_count(threads: usize) -> usize {
     match threads {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),

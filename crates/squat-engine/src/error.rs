@@ -37,28 +37,28 @@ pub enum EngineError {
     /// No tokens where at least one is needed.
     #[error("{what} is empty: expected at least {expected}; begin every sequence with the BOS token")]
     Empty {
-        /// What was empty.
+        /// Name of the empty input.
         what: &'static str,
         /// How many tokens are needed.
         expected: &'static str,
     },
-    /// More tokens than the session or the model has room for.
+    /// More tokens than the session or the model can hold.
     #[error(
         "{asked} tokens do not fit: this session holds {capacity} (the model's max_position_embeddings is \
-         {max_positions}); shorten the input, ask for fewer tokens, or open a session with more room"
+         {max_positions}); shorten the input, generate fewer tokens, or open a larger session"
     )]
     TooLong {
-        /// Tokens held plus tokens asked for.
+        /// Tokens held plus tokens to be fed.
         asked: usize,
-        /// Room of the session.
+        /// Capacity of the session.
         capacity: usize,
-        /// Room of the model.
+        /// Longest sequence of the model.
         max_positions: usize,
     },
     /// A position that the session has not reached.
     #[error("cannot truncate to {asked} tokens: the session holds {held}")]
     Truncate {
-        /// Length asked for.
+        /// Requested length.
         asked: usize,
         /// Length held.
         held: usize,
@@ -84,7 +84,7 @@ pub enum EngineError {
     /// Something made for another model.
     #[error("{what} belongs to another model than the one that runs: expected one of the same engine")]
     OtherModel {
-        /// What it is.
+        /// Name of the object.
         what: &'static str,
     },
     /// Logits that are NaN or infinite.
@@ -103,29 +103,35 @@ pub enum EngineError {
     /// An instruction set that is unknown, or that this CPU lacks.
     #[error(transparent)]
     Kernel(#[from] UnknownIsa),
+    /// A parameter that the spec lists and the engine does not know.
+    #[error("the engine has no place for the parameter \"{name}\": this architecture cannot be run yet")]
+    NoPlace {
+        /// Name of the parameter.
+        name: String,
+    },
     /// A weight that cannot be laid out for the kernels.
     #[error("cannot lay out \"{name}\": {source}")]
     Matrix {
         /// Name of the tensor, or of the first of several joined ones.
         name: String,
-        /// What is wrong.
+        /// The cause.
         source: MatrixError,
     },
-    /// A static quantizer whose codes fit no byte.
+    /// A static quantizer whose codes do not fit a byte.
     #[error("static quantizer of {point} in layer {layer:?}: {source}")]
     StaticQuantizer {
         /// The activation point.
         point: &'static str,
         /// The layer; none for the head's input.
         layer: Option<usize>,
-        /// What is wrong.
+        /// The cause.
         source: CacheError,
     },
     /// The key-value cache refused a row.
     #[error("key-value cache: {0}")]
     Cache(#[from] CacheError),
     /// The operating system refused a thread.
-    #[error("cannot start thread {index}: {source}; ask for fewer threads")]
+    #[error("cannot start thread {index}: {source}; use fewer threads")]
     Thread {
         /// Number of the thread.
         index: usize,

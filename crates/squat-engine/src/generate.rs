@@ -35,13 +35,53 @@ pub enum FinishReason {
     Cancelled,
 }
 
-/// What was generated.
+/// The result of generating.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// The tokens, without the prompt.
     pub tokens: Vec<u32>,
-    /// Why there are no more.
+    /// Why generation ended.
     pub finish: FinishReason,
+}
+
+/// Chooses the tokens of one text and knows when it ends.
+#[derive(Debug)]
+pub(crate) struct TokenChooser {
+    sampler: Sampler,
+    stop_ids: Vec<u32>,
+    /// Tokens that may still come.
+    left: usize,
+}
+
+impl TokenChooser {
+    /// # Errors
+    /// Options out of range.
+    pub(crate) fn new(options: GenerateOptions) -> Result<Self> {
+        let GenerateOptions { max_tokens, sampling, stop_ids } = options;
+        Ok(Self { sampler: Sampler::new(sampling)?, stop_ids, left: max_tokens })
+    }
+
+    /// The next token, or why the text ends before it.
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> std::result::Result<u32, FinishReason> {
+        if self.left == 0 {
+            return Err(FinishReason::Length);
+        }
+        let token = self.sampler.sample(logits);
+        if self.stop_ids.contains(&token) {
+            return Err(FinishReason::Stop);
+        }
+        self.left -= 1;
+        Ok(token)
+    }
+
+    /// Why the text ends after the token just chosen, if it does; `full`: the sequence cannot hold that token.
+    pub(crate) fn ended(&self, full: bool) -> Option<FinishReason> {
+        match (self.left, full) {
+            (0, _) => Some(FinishReason::Length),
+            (_, true) => Some(FinishReason::Capacity),
+            _ => None,
+        }
+    }
 }
 
 impl Session {
@@ -58,7 +98,7 @@ impl Session {
         options: &GenerateOptions,
         mut on_token: impl FnMut(u32) -> bool,
     ) -> Result<Generation> {
-        let mut sampler = Sampler::new(options.sampling)?;
+        let mut chooser = TokenChooser::new(options.clone())?;
         if prompt.is_empty() && self.position() == 0 {
             return Err(EngineError::Empty { what: "the prompt", expected: "the BOS token" });
         }
@@ -67,22 +107,16 @@ impl Session {
         }
         let mut tokens = Vec::new();
         let finish = loop {
-            if tokens.len() == options.max_tokens {
-                break FinishReason::Length;
-            }
-            let token = sampler.sample(self.logits());
-            if options.stop_ids.contains(&token) {
-                break FinishReason::Stop;
-            }
+            let token = match chooser.choose(self.logits()) {
+                Ok(token) => token,
+                Err(reason) => break reason,
+            };
             tokens.push(token);
             if !on_token(token) {
                 break FinishReason::Cancelled;
             }
-            if tokens.len() == options.max_tokens {
-                break FinishReason::Length;
-            }
-            if self.position() == self.capacity() {
-                break FinishReason::Capacity;
+            if let Some(reason) = chooser.ended(self.position() == self.capacity()) {
+                break reason;
             }
             self.decode(token)?;
         };

@@ -10,14 +10,15 @@
 //!
 //! The engine computes what the trainer's fake-quantized forward computes: the same integers at every quantized
 //! point, the same float operations in the same order between them (METHOD.md sections 2, 3, 5). A token's result
-//! depends on nothing but the tokens before it: not on the block it was prefilled in, the number of threads, the
-//! instruction set, or other sequences.
+//! depends only on the tokens before it: not on the block it was prefilled in, the number of threads, the instruction
+//! set, or other sequences.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`engine`] | [`Engine`]: a loaded model; log-likelihoods, generation |
 //! | [`session`] | [`Session`]: one sequence; prefill, decode, truncate, fork, save, load |
 //! | [`batch`] | [`Batch`]: several sessions fed together |
+//! | [`scheduler`] | [`Scheduler`]: requests queued, run together, cancelled |
 //! | [`generate`] | [`GenerateOptions`], [`Generation`] |
 //! | [`sampling`] | [`Sampler`]: greedy, temperature, top-k, top-p |
 //! | [`pool`] | the parked thread pool |
@@ -26,15 +27,19 @@
 
 mod attention;
 pub mod batch;
+mod builder;
 pub mod engine;
 pub mod error;
+mod fingerprint;
 pub mod generate;
-mod lane;
 mod linear;
 mod model;
 pub mod pool;
 mod prefix;
+mod row_shard;
 pub mod sampling;
+pub mod scheduler;
+mod sequence;
 pub mod session;
 mod source;
 mod workspace;
@@ -45,5 +50,6 @@ pub use error::{EngineError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generation};
 pub use model::Weights;
 pub use sampling::{Sampler, Sampling};
+pub use scheduler::{Event, RequestId, Scheduler, SchedulerOptions};
 pub use session::{Session, SessionOptions};
-pub use workspace::Step;
+pub use workspace::BatchEntry;

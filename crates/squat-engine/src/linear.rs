@@ -1,4 +1,4 @@
-//! A linear layer in the form its plan asks for, and its product over a block of tokens.
+//! A linear layer in the form that the plan requires, and its product over a block of tokens.
 //!
 //! | weight | input | product |
 //! |---|---|---|
@@ -68,7 +68,7 @@ pub(crate) struct Linear {
     pub input: Option<RowQuantizer>,
 }
 
-/// The input of a product in the form that the weight wants; buffers are reused.
+/// The input of a product in the form that the weight requires; buffers are reused.
 #[derive(Debug, Default)]
 pub(crate) struct Operand {
     rows: QuantizedRows,
@@ -96,11 +96,6 @@ impl Linear {
             Weight::Packed(matrix) => matrix.bias(channel),
             _ => self.bias.get(channel).copied(),
         }
-    }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        self.weight.bytes() + 4 * self.bias.len()
     }
 
     /// The quantizer of the input, if the product takes nothing but the codes of the rows as they are.
@@ -152,7 +147,7 @@ impl Linear {
         }
     }
 
-    /// Unquantized inputs against integer weights. Allocates: this is no fast path.
+    /// Unquantized inputs times integer weights. A slow path: it allocates.
     fn dequantized(&self, kernels: &Kernels, matrix: &PackedMatrix, x: &[f32], mut out: ColumnsMut<'_>) {
         let (range, tokens) = (out.range(), out.rows());
         let mut tile = vec![0f32; TILE * self.cols];

@@ -1,14 +1,13 @@
 //! The weights of a model in the form that runs: laid out for the kernels once, shared by all sessions.
 
 use crate::attention::AttentionPlan;
-use crate::error::{EngineError, Result};
 use crate::linear::{Linear, Weight};
-use crate::pool::Pool;
-use crate::source::{CodeRows, Source};
-use squat_kernels::{ArenaSlice, Kernels, PackedMatrix, RowQuantizer, StaticAffines, WeightArena};
-use squat_model::spec::{self, bias_name};
-use squat_model::{LinearKind, Mlp, ModelError, ModelSpec, ParamInfo, ParamKind, QuantPlan};
-use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightScheme};
+use crate::pool::lock;
+use squat_kernels::{Kernels, RowQuantizer};
+use squat_model::spec::bias_name;
+use squat_model::{LinearKind, Mlp, ModelSpec, NormKind, ParamInfo, ParamKind, QuantPlan};
+use squat_quant::ActPoint;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// How weights that the plan leaves in full precision are held.
@@ -21,7 +20,8 @@ pub enum Weights {
     F16,
 }
 
-/// A norm before a linear layer.
+/// A norm of a row.
+#[derive(Clone, Debug)]
 pub(crate) struct Norm {
     pub gain: Vec<f32>,
     /// Of a LayerNorm; none makes it an RMSNorm.
@@ -37,11 +37,6 @@ impl Norm {
             Some(bias) => kernels.layer_norm(row, &self.gain, bias, self.eps, out),
         }
     }
-
-    /// Gain and bias.
-    pub(crate) fn values(&self) -> impl Iterator<Item = f32> {
-        self.gain.iter().chain(self.bias.iter().flatten()).copied()
-    }
 }
 
 /// One transformer layer.
@@ -55,15 +50,6 @@ pub(crate) struct Layer {
     /// Gate and up projections: output channels `[gate, up]`; `[up]` of an MLP without gate.
     pub gate_up: Linear,
     pub down: Linear,
-}
-
-/// The projections of a layer that are one product each, in the order of [`Layer`].
-fn linears(mlp: Mlp) -> [&'static [LinearKind]; 4] {
-    use LinearKind::{Down, Gate, K, O, Q, Up, V};
-    match mlp {
-        Mlp::SwiGlu => [&[Q, K, V], &[O], &[Gate, Up], &[Down]],
-        Mlp::Gelu => [&[Q, K, V], &[O], &[Up], &[Down]],
-    }
 }
 
 /// Rotary tables, `[positions, head_dim / 2]`.
@@ -82,294 +68,43 @@ pub(crate) struct Model {
     /// Learned positions, `[positions, hidden]`; none where there is RoPE.
     pub positions: Option<Vec<f32>>,
     pub layers: Vec<Layer>,
-    pub mlp: Mlp,
     pub final_norm: Norm,
     pub head: Linear,
-    rope: Mutex<Arc<Rope>>,
+    pub rope: Mutex<Arc<Rope>>,
 }
 
-/// A weight to be laid out: tensors `[out_i, in]` of the same inputs whose output channels follow each other.
-struct WeightJob<'a> {
-    parts: Vec<&'a ParamInfo>,
-    /// Bias of each part, empty where no part has one.
-    biases: Vec<Option<&'a ParamInfo>>,
-    scheme: Option<WeightScheme>,
-    /// Weight and bias as [`Linear`] has them, once they are made.
-    done: Option<Result<(Weight, Vec<f32>)>>,
+/// Where a model holds a parameter.
+pub(crate) enum Place<'a> {
+    /// Rows of a weight.
+    Rows(&'a Weight, Range<usize>),
+    /// Biases of output channels.
+    Biases(&'a Linear, Range<usize>),
+    /// A vector, or learned positions.
+    Values(&'a [f32]),
 }
 
-impl<'a> WeightJob<'a> {
-    fn new(parts: Vec<&'a ParamInfo>, scheme: Option<WeightScheme>) -> Self {
-        Self { parts, biases: Vec::new(), scheme, done: None }
-    }
-
-    fn rows(&self) -> usize {
-        self.parts.iter().map(|part| part.shape[0]).sum()
-    }
-
-    fn cols(&self) -> usize {
-        self.parts[0].shape[1]
-    }
-
-    /// Bits of all codes or values.
-    fn size(&self) -> usize {
-        let bits = self.scheme.map_or(32, |scheme| scheme.bits.storage_bits() as usize);
-        self.rows() * self.cols() * bits
-    }
-}
-
-/// Builds matrices from a source.
-struct Builder<'a> {
-    source: &'a dyn Source,
-    plan: &'a QuantPlan,
-    weights: Weights,
-    kernels: &'static Kernels,
-}
-
-impl Builder<'_> {
-    /// Makes the weights of all jobs, the largest first, so that the threads end together.
-    fn run(&self, pool: &Pool, jobs: &mut [WeightJob<'_>]) {
-        // Without an arena each weight allocates for itself: if that fails, its error says more than this one would.
-        let bytes = jobs.iter().try_fold(0usize, |sum, job| sum.checked_add(self.bytes_needed(job)?));
-        let arena = bytes.and_then(WeightArena::reserve);
-        let mut order: Vec<&mut WeightJob<'_>> = jobs.iter_mut().collect();
-        order.sort_by_key(|job| std::cmp::Reverse(job.size()));
-        pool.for_each(order.into_iter(), |_, job| {
-            job.done = Some(self.weight(job, arena.as_ref()));
-            job.parts.iter().for_each(|part| self.source.release(part));
-        });
-    }
-
-    /// Bytes of the arena that a job's codes or values take. f32 values are used as the source returns them, outside it.
-    fn bytes_needed(&self, job: &WeightJob<'_>) -> Option<usize> {
-        let (rows, cols) = (job.rows(), job.cols());
-        match (job.scheme, self.weights) {
-            (Some(scheme), _) => PackedMatrix::bytes_needed(rows, cols, scheme),
-            (None, Weights::F32) => Some(0),
-            (None, Weights::F16) => WeightArena::bytes_needed::<u16>(rows.checked_mul(cols)?),
-        }
-    }
-
-    fn weight(&self, job: &WeightJob<'_>, arena: Option<&Arc<WeightArena>>) -> Result<(Weight, Vec<f32>)> {
-        let mut bias = Vec::new();
-        for (part, own) in job.parts.iter().zip(&job.biases) {
-            match own {
-                Some(own) => bias.extend(self.source.values(own)?),
-                None => bias.resize(bias.len() + part.shape[0], 0.0),
-            }
-        }
-        let Some(scheme) = job.scheme else { return Ok((self.float_weight(job, arena)?, bias)) };
-        let mut matrix = self.packed_weight(job, scheme, arena)?;
-        if !bias.is_empty() {
-            let name = bias_name(&job.parts[0].name);
-            matrix = matrix.with_bias(&bias).map_err(|source| EngineError::Matrix { name, source })?;
-        }
-        Ok((Weight::Packed(matrix), Vec::new()))
-    }
-
-    /// One part at a time, so that little is held twice.
-    fn float_weight(&self, job: &WeightJob<'_>, arena: Option<&Arc<WeightArena>>) -> Result<Weight> {
-        let len = job.rows() * job.cols();
-        if self.weights == Weights::F16 {
-            let mut halves = ArenaSlice::new(arena, len, std::iter::repeat(0u16));
-            let mut rest = &mut halves[..];
-            for part in &job.parts {
-                let values = self.source.values(part)?;
-                let (these, after) = rest.split_at_mut(values.len());
-                these.iter_mut().zip(values).for_each(|(half, x)| *half = half::f16::from_f32(x).to_bits());
-                rest = after;
-            }
-            return Ok(Weight::F16(halves));
-        }
-        if let &[part] = &job.parts[..] {
-            return self.source.values(part).map(Weight::F32);
-        }
-        let mut values = Vec::with_capacity(len);
-        for part in &job.parts {
-            values.extend(self.source.values(part)?);
-        }
-        Ok(Weight::F32(values))
-    }
-
-    fn packed_weight(
-        &self,
-        job: &WeightJob<'_>,
-        scheme: WeightScheme,
-        arena: Option<&Arc<WeightArena>>,
-    ) -> Result<PackedMatrix> {
-        let (rows, cols, parts) = (job.rows(), job.cols(), &job.parts);
-        // Joined per-tensor weights have one scale each: repeated for their channels, the product is the same.
-        let per_tensor = scheme.granularity == Granularity::PerTensor;
-        let joined = if per_tensor && parts.len() > 1 {
-            WeightScheme { granularity: Granularity::PerChannel, ..scheme }
-        } else {
-            scheme
-        };
-        let mut scales = Vec::with_capacity(joined.num_scales(rows, cols));
-        let mut sources = Vec::with_capacity(parts.len());
-        let mut first = 0;
-        for part in parts {
-            let codes = self.source.codes(part, scheme)?;
-            if joined == scheme {
-                scales.extend(codes.scales);
-            } else {
-                scales.extend(std::iter::repeat_n(codes.scales[0], part.shape[0]));
-            }
-            sources.push((first, codes.rows));
-            first += part.shape[0];
-        }
-        // The part that has a row, and the row within it.
-        let find = |row: usize| {
-            let (first, rows) = &sources[sources.partition_point(|(first, _)| *first <= row) - 1];
-            (row - first, rows)
-        };
-        let matrix = if sources.iter().all(|(_, rows)| matches!(rows, CodeRows::Words(..))) {
-            self.kernels.matrix_from_words(arena, rows, cols, joined, &scales, |row| match find(row) {
-                (row, CodeRows::Words(words, per_row)) => &words[row * per_row..(row + 1) * per_row],
-                _ => &[],
-            })
-        } else {
-            PackedMatrix::from_rows(arena, rows, cols, joined, &scales, |row, codes: &mut [i8]| {
-                if let (row, CodeRows::Fill(fill)) = find(row) {
-                    fill(row, codes);
-                }
-                Ok(())
-            })
-        };
-        matrix.map_err(|source| EngineError::Matrix { name: parts[0].name.clone(), source })
-    }
-
-    /// Quantizer of a point, if it is quantized.
-    fn quantizer(&self, point: ActPoint, layer: Option<usize>) -> Result<Option<RowQuantizer>> {
-        match self.plan.point(point) {
-            None => Ok(None),
-            Some(ActScheme::Dynamic) => Ok(Some(RowQuantizer::Dynamic)),
-            Some(ActScheme::Static) => {
-                let widths = self.plan.widths(point);
-                // A width that never occurs stands as a copy of the one that does.
-                let width = |bits: ActBits| if widths.contains(&bits) { bits } else { widths[0] };
-                let [four, eight] = ActBits::ALL.map(width);
-                let affines =
-                    [self.source.affine(point, layer, four)?, self.source.affine(point, layer, eight)?];
-                let checked = StaticAffines::new(affines).map_err(|source| EngineError::StaticQuantizer {
-                    point: point.name(),
-                    layer,
-                    source,
-                })?;
-                Ok(Some(RowQuantizer::Static(checked)))
-            }
+impl Layer {
+    /// The product that computes a projection, and the first of its output channels that belongs to it.
+    fn linear(&self, kind: LinearKind, spec: &ModelSpec) -> (&Linear, usize) {
+        let rows = |kinds: &[LinearKind]| kinds.iter().map(|&kind| spec.linear_shape(kind)[0]).sum();
+        match kind {
+            LinearKind::Q => (&self.qkv, 0),
+            LinearKind::K => (&self.qkv, rows(&[LinearKind::Q])),
+            LinearKind::V => (&self.qkv, rows(&[LinearKind::Q, LinearKind::K])),
+            LinearKind::O => (&self.output, 0),
+            LinearKind::Gate => (&self.gate_up, 0),
+            LinearKind::Up if spec.mlp == Mlp::SwiGlu => (&self.gate_up, rows(&[LinearKind::Gate])),
+            LinearKind::Up => (&self.gate_up, 0),
+            LinearKind::Down => (&self.down, 0),
         }
     }
 }
 
 impl Model {
-    /// Reads every tensor of a validated spec and plan.
-    pub(crate) fn build(
-        spec: ModelSpec,
-        plan: QuantPlan,
-        source: &dyn Source,
-        weights: Weights,
-        kernels: &'static Kernels,
-        pool: &Pool,
-    ) -> Result<Self> {
-        spec.validate()?;
-        plan.validate_frozen(&spec)?;
-        if spec.qk_norm {
-            let (expected, got) =
-                ("a model without norms of queries and keys".to_owned(), "one with them".to_owned());
-            return Err(
-                ModelError::Config { key: "qk_norm".to_owned(), expected, got, hint: String::new() }.into()
-            );
-        }
-        let params = spec.parameters();
-        let find = |kind: ParamKind, layer: Option<usize>| {
-            let found = params.iter().find(|param| param.kind == kind && param.layer == layer);
-            found.expect("a spec lists a parameter of each kind for each layer")
-        };
-        let by_name =
-            |name: &str| params.iter().find(|param| param.name == name).expect("a spec lists its own norms");
-        let norm = |name: &str| -> Result<Norm> {
-            let gain = source.values(by_name(name))?;
-            let bias = match spec.norm {
-                spec::Norm::Rms => None,
-                spec::Norm::Layer => Some(source.values(by_name(&bias_name(name)))?),
-            };
-            Ok(Norm { gain, bias, eps: spec.norm_eps as f32 })
-        };
-        let mlp = spec.mlp;
-        let linears = linears(mlp);
-        let builder = Builder { source, plan: &plan, weights, kernels };
-        let table = find(ParamKind::Embedding, None);
-        let mut jobs = vec![WeightJob::new(vec![table], plan.embedding)];
-        for layer in 0..spec.num_hidden_layers {
-            for kinds in linears {
-                let parts: Vec<_> =
-                    kinds.iter().map(|&kind| find(ParamKind::Linear(kind), Some(layer))).collect();
-                let bias = |(kind, part): (&LinearKind, &&ParamInfo)| match spec.biases.contains(*kind) {
-                    true => Some(by_name(&bias_name(&part.name))),
-                    false => None,
-                };
-                let mut biases: Vec<_> = kinds.iter().zip(&parts).map(bias).collect();
-                if biases.iter().all(Option::is_none) {
-                    biases.clear();
-                }
-                jobs.push(WeightJob { biases, ..WeightJob::new(parts, plan.weight) });
-            }
-        }
-        if !spec.tie_word_embeddings {
-            jobs.push(WeightJob::new(vec![find(ParamKind::Head, None)], plan.head));
-        }
-        builder.run(pool, &mut jobs);
-        // In the order of the model, so that the first error does not depend on the threads.
-        let mut jobs = jobs.into_iter();
-        let mut next = |input: Option<RowQuantizer>, transform: Transform| -> Result<Linear> {
-            let job = jobs.next().expect("a job for each weight");
-            let (rows, cols) = (job.rows(), job.cols());
-            let (weight, bias) = job.done.expect("every job has been run")?;
-            Ok(Linear { weight: Arc::new(weight), bias, rows, cols, transform, input })
-        };
-        let embedding = next(None, Transform::None)?.weight;
-        let positions = match spec.rope {
-            Some(_) => None,
-            None => Some(source.values(find(ParamKind::Positions, None))?),
-        };
-        let mut layers = Vec::with_capacity(spec.num_hidden_layers);
-        for layer in 0..spec.num_hidden_layers {
-            let at = Some(layer);
-            let point = |point| builder.quantizer(point, at);
-            let mut linear = |index: usize| {
-                let at = linears[index][0].input_point();
-                next(point(at)?, plan.transform(at))
-            };
-            let attn_norm = norm(&spec.attn_norm_name(layer))?;
-            let mlp_norm = norm(&spec.mlp_norm_name(layer))?;
-            let (qkv, output, gate_up, down) = (linear(0)?, linear(1)?, linear(2)?, linear(3)?);
-            let attention = AttentionPlan::new(
-                &spec,
-                point(ActPoint::Query)?,
-                point(ActPoint::Key)?,
-                point(ActPoint::Value)?,
-                plan.point(ActPoint::AttnProbs).map(|_| plan.attn_probs_bits),
-            );
-            layers.push(Layer { attn_norm, qkv, attention, output, mlp_norm, gate_up, down });
-        }
-        let final_norm = norm(ModelSpec::FINAL_NORM)?;
-        let input = builder.quantizer(ActPoint::HeadIn, None)?;
-        let head = if spec.tie_word_embeddings {
-            let (weight, bias) = (embedding.clone(), Vec::new());
-            let transform = Transform::None;
-            Linear { weight, bias, rows: spec.vocab_size, cols: spec.hidden_size, transform, input }
-        } else {
-            next(input, Transform::None)?
-        };
-        let rope = Mutex::new(Arc::new(Rope { positions: 0, cos: Vec::new(), sin: Vec::new() }));
-        Ok(Self { spec, plan, kernels, embedding, positions, layers, mlp, final_norm, head, rope })
-    }
-
     /// Rotary tables for at least `positions` positions; the largest made so far are kept. None for learned positions.
     pub(crate) fn rope(&self, positions: usize) -> Option<Arc<Rope>> {
         let rope = self.spec.rope.as_ref()?;
-        let mut held = crate::pool::lock(&self.rope);
+        let mut held = lock(&self.rope);
         if held.positions < positions {
             let (cos, sin) = rope.tables(positions, self.spec.head_dim);
             *held = Arc::new(Rope { positions, cos, sin });
@@ -377,19 +112,81 @@ impl Model {
         Some(held.clone())
     }
 
-    /// Bytes of all weights in memory, a tied table counted once.
+    /// Every parameter of the spec in order, and where it is held.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (ParamInfo, Place<'_>)> {
+        let mut owner: Option<ParamInfo> = None;
+        self.spec.parameters().into_iter().map(move |param| {
+            let place = match (param.kind, &owner) {
+                // A bias follows the parameter that it belongs to.
+                (ParamKind::Bias, Some(owner)) if bias_name(&owner.name) == param.name => {
+                    self.place(owner, true)
+                }
+                (ParamKind::Bias, _) => None,
+                _ => self.place(&param, false),
+            };
+            let place = place.expect("a built model has a place for every parameter");
+            if param.kind != ParamKind::Bias {
+                owner = Some(param.clone());
+            }
+            (param, place)
+        })
+    }
+
+    /// Where a parameter, or its bias, is held. A new kind of parameter does not compile before it has a place.
+    fn place(&self, param: &ParamInfo, bias: bool) -> Option<Place<'_>> {
+        let layer = param.layer.and_then(|index| self.layers.get(index));
+        let norm = match param.kind {
+            ParamKind::Embedding => return Some(Place::Rows(&self.embedding, 0..param.shape[0])),
+            ParamKind::Head => return Some(Place::Rows(&self.head.weight, 0..param.shape[0])),
+            ParamKind::Positions => return self.positions.as_deref().map(Place::Values),
+            ParamKind::Bias => return None,
+            ParamKind::Linear(kind) => {
+                let (linear, first) = layer?.linear(kind, &self.spec);
+                let rows = first..first + param.shape[0];
+                return Some(if bias {
+                    Place::Biases(linear, rows)
+                } else {
+                    Place::Rows(&linear.weight, rows)
+                });
+            }
+            ParamKind::Norm(NormKind::Attn) => &layer?.attn_norm,
+            ParamKind::Norm(NormKind::Query) => layer?.attention.query_norm.as_ref()?,
+            ParamKind::Norm(NormKind::Key) => layer?.attention.key_norm.as_ref()?,
+            ParamKind::Norm(NormKind::Mlp) => &layer?.mlp_norm,
+            ParamKind::Norm(NormKind::Final) => &self.final_norm,
+        };
+        match bias {
+            false => Some(Place::Values(&norm.gain)),
+            true => norm.bias.as_deref().map(Place::Values),
+        }
+    }
+
+    /// The quantizer of a point; `layer` is none for the input of the head. `None` where the point is not quantized, and for
+    /// the probabilities, whose bits are in the plan.
+    pub(crate) fn quantizer(&self, point: ActPoint, layer: Option<usize>) -> Option<&RowQuantizer> {
+        let layer = layer.and_then(|index| self.layers.get(index));
+        match point {
+            ActPoint::AttnIn => layer?.qkv.input.as_ref(),
+            ActPoint::Query => layer?.attention.points.query.as_ref(),
+            ActPoint::Key => layer?.attention.points.key.as_ref(),
+            ActPoint::Value => layer?.attention.points.value.as_ref(),
+            ActPoint::AttnProbs => None,
+            ActPoint::OProjInput => layer?.output.input.as_ref(),
+            ActPoint::MlpIn => layer?.gate_up.input.as_ref(),
+            ActPoint::DownProjInput => layer?.down.input.as_ref(),
+            ActPoint::LmHeadInput if layer.is_none() => self.head.input.as_ref(),
+            ActPoint::LmHeadInput => None,
+        }
+    }
+
+    /// Bytes of all weights in memory, joined and tied ones counted once.
     pub(crate) fn weight_bytes(&self) -> usize {
-        let layers: usize = self
-            .layers
-            .iter()
-            .map(|layer| {
-                let linears = [&layer.qkv, &layer.output, &layer.gate_up, &layer.down];
-                let norms = layer.attn_norm.values().count() + layer.mlp_norm.values().count();
-                linears.iter().map(|linear| linear.bytes()).sum::<usize>() + 4 * norms
-            })
-            .sum();
-        let head = if self.spec.tie_word_embeddings { 0 } else { self.head.weight.bytes() };
-        let positions = self.positions.as_ref().map_or(0, Vec::len);
-        layers + self.embedding.bytes() + head + 4 * (positions + self.final_norm.values().count())
+        let bytes = |place| match place {
+            Place::Rows(weight, rows) if rows.start == 0 => weight.bytes(),
+            Place::Biases(linear, rows) if rows.start == 0 => 4 * linear.bias.len(),
+            Place::Rows(..) | Place::Biases(..) => 0,
+            Place::Values(values) => 4 * values.len(),
+        };
+        self.places().map(|(_, place)| bytes(place)).sum()
     }
 }

@@ -1,9 +1,9 @@
 //! A parked thread pool: items of a job are taken by whichever worker is free, the caller included.
 //!
-//! A decoded token crosses the pool a few times per layer, so a join must cost microseconds: workers spin for a
+//! A decoded token crosses the pool a few times per layer, so a join must take microseconds: workers spin for a
 //! short while after a job, because the next one usually comes at once, and park when it does not. The caller never
-//! waits for a worker that has not begun: when the items are gone it closes the job, and only those inside must
-//! finish. A machine that is busy with other things therefore slows two threads down to about one, not below.
+//! waits for a worker that has not started: when no items are left it closes the job, and waits only for the workers
+//! inside it. A machine that is busy with other things therefore slows two threads down to about one, not below.
 //!
 //! Nothing is allocated per job. The pool only decides *who* computes; each item is computed whole by one worker, so
 //! the number of threads never changes a bit.
@@ -103,7 +103,7 @@ impl Pool {
     /// Runs `job` on the caller and on every worker that comes before the caller is done; returns when all who began
     /// have finished. Any one of them must be able to do all of it.
     ///
-    /// If the pool is busy (another session runs, or a job starts a job), the caller runs it by itself.
+    /// If the pool is busy (another session runs, or a job starts a job), the caller runs all items itself.
     fn run(&self, job: &(dyn Fn() + Sync)) {
         let guard = match self.busy.try_lock() {
             Ok(guard) => guard,

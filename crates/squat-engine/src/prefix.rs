@@ -1,4 +1,4 @@
-//! Prompt cache: what a session holds, kept in a file or copied to another session.
+//! Prompt cache: what a session holds, kept in a file.
 //!
 //! A file is, little-endian:
 //!
@@ -11,54 +11,20 @@
 //! checksum     u64 over everything before
 //! ```
 //!
-//! Rows are stored as the codes that they are, not as a kernel lays them out, so a file serves every instruction set.
+//! Rows are stored as codes, independent of a kernel's layout, so a file serves every instruction set.
 
 use crate::error::{EngineError, Result};
-use crate::linear::{Linear, Weight};
-use crate::model::Model;
+use crate::fingerprint::Hash;
+use crate::sequence::{Sequence, check_ids};
 use crate::session::Session;
 use serde_json::{Value, json};
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const MAGIC: [u8; 8] = *b"SQUATKV\x01";
-
-/// FNV-1a over 64-bit words.
-pub(crate) struct Hash(u64);
-
-impl Hash {
-    pub(crate) fn new() -> Self {
-        Self(0xCBF2_9CE4_8422_2325)
-    }
-
-    pub(crate) fn word(&mut self, word: u64) {
-        self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01B3);
-        // A multiplication alone never carries down.
-        self.0 ^= self.0 >> 32;
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        words.iter().for_each(|word| self.word(u64::from_le_bytes(*word)));
-        rest.iter().for_each(|&byte| self.word(u64::from(byte)));
-        self.word(bytes.len() as u64);
-    }
-
-    fn text(&mut self, value: &impl std::fmt::Debug) {
-        struct Sink<'a>(&'a mut Hash);
-        impl std::fmt::Write for Sink<'_> {
-            fn write_str(&mut self, text: &str) -> std::fmt::Result {
-                text.bytes().for_each(|byte| self.0.word(u64::from(byte)));
-                Ok(())
-            }
-        }
-        // Writing to the sink cannot fail.
-        let _ = write!(Sink(self), "{value:?}");
-    }
-}
+/// Version 2: the fingerprint covers every parameter by name.
+const MAGIC: [u8; 8] = *b"SQUATKV\x02";
 
 /// Reads little-endian numbers; `None` where the bytes end too early.
 pub(crate) struct Reader<'a>(&'a [u8]);
@@ -87,150 +53,120 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Model {
-    /// A number that tells models apart: architecture, plan, norms, biases, quantizers, and of the weights the values, or of
-    /// integers each row's scales and sums of codes. It depends on no layout.
-    fn fingerprint(&self) -> u64 {
-        let mut hash = Hash::new();
-        hash.text(&self.spec);
-        hash.text(&self.plan);
-        let floats = |hash: &mut Hash, values: &mut dyn Iterator<Item = f32>| {
-            values.for_each(|x| hash.word(u64::from(x.to_bits())));
-        };
-        let weight = |hash: &mut Hash, weight: &Weight| match weight {
-            Weight::Packed(matrix) => matrix.row_marks().for_each(|(scale, sum)| {
-                hash.word(u64::from(scale.to_bits()) << 32 | u64::from(sum as u32));
-            }),
-            Weight::F32(values) => values.iter().for_each(|x| hash.word(u64::from(x.to_bits()))),
-            Weight::F16(values) => values.iter().for_each(|&x| hash.word(u64::from(x))),
-        };
-        let linear = |hash: &mut Hash, linear: &Linear| {
-            weight(hash, &linear.weight);
-            floats(hash, &mut (0..linear.rows).map_while(|channel| linear.bias(channel)));
-            hash.text(&linear.input);
-        };
-        weight(&mut hash, &self.embedding);
-        floats(&mut hash, &mut self.positions.iter().flatten().copied());
-        for layer in &self.layers {
-            floats(&mut hash, &mut layer.attn_norm.values().chain(layer.mlp_norm.values()));
-            for part in [&layer.qkv, &layer.output, &layer.gate_up, &layer.down] {
-                linear(&mut hash, part);
-            }
-            hash.text(&layer.attention);
-        }
-        floats(&mut hash, &mut self.final_norm.values());
-        linear(&mut hash, &self.head);
-        hash.0
+/// The header: the model and the sizes of the contents.
+fn header(sequence: &Sequence) -> Value {
+    let model = sequence.model();
+    let spec = &model.spec;
+    json!({
+        "model": format!("{:016x}", model.fingerprint()),
+        "plan": format!("{:?}", model.plan),
+        "position": sequence.position(),
+        "layers": spec.num_hidden_layers,
+        "heads": spec.num_key_value_heads,
+        "head_dim": spec.head_dim,
+        "vocabulary": spec.vocab_size,
+    })
+}
+
+/// The bytes of a file with what `sequence` holds.
+fn encode(sequence: &Sequence) -> Vec<u8> {
+    let header = header(sequence).to_string();
+    let mut out = Vec::with_capacity(sequence.cache_bytes() + header.len() + 8 * sequence.logits().len());
+    out.extend(MAGIC);
+    out.extend((header.len() as u32).to_le_bytes());
+    out.extend(header.as_bytes());
+    out.extend(sequence.tokens().iter().flat_map(|token| token.to_le_bytes()));
+    out.extend(sequence.logits().iter().flat_map(|x| x.to_le_bytes()));
+    sequence.heads().for_each(|head| head.write(&mut out));
+    let mut hash = Hash::new();
+    hash.bytes(&out);
+    out.extend(hash.finish().to_le_bytes());
+    out
+}
+
+/// A sequence of the model and capacity of `held` with the contents of a file, or the reason the file is refused.
+fn decode(bytes: &[u8], held: &Sequence) -> std::result::Result<Sequence, String> {
+    let damaged = || "it is truncated or damaged; save the prefix again".to_owned();
+    if !bytes.starts_with(&MAGIC[..7]) {
+        return Err("expected a saved prefix, got something else".to_owned());
     }
+    if bytes.get(7) != Some(&MAGIC[7]) {
+        let found = bytes.get(7).map_or("none".to_owned(), u8::to_string);
+        return Err(format!(
+            "expected version {} of the format, got {found}; save the prefix again with this program",
+            MAGIC[7]
+        ));
+    }
+    let (body, checksum) = bytes.split_last_chunk::<8>().ok_or_else(damaged)?;
+    let mut hash = Hash::new();
+    hash.bytes(body);
+    if hash.finish() != u64::from_le_bytes(*checksum) {
+        return Err(damaged());
+    }
+    let mut reader = Reader(&body[MAGIC.len()..]);
+    let length = reader.array().map(u32::from_le_bytes).ok_or_else(damaged)?;
+    let found = reader.bytes(length as usize).ok_or_else(damaged)?;
+    let found: Value = serde_json::from_slice(found).map_err(|_| damaged())?;
+    let own = header(held);
+    for key in ["layers", "heads", "head_dim", "vocabulary", "plan", "model"] {
+        if found[key] != own[key] {
+            return Err(format!(
+                "it was made by another model: expected {key} {}, got {}; feed the prompt to this model",
+                own[key], found[key]
+            ));
+        }
+    }
+    let position = found["position"].as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(damaged)?;
+    if position > held.capacity() {
+        return Err(format!(
+            "it holds {position} tokens, the session at most {}; open a session with more room",
+            held.capacity()
+        ));
+    }
+    let tokens = reader.bytes(4 * position).ok_or_else(damaged)?;
+    let tokens: Vec<u32> = tokens.as_chunks().0.iter().map(|quad| u32::from_le_bytes(*quad)).collect();
+    let model = held.model().clone();
+    check_ids(&tokens, model.spec.vocab_size).map_err(|_| damaged())?;
+    let mut fresh = Sequence::new(model, Some(held.capacity())).map_err(|error| error.to_string())?;
+    reader.floats(fresh.logits_mut()).ok_or_else(damaged)?;
+    for head in fresh.heads_mut() {
+        head.read(&mut reader, position).ok_or_else(damaged)?;
+    }
+    if !reader.0.is_empty() {
+        return Err(damaged());
+    }
+    fresh.advance(&tokens);
+    Ok(fresh)
 }
 
 impl Session {
-    fn header(&self) -> Value {
-        let spec = &self.model().spec;
-        json!({
-            "model": format!("{:016x}", self.model().fingerprint()),
-            "plan": format!("{:?}", self.model().plan),
-            "position": self.position(),
-            "layers": spec.num_hidden_layers,
-            "heads": spec.num_key_value_heads,
-            "head_dim": spec.head_dim,
-            "vocabulary": spec.vocab_size,
-        })
-    }
-
     /// Writes tokens, keys, values and logits to a file, which appears whole or not at all.
     ///
     /// # Errors
     /// The file system's.
     pub fn save_prefix(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let header = self.header().to_string();
-        let mut out = Vec::with_capacity(self.cache_bytes() + header.len() + 8 * self.logits().len());
-        out.extend(MAGIC);
-        out.extend((header.len() as u32).to_le_bytes());
-        out.extend(header.as_bytes());
-        out.extend(self.tokens().iter().flat_map(|token| token.to_le_bytes()));
-        out.extend(self.logits().iter().flat_map(|x| x.to_le_bytes()));
-        self.heads().for_each(|head| head.write(&mut out));
-        let mut hash = Hash::new();
-        hash.bytes(&out);
-        out.extend(hash.0.to_le_bytes());
-        write_atomically(path, &out)
+        write_atomically(path.as_ref(), &encode(&self.sequence))
     }
 
     /// Replaces all that the session holds by what [`Session::save_prefix`] wrote: the same bits follow as if the
     /// tokens had been fed. On an error the session is as it was.
     ///
     /// # Errors
-    /// A file that cannot be read, is no such file, damaged or truncated, made by another model or under another plan,
-    /// or longer than the session's capacity; a session that records token bits.
+    /// A file that cannot be read, is not a saved prefix, is damaged or truncated, was made by another model or under
+    /// another plan, or is longer than the session's capacity; a session that records token bits.
     pub fn load_prefix(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let io = |source| EngineError::PrefixFile { verb: "read", path: path.to_path_buf(), source };
         let refuse = |problem: String| EngineError::Prefix { path: path.to_path_buf(), problem };
         if self.token_bits().is_some() {
-            return Err(refuse("the session records token bits, which the file has not".to_owned()));
+            return Err(refuse("the session records token bits, which the file does not hold".to_owned()));
         }
-        let bytes = fs::read(path).map_err(io)?;
-        let damaged = || refuse("it is truncated or damaged; save the prefix again".to_owned());
-        if !bytes.starts_with(&MAGIC[..7]) {
-            return Err(refuse("expected a saved prefix, got something else".to_owned()));
-        }
-        if bytes.get(7) != Some(&MAGIC[7]) {
-            let message = format!("expected version {} of the format, got {:?}", MAGIC[7], bytes.get(7));
-            return Err(refuse(message + "; save the prefix again"));
-        }
-        let (body, checksum) = bytes.split_last_chunk::<8>().ok_or_else(damaged)?;
-        let mut hash = Hash::new();
-        hash.bytes(body);
-        if hash.0 != u64::from_le_bytes(*checksum) {
-            return Err(damaged());
-        }
-        let mut reader = Reader(&body[MAGIC.len()..]);
-        let length = reader.array().map(u32::from_le_bytes).ok_or_else(damaged)?;
-        let header = reader.bytes(length as usize).ok_or_else(damaged)?;
-        let header: Value = serde_json::from_slice(header).map_err(|_| damaged())?;
-        let own = self.header();
-        for key in ["layers", "heads", "head_dim", "vocabulary", "plan", "model"] {
-            if header[key] != own[key] {
-                return Err(refuse(format!(
-                    "it was made by another model: expected {key} {}, got {}; feed the prompt to this model",
-                    own[key], header[key]
-                )));
-            }
-        }
-        let position =
-            header["position"].as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(damaged)?;
-        if position > self.capacity() {
-            return Err(refuse(format!(
-                "it holds {position} tokens, the session at most {}; open a session with more room",
-                self.capacity()
-            )));
-        }
-        let tokens = reader.bytes(4 * position).ok_or_else(damaged)?;
-        let tokens: Vec<u32> = tokens.as_chunks().0.iter().map(|quad| u32::from_le_bytes(*quad)).collect();
-        let mut fresh = self.empty_twin()?;
-        crate::session::check_ids(&tokens, self.model().spec.vocab_size).map_err(|_| damaged())?;
-        reader.floats(fresh.logits_mut()).ok_or_else(damaged)?;
-        for head in fresh.heads_mut() {
-            head.read(&mut reader, position).ok_or_else(damaged)?;
-        }
-        if !reader.0.is_empty() {
-            return Err(damaged());
-        }
-        fresh.advance(&tokens);
-        self.take_from(fresh);
+        let bytes = fs::read(path).map_err(|source| EngineError::PrefixFile {
+            verb: "read",
+            path: path.to_path_buf(),
+            source,
+        })?;
+        self.sequence = decode(&bytes, &self.sequence).map_err(refuse)?;
         Ok(())
-    }
-
-    /// Another session that holds the same: continuations of one prefix.
-    ///
-    /// # Errors
-    /// None for a session that exists, but for memory.
-    pub fn fork(&self) -> Result<Self> {
-        let mut fork = self.empty_twin()?;
-        fork.copy_from(self);
-        Ok(fork)
     }
 }
 

@@ -11,20 +11,20 @@ pub(crate) type FillRow<'a> = Box<dyn Fn(usize, &mut [i8]) + 'a>;
 
 /// The codes of a tensor.
 pub(crate) enum CodeRows<'a> {
-    /// As a weight file holds them: so many 32-bit words for each row, one row after the other.
+    /// As in a packed file: rows one after the other, each of that many 32-bit words.
     Words(&'a [i32], usize),
     /// Made row by row.
     Fill(FillRow<'a>),
 }
 
-/// A quantized tensor on its way into the kernel's layout.
+/// Codes and scales of a tensor, to be laid out for a kernel.
 pub(crate) struct Codes<'a> {
     /// In the order of [`WeightScheme::scale_index`].
     pub scales: Vec<f32>,
     pub rows: CodeRows<'a>,
 }
 
-/// What a model is loaded from; tensors are read by several threads.
+/// The files or tensors that a model is loaded from. Several threads read them.
 pub(crate) trait Source: Sync {
     /// Values of a full-precision tensor, row-major, all finite.
     fn values(&self, param: &ParamInfo) -> Result<Vec<f32>>;
@@ -32,7 +32,7 @@ pub(crate) trait Source: Sync {
     fn codes(&self, param: &ParamInfo, scheme: WeightScheme) -> Result<Codes<'_>>;
     /// The static quantizer of a point.
     fn affine(&self, point: ActPoint, layer: Option<usize>, bits: ActBits) -> Result<Affine>;
-    /// The tensor will not be read again: mapped pages of it may go.
+    /// The tensor will not be read again: its mapped pages can be released.
     fn release(&self, param: &ParamInfo);
 }
 
@@ -57,7 +57,7 @@ impl Source for PackedModel {
     }
 }
 
-/// Tensors in full precision, quantized here: with the learned scales beside them, or to nearest.
+/// Tensors in full precision, quantized on load: with their learned scales if they have any, to nearest otherwise.
 pub(crate) struct Unpacked<'a>(pub &'a (dyn TensorSource + Sync));
 
 impl Source for Unpacked<'_> {

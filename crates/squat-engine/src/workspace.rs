@@ -3,28 +3,28 @@
 use crate::attention::head::{HeadToken, attend_block};
 use crate::attention::{HeadCache, HeadScratch};
 use crate::error::{EngineError, Result};
-use crate::lane::Lane;
 use crate::linear::Operand;
 use crate::model::{Model, Rope};
 use crate::pool::{Pool, lock};
-use crate::session::Session;
+use crate::row_shard::RowShard;
+use crate::sequence::Sequence;
 use squat_kernels::CacheError;
 use squat_quant::ActBits;
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
 
-/// Fewest rows for which a lane of its own pays.
-const MIN_LANE_ROWS: usize = 16;
+/// Fewest rows that are worth a shard of their own.
+const MIN_SHARD_ROWS: usize = 16;
 
 /// Tokens whose logits are computed together.
 const LOGITS_TILE: usize = 16;
 
-/// Multiplications of an attention step below which a join costs more than it saves.
+/// Multiplications of an attention step below which sharing it out costs more than it saves.
 const MIN_ATTENTION_WORK: usize = 1 << 17;
 
-/// Tokens for one session, to be fed together with those of others; see [`crate::Batch::run`].
-pub struct Step<'a> {
-    pub(crate) session: &'a mut Session,
+/// Tokens for one sequence, to be fed together with those of others; see [`crate::Batch::run`].
+pub struct BatchEntry<'a> {
+    pub(crate) sequence: &'a mut Sequence,
     pub(crate) tokens: &'a [u32],
     /// Tokens fed in earlier blocks.
     fed: usize,
@@ -33,10 +33,10 @@ pub struct Step<'a> {
     count: usize,
 }
 
-impl<'a> Step<'a> {
-    /// Tokens to feed after those that `session` holds.
-    pub fn new(session: &'a mut Session, tokens: &'a [u32]) -> Self {
-        Self { session, tokens, fed: 0, first: 0, count: 0 }
+impl<'a> BatchEntry<'a> {
+    /// Tokens to feed after those that `sequence` holds.
+    pub(crate) fn of(sequence: &'a mut Sequence, tokens: &'a [u32]) -> Self {
+        Self { sequence, tokens, fed: 0, first: 0, count: 0 }
     }
 
     fn ends_here(&self) -> bool {
@@ -57,7 +57,7 @@ pub(crate) type Visit<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
 
 /// Input of the head for some tokens.
 #[derive(Debug)]
-struct HeadInput {
+struct LmHeadInput {
     /// `[tokens, hidden]`
     input: Vec<f32>,
     operand: Operand,
@@ -79,28 +79,28 @@ pub(crate) struct Workspace {
     /// Most rows of a block.
     capacity: usize,
     rows: Vec<Row>,
-    lanes: Vec<Lane>,
+    shards: Vec<RowShard>,
     /// By key-value head.
     heads: Vec<Mutex<HeadScratch>>,
-    head: HeadInput,
+    head: LmHeadInput,
 }
 
 impl Workspace {
-    /// Room for blocks of `block` tokens for each thread, in sessions of up to `positions` tokens.
+    /// Room for blocks of `block` tokens for each thread, in sequences of up to `positions` tokens.
     pub(crate) fn new(model: &Model, threads: usize, block: usize, positions: usize) -> Self {
-        let lane_rows = block.max(2 * MIN_LANE_ROWS);
-        let lanes = (0..threads).map(|_| Lane::new(model, lane_rows)).collect();
+        let shard_rows = block.max(2 * MIN_SHARD_ROWS);
+        let shards = (0..threads).map(|_| RowShard::new(model, shard_rows)).collect();
         let heads = (0..model.spec.num_key_value_heads).map(|_| {
             let mut head = HeadScratch::default();
-            head.reserve(&model.layers[0].attention, lane_rows * threads, positions);
+            head.reserve(&model.layers[0].attention, shard_rows * threads, positions);
             Mutex::new(head)
         });
         Self {
             capacity: block * threads,
             rows: Vec::with_capacity(block * threads),
-            lanes,
+            shards,
             heads: heads.collect(),
-            head: HeadInput {
+            head: LmHeadInput {
                 input: vec![0.0; LOGITS_TILE * model.spec.hidden_size],
                 operand: Operand::default(),
                 tile: Vec::new(),
@@ -110,27 +110,27 @@ impl Workspace {
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        let lanes: usize = self.lanes.iter().map(Lane::bytes).sum();
+        let shards: usize = self.shards.iter().map(RowShard::bytes).sum();
         let heads: usize = self.heads.iter().map(|head| lock(head).bytes()).sum();
         let head = 4 * (self.head.input.len() + self.head.tile.len()) + self.head.operand.bytes();
-        lanes + heads + head + self.rows.capacity() * size_of::<Row>()
+        shards + heads + head + self.rows.capacity() * size_of::<Row>()
     }
 
-    /// Feeds all steps, whose tokens have been checked; each session gets the logits after its last token. With `visit`
-    /// there is one step, and the logits after each of its tokens are shown.
+    /// Feeds all entries, whose tokens have been checked; each sequence gets the logits after its last token. With `visit`
+    /// there is one entry, and the logits after each of its tokens are shown.
     ///
-    /// On an error the sessions are as before, but for their logits.
+    /// On an error the sequences are as before, except for their logits.
     pub(crate) fn run(
         &mut self,
         model: &Model,
         pool: &Pool,
-        steps: &mut [Step<'_>],
+        entries: &mut [BatchEntry<'_>],
         mut visit: Option<Visit<'_>>,
     ) -> Result<()> {
-        let done = self.blocks(model, pool, steps, &mut visit);
+        let done = self.blocks(model, pool, entries, &mut visit);
         if done.is_err() {
-            for step in steps {
-                step.session.cut(step.session.position() - step.fed);
+            for entry in entries {
+                entry.sequence.truncate(entry.sequence.position() - entry.fed);
             }
         }
         done
@@ -140,52 +140,52 @@ impl Workspace {
         &mut self,
         model: &Model,
         pool: &Pool,
-        steps: &mut [Step<'_>],
+        entries: &mut [BatchEntry<'_>],
         visit: &mut Option<Visit<'_>>,
     ) -> Result<()> {
-        while self.fill(steps) {
-            if let Err(error) = self.feed(model, pool, steps) {
+        while self.fill(entries) {
+            if let Err(error) = self.feed(model, pool, entries) {
                 // Nothing of this block counts.
-                steps.iter_mut().for_each(|step| step.session.cut(step.session.position()));
+                entries.iter_mut().for_each(|entry| entry.sequence.truncate(entry.sequence.position()));
                 return Err(error.into());
             }
-            // Errors from here on take back what was fed, so this comes first.
-            let logits = self.steps_logits(model, pool, steps, visit);
-            for step in steps.iter_mut() {
-                step.session.advance(&step.tokens[step.fed..step.fed + step.count]);
-                step.fed += step.count;
+            // An error from here on must undo the block, so the tokens are counted before it is returned.
+            let logits = self.entry_logits(model, pool, entries, visit);
+            for entry in entries.iter_mut() {
+                entry.sequence.advance(&entry.tokens[entry.fed..entry.fed + entry.count]);
+                entry.fed += entry.count;
             }
             logits?;
         }
         Ok(())
     }
 
-    /// Takes the next tokens of the steps into a block; false when there are none left.
-    fn fill(&mut self, steps: &mut [Step<'_>]) -> bool {
+    /// Fills a block with the next tokens of the entries; false if no tokens are left.
+    fn fill(&mut self, entries: &mut [BatchEntry<'_>]) -> bool {
         self.rows.clear();
-        for step in steps {
-            step.first = self.rows.len();
-            step.count = (self.capacity - step.first).min(step.tokens.len() - step.fed);
-            let tokens = &step.tokens[step.fed..step.fed + step.count];
-            let from = step.session.position();
+        for entry in entries {
+            entry.first = self.rows.len();
+            entry.count = (self.capacity - entry.first).min(entry.tokens.len() - entry.fed);
+            let tokens = &entry.tokens[entry.fed..entry.fed + entry.count];
+            let from = entry.sequence.position();
             self.rows.extend((from..).zip(tokens).map(|(position, &token)| Row { token, position }));
         }
         !self.rows.is_empty()
     }
 
-    /// One block through all layers. Rows are shared out over lanes when there are enough of them, else output
+    /// One block through all layers. Rows are shared out over shards when there are enough of them, else output
     /// channels; heads of attention always.
     fn feed(
         &mut self,
         model: &Model,
         pool: &Pool,
-        steps: &mut [Step<'_>],
+        entries: &mut [BatchEntry<'_>],
     ) -> std::result::Result<(), CacheError> {
         let rows = &self.rows[..];
-        let active = (rows.len() / MIN_LANE_ROWS).clamp(1, self.lanes.len());
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
+        let active = (rows.len() / MIN_SHARD_ROWS).clamp(1, self.shards.len());
+        for (index, shard) in self.shards.iter_mut().enumerate() {
             let cut = |i: usize| rows.len() * i.min(active) / active;
-            (lane.first, lane.count) = (cut(index), cut(index + 1) - cut(index));
+            (shard.first, shard.count) = (cut(index), cut(index + 1) - cut(index));
         }
         let inner = (active == 1).then_some(pool);
         let layers = model.layers.len();
@@ -193,34 +193,34 @@ impl Workspace {
         let reach: usize = rows.iter().map(|row| row.position + 1).sum();
         for layer in 0..=layers {
             let heads = &self.heads;
-            pool.for_each(self.lanes[..active].iter_mut(), |_, lane| {
+            pool.for_each(self.shards[..active].iter_mut(), |_, shard| {
                 match layer.checked_sub(1) {
-                    None => lane.embed(model, rows),
-                    Some(below) => lane.finish(model, below, heads, inner),
+                    None => shard.embed(model, rows),
+                    Some(below) => shard.finish(model, below, heads, inner),
                 }
                 if layer < layers {
-                    lane.project(model, layer, rows, heads, inner);
+                    shard.project(model, layer, rows, heads, inner);
                 }
             });
             if layer == layers {
                 break;
             }
-            let lanes = &self.lanes[..active];
+            let shards = &self.shards[..active];
             let (plan, width) = (&model.layers[layer].attention, model.layers[layer].qkv.rows);
             let token = |row: usize| {
-                let holds = |lane: &&Lane| row < lane.first + lane.count;
-                let lane = lanes.iter().find(holds).expect("lanes hold every row of the block");
-                let at = row - lane.first;
-                HeadToken { qkv: &lane.output[at * width..][..width], bits: lane.bits[at] }
+                let holds = |shard: &&RowShard| row < shard.first + shard.count;
+                let shard = shards.iter().find(holds).expect("shards hold every row of the block");
+                let at = row - shard.first;
+                HeadToken { qkv: &shard.output[at * width..][..width], bits: shard.bits[at] }
             };
-            for step in steps.iter_mut() {
-                let rows = step.first..step.first + step.count;
-                step.session.record(layer, rows.map(|row| token(row).bits));
+            for entry in entries.iter_mut() {
+                let rows = entry.first..entry.first + entry.count;
+                entry.sequence.record(layer, rows.map(|row| token(row).bits));
             }
             let failed = OnceLock::<CacheError>::new();
-            let items = steps.iter_mut().filter(|step| step.count > 0).flat_map(|step| {
-                let (from, to) = (step.first, step.first + step.count);
-                let (caches, rope) = step.session.layer_cache(layer);
+            let items = entries.iter_mut().filter(|entry| entry.count > 0).flat_map(|entry| {
+                let (from, to) = (entry.first, entry.first + entry.count);
+                let (caches, rope) = entry.sequence.layer_cache(layer);
                 caches.iter_mut().enumerate().map(move |(kv, cache)| HeadItem {
                     kv,
                     cache,
@@ -228,7 +228,7 @@ impl Workspace {
                     rows: from..to,
                 })
             });
-            let items = Ahead::new(items);
+            let items = PrefetchHeads::new(items);
             let attend = |_, HeadItem { kv, cache, rope, rows }: HeadItem<'_>| {
                 let scratch = &mut *lock(&heads[kv]);
                 let done =
@@ -249,64 +249,64 @@ impl Workspace {
         Ok(())
     }
 
-    /// Logits after the tokens of the block that are wanted: all, shown to `visit`, or the last one of each step.
-    fn steps_logits(
+    /// Logits after the tokens of the block that are wanted: all, shown to `visit`, or the last one of each entry.
+    fn entry_logits(
         &mut self,
         model: &Model,
         pool: &Pool,
-        steps: &mut [Step<'_>],
+        entries: &mut [BatchEntry<'_>],
         visit: &mut Option<Visit<'_>>,
     ) -> Result<()> {
         let vocabulary = model.spec.vocab_size;
-        if let (Some(visit), [step]) = (visit, &mut *steps) {
-            for from in (0..step.count).step_by(LOGITS_TILE) {
-                let count = LOGITS_TILE.min(step.count - from);
-                (0..count).for_each(|slot| self.gather(model, slot, step.first + from + slot));
+        if let (Some(visit), [entry]) = (visit, &mut *entries) {
+            for from in (0..entry.count).step_by(LOGITS_TILE) {
+                let count = LOGITS_TILE.min(entry.count - from);
+                (0..count).for_each(|slot| self.gather(model, slot, entry.first + from + slot));
                 self.tile_logits(model, pool, count);
                 for (row, logits) in self.head.tile.chunks_exact(vocabulary).take(count).enumerate() {
-                    let index = step.fed + from + row;
-                    check_finite(logits, step.session.position() + from + row)?;
+                    let index = entry.fed + from + row;
+                    check_finite(logits, entry.sequence.position() + from + row)?;
                     visit(index, logits)?;
                 }
                 let last = &self.head.tile[(count - 1) * vocabulary..count * vocabulary];
-                step.session.logits_mut().copy_from_slice(last);
+                entry.sequence.logits_mut().copy_from_slice(last);
             }
             return Ok(());
         }
         let mut next = 0;
-        while next < steps.len() {
-            // Up to a tile of steps that end in this block.
+        while next < entries.len() {
+            // Up to a tile of entries that end in this block.
             let (from, mut count) = (next, 0);
-            while next < steps.len() && count < LOGITS_TILE {
-                if steps[next].ends_here() {
-                    self.gather(model, count, steps[next].first + steps[next].count - 1);
+            while next < entries.len() && count < LOGITS_TILE {
+                if entries[next].ends_here() {
+                    self.gather(model, count, entries[next].first + entries[next].count - 1);
                     count += 1;
                 }
                 next += 1;
             }
-            let mut ending = steps[from..next].iter_mut().filter(|step| step.ends_here());
+            let mut ending = entries[from..next].iter_mut().filter(|entry| entry.ends_here());
             if count == 1
-                && let Some(step) = ending.next()
+                && let Some(entry) = ending.next()
             {
-                self.head.logits(model, pool, 1, step.session.logits_mut());
-                check_finite(step.session.logits(), step.session.position() + step.count - 1)?;
+                self.head.logits(model, pool, 1, entry.sequence.logits_mut());
+                check_finite(entry.sequence.logits(), entry.sequence.position() + entry.count - 1)?;
             } else if count > 1 {
                 self.tile_logits(model, pool, count);
-                for (step, logits) in ending.zip(self.head.tile.chunks_exact(vocabulary)) {
-                    check_finite(logits, step.session.position() + step.count - 1)?;
-                    step.session.logits_mut().copy_from_slice(logits);
+                for (entry, logits) in ending.zip(self.head.tile.chunks_exact(vocabulary)) {
+                    check_finite(logits, entry.sequence.position() + entry.count - 1)?;
+                    entry.sequence.logits_mut().copy_from_slice(logits);
                 }
             }
         }
         Ok(())
     }
 
-    /// Takes a row of the block to the input of the head.
+    /// Copies a row of the block, normalized, to the input of the head.
     fn gather(&mut self, model: &Model, slot: usize, row: usize) {
         let hidden = model.spec.hidden_size;
-        let holds = |lane: &&Lane| (lane.first..lane.first + lane.count).contains(&row);
-        if let Some(lane) = self.lanes.iter().find(holds) {
-            let x = &lane.x[(row - lane.first) * hidden..][..hidden];
+        let holds = |shard: &&RowShard| (shard.first..shard.first + shard.count).contains(&row);
+        if let Some(shard) = self.shards.iter().find(holds) {
+            let x = &shard.x[(row - shard.first) * hidden..][..hidden];
             let out = &mut self.head.input[slot * hidden..][..hidden];
             model.final_norm.apply(model.kernels, x, out);
         }
@@ -324,7 +324,7 @@ impl Workspace {
     }
 }
 
-impl HeadInput {
+impl LmHeadInput {
     fn logits(&mut self, model: &Model, pool: &Pool, count: usize, out: &mut [f32]) {
         let input = &mut self.input[..count * model.spec.hidden_size];
         // The head's input is always 8 bits.
@@ -334,21 +334,21 @@ impl HeadInput {
     }
 }
 
-/// An iterator over heads that asks for the next item's cache, and for where the cache of the one after it lies, when an
-/// item is taken.
-struct Ahead<I: Iterator> {
+/// An iterator over heads. Taking an item prefetches the cache of the next one, and the descriptor of the cache of the
+/// one after it.
+struct PrefetchHeads<I: Iterator> {
     items: I,
     next: Option<I::Item>,
     after: Option<I::Item>,
 }
 
-impl<'a, I: Iterator<Item = HeadItem<'a>>> Ahead<I> {
+impl<'a, I: Iterator<Item = HeadItem<'a>>> PrefetchHeads<I> {
     fn new(mut items: I) -> Self {
         Self { next: items.next(), after: items.next(), items }
     }
 }
 
-impl<'a, I: Iterator<Item = HeadItem<'a>>> Iterator for Ahead<I> {
+impl<'a, I: Iterator<Item = HeadItem<'a>>> Iterator for PrefetchHeads<I> {
     type Item = HeadItem<'a>;
 
     fn next(&mut self) -> Option<HeadItem<'a>> {
@@ -371,7 +371,7 @@ impl<'a, I: Iterator<Item = HeadItem<'a>>> Iterator for Ahead<I> {
     }
 }
 
-/// Logits must be finite: functions further on take NaN for a small number.
+/// Logits must be finite: later functions treat NaN as a small number.
 fn check_finite(logits: &[f32], position: usize) -> Result<()> {
     if logits.iter().fold(true, |finite, x| finite & x.is_finite()) {
         return Ok(());

@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{engine, gpt2, mixed, spec, tokens};
-use squat_engine::{EngineOptions, SessionOptions, Step};
+use common::{engine, gpt2, mixed, qwen3, spec, tokens};
+use squat_engine::{BatchEntry, EngineOptions, SessionOptions};
 use squat_model::QuantPlan;
 use squat_quant::token_policy::TokenPolicy;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -13,7 +13,7 @@ use std::cell::Cell;
 struct Counting;
 
 thread_local! {
-    /// Of this thread alone: what a new worker thread allocates for itself is no part of decoding, and workers run the
+    /// Of this thread alone: allocations of a new worker thread for itself do not belong to decoding, and workers run the
     /// same code as their caller.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
@@ -44,7 +44,7 @@ fn decoding_allocates_nothing() {
         common::make_static(mixed(TokenPolicy::SinkAttention)),
         QuantPlan::full_precision(),
     ] {
-        for (spec, threads) in [(spec(false), 1), (spec(false), 2), (gpt2(), 1), (gpt2(), 2)] {
+        for (spec, threads) in [(spec(false), 1), (spec(false), 2), (gpt2(), 1), (gpt2(), 2), (qwen3(), 1)] {
             let engine = engine(&spec, &plan, EngineOptions::threads(threads));
             let ids = tokens(engine.spec(), 60, 1);
             let mut session = engine.session_with(SessionOptions { capacity: Some(64), block: 16 }).unwrap();
@@ -61,16 +61,16 @@ fn decoding_allocates_nothing() {
             let mut others: [_; 3] = std::array::from_fn(|_| engine.session().unwrap());
             let mut batch = engine.batch(8).unwrap();
             for (index, session) in others.iter_mut().enumerate() {
-                batch.run(&mut [Step::new(session, &ids[..2 + index])]).unwrap();
+                batch.run(&mut [BatchEntry::new(session, &ids[..2 + index])]).unwrap();
             }
             let [a, b, c] = &mut others;
             let mut together = |at: usize| {
-                let mut steps = [
-                    Step::new(a, &ids[at..at + 1]),
-                    Step::new(b, &ids[at..at + 1]),
-                    Step::new(c, &ids[at..at + 1]),
+                let mut entries = [
+                    BatchEntry::new(a, &ids[at..at + 1]),
+                    BatchEntry::new(b, &ids[at..at + 1]),
+                    BatchEntry::new(c, &ids[at..at + 1]),
                 ];
-                batch.run(&mut steps).unwrap();
+                batch.run(&mut entries).unwrap();
             };
             together(5);
             let before = ALLOCATIONS.get();

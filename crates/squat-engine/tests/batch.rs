@@ -1,14 +1,14 @@
-//! Sessions fed together get the bits that each gets alone, wherever they are and whoever is with them.
+//! Sessions fed together get the bits that each gets alone, at any positions and in any combination.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use common::{bits, cases, engine, tokens};
-use squat_engine::{EngineError, EngineOptions, Session, SessionOptions, Step};
+use squat_engine::{BatchEntry, EngineError, EngineOptions, Session, SessionOptions};
 use squat_model::QuantPlan;
 
 #[test]
-fn company_changes_no_bit() {
+fn results_are_bit_identical_whatever_else_is_in_the_batch() {
     for (name, spec, plan) in cases() {
         for threads in [1, 2] {
             let engine = engine(&spec, &plan, EngineOptions::threads(threads));
@@ -23,10 +23,10 @@ fn company_changes_no_bit() {
                 |sequence: usize, fed: usize| &alone[sequence][(fed - 1) * vocabulary..fed * vocabulary];
             let mut sessions: Vec<Session> = sequences.iter().map(|_| engine.session().unwrap()).collect();
             let mut batch = engine.batch(7).unwrap();
-            // Prompts of different lengths beside decoded tokens, longer together than the batch has rows; some
-            // sequences join late, and each is missing now and then.
+            // Prompts of different lengths mixed with decoded tokens, together more than the rows of the batch; some
+            // sequences join late, and each pauses now and then.
             for round in 0..12usize {
-                let mut steps = Vec::new();
+                let mut entries = Vec::new();
                 let mut fed = Vec::new();
                 for (index, session) in sessions.iter_mut().enumerate() {
                     let at = session.position();
@@ -37,11 +37,11 @@ fn company_changes_no_bit() {
                         _ => 1,
                     };
                     if count > 0 {
-                        steps.push(Step::new(session, &sequences[index][at..at + count]));
+                        entries.push(BatchEntry::new(session, &sequences[index][at..at + count]));
                         fed.push((index, at + count));
                     }
                 }
-                batch.run(&mut steps).unwrap();
+                batch.run(&mut entries).unwrap();
                 for (index, held) in fed {
                     assert_eq!(sessions[index].position(), held);
                     assert_eq!(
@@ -51,7 +51,7 @@ fn company_changes_no_bit() {
                     );
                 }
             }
-            // A session leaves and goes on by itself.
+            // A session leaves the batch and continues alone.
             let at = sessions[0].position();
             assert!(at > 0);
             let last = bits(sessions[0].prefill(&sequences[0][at..]).unwrap());
@@ -62,14 +62,14 @@ fn company_changes_no_bit() {
 
 #[test]
 fn many_sequences_decode_together() {
-    // More than a tile of logits and than the fewest rows of a lane.
+    // More than a tile of logits and than the fewest rows of a shard.
     let engine = engine(&common::spec(true), &QuantPlan::w4a8(), EngineOptions::threads(2));
     let sequences: Vec<Vec<u32>> = (0..37).map(|i| tokens(engine.spec(), 6, i)).collect();
     let mut sessions: Vec<Session> = sequences.iter().map(|_| engine.session().unwrap()).collect();
     let mut batch = engine.batch(64).unwrap();
     for at in 0..6 {
-        let steps = sessions.iter_mut().zip(&sequences).map(|(s, ids)| Step::new(s, &ids[at..=at]));
-        batch.run(&mut steps.collect::<Vec<_>>()).unwrap();
+        let entries = sessions.iter_mut().zip(&sequences).map(|(s, ids)| BatchEntry::new(s, &ids[at..=at]));
+        batch.run(&mut entries.collect::<Vec<_>>()).unwrap();
     }
     for (session, ids) in sessions.iter().zip(&sequences) {
         let alone = bits(engine.session().unwrap().prefill(ids).unwrap());
@@ -92,10 +92,12 @@ fn nothing_is_fed_when_a_step_is_wrong() {
         (&[1, 2, 3, 4, 5], |error| matches!(error, EngineError::TooLong { asked: 5, capacity: 4, .. })),
     ];
     for (tokens, expected) in cases {
-        let error = batch.run(&mut [Step::new(&mut a, &[1]), Step::new(&mut b, tokens)]).unwrap_err();
+        let error =
+            batch.run(&mut [BatchEntry::new(&mut a, &[1]), BatchEntry::new(&mut b, tokens)]).unwrap_err();
         assert!(expected(&error), "{error}");
     }
-    let error = batch.run(&mut [Step::new(&mut a, &[1]), Step::new(&mut stranger, &[1])]).unwrap_err();
+    let error =
+        batch.run(&mut [BatchEntry::new(&mut a, &[1]), BatchEntry::new(&mut stranger, &[1])]).unwrap_err();
     assert!(matches!(error, EngineError::OtherModel { .. }), "{error}");
     assert_eq!((a.position(), b.position(), stranger.position()), (0, 0, 0));
     batch.run(&mut []).unwrap();

@@ -1,5 +1,5 @@
 //! A token's logits depend on the tokens before it and on nothing else: not on the block it was fed in, the threads,
-//! the instruction set, the company, or what the session held before. All comparisons are exact.
+//! the instruction set, the other sequences, or earlier contents of the session. All comparisons are exact.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -90,7 +90,7 @@ fn a_truncated_session_is_as_if_the_rest_had_never_been() {
 }
 
 #[test]
-fn log_likelihoods_do_not_depend_on_threads_or_company() {
+fn log_likelihoods_do_not_depend_on_threads_or_other_sequences() {
     for (name, spec, plan) in cases() {
         let solo = engine(&spec, &plan, EngineOptions::threads(1));
         let sequences: Vec<Vec<u32>> =
@@ -101,7 +101,7 @@ fn log_likelihoods_do_not_depend_on_threads_or_company() {
         assert_eq!(solo.log_likelihoods(&views).unwrap(), alone, "{name}");
         let shared = engine(&spec, &plan, EngineOptions::threads(3));
         assert_eq!(shared.log_likelihoods(&views).unwrap(), alone, "{name}, 3 threads");
-        // And they are what the logits say.
+        // They agree with the logits.
         let logits = solo.session().unwrap().prefill_all(&sequences[8]).unwrap();
         for (i, &value) in alone[8].iter().enumerate() {
             let row = &logits[i * solo.spec().vocab_size..][..solo.spec().vocab_size];

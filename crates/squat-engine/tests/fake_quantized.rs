@@ -220,6 +220,15 @@ impl Fake<'_> {
                 let h = norm(&x[i], &spec.attn_norm_name(layer));
                 let [mut q, mut k, v] = [LinearKind::Q, LinearKind::K, LinearKind::V]
                     .map(|kind| self.linear(&h, &name(kind), ActPoint::AttnIn, at, bits));
+                if spec.qk_norm {
+                    for (kind, x) in [(LinearKind::Q, &mut q), (LinearKind::K, &mut k)] {
+                        let gain = self.tensors.get(&ModelSpec::head_norm_name(layer, kind)).unwrap();
+                        for head in x.chunks_exact_mut(d) {
+                            let before = head.to_vec();
+                            float::rms_norm(&before, gain, eps, head);
+                        }
+                    }
+                }
                 if let Some((cos, sin)) = &rope {
                     for head in q.chunks_exact_mut(d).chain(k.chunks_exact_mut(d)) {
                         float::rope(head, &cos[i * d / 2..][..d / 2], &sin[i * d / 2..][..d / 2]);
@@ -247,7 +256,7 @@ impl Fake<'_> {
                     attended.extend(self.values(&p, &values, &widths[..=i], layer));
                 }
                 sink[i] = mean_over_heads(&column);
-                let y = self.linear(&attended, &name(LinearKind::O), ActPoint::AttnOut, at, bits);
+                let y = self.linear(&attended, &name(LinearKind::O), ActPoint::OProjInput, at, bits);
                 float::add(&mut x[i], &y);
                 let h = norm(&x[i], &spec.mlp_norm_name(layer));
                 let project = |kind| self.linear(&h, &name(kind), ActPoint::MlpIn, at, bits);
@@ -258,14 +267,14 @@ impl Fake<'_> {
                     }
                     Mlp::Gelu => float::gelu(&project(LinearKind::Up), &mut mid),
                 }
-                let y = self.linear(&mid, &name(LinearKind::Down), ActPoint::MlpMid, at, bits);
+                let y = self.linear(&mid, &name(LinearKind::Down), ActPoint::DownProjInput, at, bits);
                 float::add(&mut x[i], &y);
             }
         }
         x.iter()
             .flat_map(|x| {
                 let h = norm(x, ModelSpec::FINAL_NORM);
-                self.linear(&h, spec.head_name(), ActPoint::HeadIn, None, ActBits::A8)
+                self.linear(&h, spec.head_name(), ActPoint::LmHeadInput, None, ActBits::A8)
             })
             .collect()
     }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{bits, cases, engine, mixed, spec, tensors, tokens};
+use common::{bits, cases, engine, mixed, spec, specs, tensors, tokens};
 use squat_engine::{Engine, EngineError, EngineOptions, SessionOptions};
 use squat_kernels::Kernels;
 use squat_model::QuantPlan;
@@ -76,6 +76,32 @@ fn refused(engine: &Engine, path: &std::path::Path, options: SessionOptions) -> 
 }
 
 #[test]
+fn a_change_of_any_parameter_makes_another_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prefix.kv");
+    for (name, spec) in specs() {
+        for plan in [QuantPlan::full_precision(), QuantPlan::w4a8()] {
+            let tensors = tensors(&spec, 11);
+            let options = EngineOptions::threads(1);
+            let engine = Engine::from_parts(&spec, &plan, &tensors, options).unwrap();
+            let mut session = engine.session().unwrap();
+            session.prefill(&[1, 2]).unwrap();
+            session.save_prefix(&path).unwrap();
+            for param in spec.parameters() {
+                let mut changed = tensors.clone();
+                // The last row alone: of joined matrices each part counts.
+                let values = changed.get_mut(&param.name).unwrap();
+                let row = values.len() - param.shape.get(1).copied().unwrap_or(1);
+                values[row..].iter_mut().for_each(|x| *x *= 1.25);
+                let engine = Engine::from_parts(&spec, &plan, &changed, options).unwrap();
+                let error = engine.session().unwrap().load_prefix(&path).unwrap_err().to_string();
+                assert!(error.contains("expected model"), "{name}, {}: {error}", param.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("prefix.kv");
@@ -99,6 +125,12 @@ fn what_does_not_fit_is_refused() {
     assert!(refused(&own, &path, small).contains("12 tokens, the session at most 11"));
 
     let good = fs::read(&path).unwrap();
+    // A file of the first version, which is no longer read.
+    let mut old = good.clone();
+    old[7] = 1;
+    fs::write(&path, &old).unwrap();
+    let error = refused(&own, &path, all);
+    assert!(error.contains("version 2") && error.contains("got 1") && error.contains("again"), "{error}");
     for cut in [0, 5, 8, 11, 40, good.len() / 2, good.len() - 9, good.len() - 1] {
         fs::write(&path, &good[..cut]).unwrap();
         refused(&own, &path, all);

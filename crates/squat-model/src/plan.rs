@@ -251,7 +251,7 @@ impl QuantPlan {
     /// and the fixed width at the probabilities.
     pub fn widths(&self, point: ActPoint) -> &'static [ActBits] {
         let uniform = match point {
-            ActPoint::HeadIn => Some(ActBits::A8),
+            ActPoint::LmHeadInput => Some(ActBits::A8),
             ActPoint::AttnProbs => ActBits::from_bits(self.attn_probs_bits),
             _ => self.policy.uniform(),
         };
@@ -267,7 +267,7 @@ impl QuantPlan {
         let mut list = Vec::new();
         for layer in (0..spec.num_hidden_layers).map(Some).chain([None]) {
             for point in ActPoint::ALL {
-                let here = (point == ActPoint::HeadIn) == layer.is_none();
+                let here = (point == ActPoint::LmHeadInput) == layer.is_none();
                 if here && point != ActPoint::AttnProbs && self.point(point) == Some(ActScheme::Static) {
                     list.extend(self.widths(point).iter().map(|&bits| (point, layer, bits)));
                 }
@@ -389,4 +389,17 @@ fn static_stem(point: ActPoint, layer: Option<usize>) -> String {
         Some(layer) => format!("model.layers.{layer}.{}", point.name()),
         None => format!("model.{}", point.name()),
     }
+}
+
+/// The present name of a static quantizer's tensor that bears a former one: `model.layers.0.attn_out.a8_scale` is now
+/// `model.layers.0.o_proj_input.a8_scale`. `None` for all other names.
+pub(crate) fn present_quantizer_name(name: &str) -> Option<String> {
+    let (module, suffix) = name.rsplit_once('.')?;
+    let (parent, point) = module.rsplit_once('.')?;
+    let known = ActBits::ALL.iter().any(|bits| {
+        let width = format!("a{}", bits.bits());
+        suffix.strip_prefix(&*width).is_some_and(|rest| matches!(rest, "_scale" | "_zero_point"))
+    });
+    let point = ActPoint::from_name(point).filter(|present| known && present.name() != point)?;
+    Some(format!("{parent}.{}.{suffix}", point.name()))
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use squat_quant::token_policy::TokenPolicy;
 use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
 
-use crate::error::ModelError;
+use crate::error::{ModelError, did_you_mean};
 use crate::json::{optional_number, optional_size, refuse_unknown, shown};
 use crate::plan::QuantPlan;
 
@@ -22,7 +22,7 @@ impl QuantPlan {
     /// ```json
     /// {"weight": {"bits": 4, "granularity": "per_channel"}, "embedding": null,
     ///  "head": {"bits": "ternary", "granularity": "per_group", "group_size": 64},
-    ///  "points": {"attn_in": "dynamic", "query": "static", "attn_probs": "fixed", "head_in": null},
+    ///  "points": {"attn_in": "dynamic", "query": "static", "attn_probs": "fixed", "lm_head_input": null},
     ///  "transforms": {"o_proj_input": "hadamard(64)"},
     ///  "attn_probs_bits": 8, "policy": {"name": "sink_attention"}, "rho": 0.5, "thresholds": [0.0, 1.25]}
     /// ```
@@ -189,10 +189,21 @@ fn scheme_from_json(value: &Value, key: &str) -> Result<Option<WeightScheme>, Mo
 
 fn points_from_json(value: &Value) -> Result<[Option<ActScheme>; 9], ModelError> {
     let map = object(value, "plan.points")?;
-    refuse_unknown(map, "plan.points", &ActPoint::ALL.map(ActPoint::name))?;
+    let names = ActPoint::ALL.map(ActPoint::name);
     let mut points = [None; 9];
     for (name, value) in map {
-        let Some(point) = ActPoint::from_name(name) else { continue };
+        let Some(point) = ActPoint::from_name(name) else {
+            return Err(ModelError::config(
+                format!("plan.points.{name}"),
+                format!("one of the keys {}", names.join(", ")),
+                "an unknown key",
+                did_you_mean(name, names.iter().copied()),
+            ));
+        };
+        if name != point.name() && map.contains_key(point.name()) {
+            let expected = format!("one of {name} and {}, which are the same point", point.name());
+            return Err(ModelError::config("plan.points", expected, "both", ""));
+        }
         let scheme = match (point, value) {
             (_, Value::Null) => None,
             (ActPoint::AttnProbs, Value::String(scheme)) if scheme == "fixed" => Some(ActScheme::Dynamic),

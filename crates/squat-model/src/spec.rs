@@ -169,9 +169,9 @@ impl LinearKind {
     pub const fn input_point(self) -> ActPoint {
         match self {
             Self::Q | Self::K | Self::V => ActPoint::AttnIn,
-            Self::O => ActPoint::AttnOut,
+            Self::O => ActPoint::OProjInput,
             Self::Gate | Self::Up => ActPoint::MlpIn,
-            Self::Down => ActPoint::MlpMid,
+            Self::Down => ActPoint::DownProjInput,
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct Tokenizer {
 }
 
 #[derive(Clone, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     HuggingFace(Box<tokenizers::Tokenizer>),
     Llama2c(Llama2cTokenizer),
 }
@@ -132,24 +132,59 @@ impl Tokenizer {
         }
     }
 
-    /// Text of `ids`; special tokens are left out.
+    /// The ids that a model is fed for `text`: BOS, then the ids of the text. A text that begins with BOS written out, as
+    /// chat templates do, gets no second one. The empty text is BOS alone.
+    ///
+    /// # Errors
+    /// A model without a BOS token, and the tokenizer's own.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let bos = self.required_bos_id()?;
+        let mut ids = if text.is_empty() { Vec::new() } else { self.encode(text)? };
+        if ids.first() != Some(&bos) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// The token that begins every sequence.
+    ///
+    /// # Errors
+    /// A model without one.
+    pub fn required_bos_id(&self) -> Result<u32, ModelError> {
+        self.bos_id.ok_or_else(|| ModelError::Tokenizer {
+            place: self.place.clone(),
+            message:
+                "the model names no BOS token, and every sequence must begin with one; set bos_token_id in \
+                      config.json"
+                    .to_owned(),
+        })
+    }
+
+    /// Text of `ids`; special tokens are left out. For tokens that arrive one at a time: [`Tokenizer::stream`].
     ///
     /// # Errors
     /// An id outside the vocabulary, and the tokenizer's own.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        let size = self.vocab_size();
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
-            return Err(ModelError::Tokenizer {
-                place: self.place.clone(),
-                message: format!("expected token ids below {size}, got {id}"),
-            });
-        }
+        ids.iter().try_for_each(|&id| self.check(id))?;
         match &self.kind {
             Kind::HuggingFace(tokenizer) => {
                 tokenizer.decode(ids, true).map_err(|error| self.error("decode", error))
             }
             Kind::Llama2c(tokenizer) => Ok(tokenizer.decode(ids)),
         }
+    }
+
+    /// Refuses an id outside the vocabulary.
+    pub(crate) fn check(&self, id: u32) -> Result<(), ModelError> {
+        if (id as usize) < self.size {
+            return Ok(());
+        }
+        let message = format!("expected token ids below {}, got {id}", self.size);
+        Err(ModelError::Tokenizer { place: self.place.clone(), message })
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.kind
     }
 
     /// A token as written in the vocabulary, for display.

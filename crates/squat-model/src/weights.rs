@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::error::ModelError;
 use crate::format::safetensors::SafetensorsFile;
 use crate::json::{read_object, shown};
+use crate::plan::present_quantizer_name;
 use crate::tensors::{Dtype, TensorSource, missing};
 
 /// Name of the weights in one file.
@@ -68,13 +69,27 @@ impl TensorLocation {
 pub(crate) struct Weights {
     folder: PathBuf,
     files: Vec<SafetensorsFile>,
+    /// File of each tensor. A quantizer that the file has under a former name stands here under its present one.
     index: BTreeMap<String, usize>,
+    /// Names in the files where they differ from those of `index`.
+    former: BTreeMap<String, String>,
 }
 
 impl Weights {
     /// Opens `model.safetensors`, or the shards of its index.
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let mut weights = Self { folder: folder.to_path_buf(), files: Vec::new(), index: BTreeMap::new() };
+        let mut weights = Self::open_files(folder)?;
+        weights.rename_quantizers();
+        Ok(weights)
+    }
+
+    fn open_files(folder: &Path) -> Result<Self, ModelError> {
+        let mut weights = Self {
+            folder: folder.to_path_buf(),
+            files: Vec::new(),
+            index: BTreeMap::new(),
+            former: BTreeMap::new(),
+        };
         let single = folder.join(WEIGHTS);
         // A dangling link is reported when the file is opened, not as a missing file.
         if fs::symlink_metadata(&single).is_ok() {
@@ -125,6 +140,28 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Gives quantizers of older files their present names. A file with both keeps the old one, which is then refused as
+    /// a tensor that belongs to no plan.
+    fn rename_quantizers(&mut self) {
+        let renamed: Vec<(String, String)> = self
+            .index
+            .keys()
+            .filter_map(|name| present_quantizer_name(name).map(|present| (name.clone(), present)))
+            .filter(|(_, present)| !self.index.contains_key(present))
+            .collect();
+        for (name, present) in renamed {
+            if let Some(number) = self.index.remove(&name) {
+                self.index.insert(present.clone(), number);
+                self.former.insert(present, name);
+            }
+        }
+    }
+
+    /// The name that a tensor has in its file.
+    fn name_in_file<'a>(&'a self, name: &'a str) -> &'a str {
+        self.former.get(name).map_or(name, String::as_str)
+    }
+
     /// The file that holds a tensor.
     pub(crate) fn file(&self, name: &str) -> Result<&SafetensorsFile, ModelError> {
         self.index.get(name).map(|&number| &self.files[number]).ok_or_else(|| missing(self, name))
@@ -146,21 +183,21 @@ impl TensorSource for Weights {
     }
 
     fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
-        let (dtype, shape) = self.files[*self.index.get(name)?].info(name)?;
+        let (dtype, shape) = self.files[*self.index.get(name)?].info(self.name_in_file(name))?;
         Some((dtype, shape.to_vec()))
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        self.file(name)?.read_f32(name)
+        self.file(name)?.read_f32(self.name_in_file(name))
     }
 
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
-        self.file(name)?.read_i32(name)
+        self.file(name)?.read_i32(self.name_in_file(name))
     }
 
     fn release(&self, name: &str) {
         if let Ok(file) = self.file(name) {
-            file.release(name);
+            file.release(self.name_in_file(name));
         }
     }
 }

@@ -96,6 +96,44 @@ fn checkpoints_carry_plan_scales_and_quantizers() {
 }
 
 #[test]
+fn a_checkpoint_with_former_names_of_points_is_read_and_packed_with_present_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spec, path, out) = (spec(false), dir.path().join("qat"), dir.path().join("packed"));
+    let mut tensors = tensors(&spec);
+    let mut plan = QuantPlan::with_rho(0.5);
+    plan.thresholds = vec![0.0, 0.25];
+    add_static(&spec, &mut plan, &mut tensors);
+    write_with(&path, &spec, &tensors, Some(&plan), WeightDtype::F32).unwrap();
+    let rename = |text: &str| {
+        [("o_proj_input", "attn_out"), ("down_proj_input", "mlp_mid"), ("lm_head_input", "head_in")]
+            .iter()
+            .fold(text.to_owned(), |text, (present, former)| text.replace(present, former))
+    };
+    let config = rename(&fs::read_to_string(path.join("config.json")).unwrap());
+    fs::write(path.join("config.json"), config).unwrap();
+    let file = fs::read(path.join("model.safetensors")).unwrap();
+    let (length, rest) = file.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header = rename(std::str::from_utf8(header).unwrap());
+    assert!(header.contains("model.layers.1.attn_out.a4_scale") && header.contains("model.head_in.a8_scale"));
+    let old = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat();
+    fs::write(path.join("model.safetensors"), old).unwrap();
+
+    let folder = ModelFolder::open(&path).unwrap();
+    assert_eq!(folder.plan(), Some(&plan));
+    assert_eq!(folder.names(), tensors.names());
+    assert_same(&folder, &tensors, &tensors.names());
+    folder.pack(None, &out).unwrap();
+    let config = fs::read_to_string(out.join("config.json")).unwrap();
+    assert!(config.contains("lm_head_input") && !config.contains("head_in\""), "{config}");
+    let packed = squat_model::PackedModel::open(&out).unwrap();
+    for (point, layer, bits) in plan.static_quantizers(&spec) {
+        let want = squat_model::tensors::read_static_affine(&tensors, point, layer, bits).unwrap();
+        assert_eq!(packed.static_affine(point, layer, bits).unwrap(), want);
+    }
+}
+
+#[test]
 fn half_precision_and_bfloat_are_widened() {
     let dir = tempfile::tempdir().unwrap();
     let (spec, path) = (spec(true), dir.path().join("half"));

@@ -161,7 +161,7 @@ fn checkpoints_are_packed_with_thresholds_and_static_quantizers() {
         let want = squat_model::tensors::read_static_affine(&tensors, point, layer, bits).unwrap();
         assert_eq!(model.static_affine(point, layer, bits).unwrap(), want);
     }
-    assert!(model.static_affine(ActPoint::HeadIn, None, ActBits::A4).is_err());
+    assert!(model.static_affine(ActPoint::LmHeadInput, None, ActBits::A4).is_err());
     assert!(ModelFolder::open(&out).unwrap_err().to_string().contains("packed model"));
     assert!(error_of(&fp).contains("pack it first"));
 }

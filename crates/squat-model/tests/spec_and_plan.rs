@@ -43,7 +43,7 @@ fn parameters_in_forward_order() {
     assert_eq!(params[2].shape, [24, 24]);
     assert_eq!(params[3].shape, [12, 24]);
     assert_eq!(params[9].shape, [24, 37]);
-    assert_eq!(LinearKind::Down.input_point(), ActPoint::MlpMid);
+    assert_eq!(LinearKind::Down.input_point(), ActPoint::DownProjInput);
     assert_eq!(common::spec(true).parameters().len(), params.len() - 1);
 }
 
@@ -264,7 +264,7 @@ fn named_plans() {
     let plan = QuantPlan::named("rho50").unwrap();
     assert_eq!((plan.policy, plan.rho, plan.needs_thresholds()), (TokenPolicy::SinkAttention, 0.5, true));
     assert_eq!(plan.widths(ActPoint::Key), &ActBits::ALL);
-    assert_eq!(plan.widths(ActPoint::HeadIn), &[ActBits::A8]);
+    assert_eq!(plan.widths(ActPoint::LmHeadInput), &[ActBits::A8]);
     assert_eq!(QuantPlan::w4a4().widths(ActPoint::AttnProbs), &[ActBits::A8]);
     for wrong in
         ["w4a16", "w5a8", "rho101", "rho", "", "wé", "w", "4a8", "rho+50", "w4a8x", "a8", "-rho50", "w4-"]
@@ -287,6 +287,24 @@ fn absent_keys_have_defaults_and_rho_chooses_the_policy() {
 }
 
 #[test]
+fn former_names_of_points_are_read_and_present_ones_written() {
+    let mut plan = QuantPlan::named("w4a8").unwrap();
+    plan.set_point(ActPoint::OProjInput, Some(ActScheme::Static));
+    plan.set_point(ActPoint::DownProjInput, None);
+    plan.set_point(ActPoint::LmHeadInput, Some(ActScheme::Static));
+    let mut text = plan.to_json().to_string();
+    for (former, present) in
+        [("attn_out", "o_proj_input"), ("mlp_mid", "down_proj_input"), ("head_in", "lm_head_input")]
+    {
+        assert!(text.contains(present), "{text}");
+        text = text.replace(present, former);
+    }
+    let read = QuantPlan::from_json(&serde_json::from_str(&text).unwrap()).unwrap();
+    assert_eq!(read, plan);
+    assert!(!read.to_json().to_string().contains("head_in\""));
+}
+
+#[test]
 fn wrong_plans_are_named() {
     let cases = [
         (json!({"wieght": null}), "did you mean \"weight\""),
@@ -296,6 +314,7 @@ fn wrong_plans_are_named() {
         (json!({"weight": {"bits": 4, "granularity": "per_channel", "group_size": 32}}), "per_group"),
         (json!({"weight": {"bits": 4, "zero": 1}}), "plan.weight.zero"),
         (json!({"points": {"attn": "dynamic"}}), "plan.points.attn"),
+        (json!({"points": {"mlp_mid": null, "down_proj_input": null}}), "the same point"),
         (json!({"points": {"query": "statik"}}), "did you mean \"static\""),
         (json!({"points": {"query": 8}}), "\"dynamic\", \"static\" or null"),
         (json!({"policy": {"name": "sink"}}), "unknown token policy"),

@@ -1,7 +1,7 @@
 //! The activation points of a transformer: where activations can be quantized (METHOD.md section 3).
 
-/// A named activation point. Every layer has all of them, except [`ActPoint::HeadIn`], which occurs once, after the last
-/// layer.
+/// A named activation point. Every layer has all of them, except [`ActPoint::LmHeadInput`], which occurs once, after the
+/// last layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ActPoint {
     /// Input of the query, key and value projections.
@@ -15,13 +15,13 @@ pub enum ActPoint {
     /// Attention probabilities after the softmax: unsigned, 8 bits.
     AttnProbs,
     /// Input of the output projection.
-    AttnOut,
+    OProjInput,
     /// Input of the gate and up projections.
     MlpIn,
     /// Input of the down projection.
-    MlpMid,
+    DownProjInput,
     /// Input of the language-model head: always 8 bits.
-    HeadIn,
+    LmHeadInput,
 }
 
 impl ActPoint {
@@ -32,10 +32,10 @@ impl ActPoint {
         Self::Key,
         Self::Value,
         Self::AttnProbs,
-        Self::AttnOut,
+        Self::OProjInput,
         Self::MlpIn,
-        Self::MlpMid,
-        Self::HeadIn,
+        Self::DownProjInput,
+        Self::LmHeadInput,
     ];
 
     /// Name in recipes and files.
@@ -46,16 +46,26 @@ impl ActPoint {
             Self::Key => "key",
             Self::Value => "value",
             Self::AttnProbs => "attn_probs",
-            Self::AttnOut => "attn_out",
+            Self::OProjInput => "o_proj_input",
             Self::MlpIn => "mlp_in",
-            Self::MlpMid => "mlp_mid",
-            Self::HeadIn => "head_in",
+            Self::DownProjInput => "down_proj_input",
+            Self::LmHeadInput => "lm_head_input",
         }
     }
 
-    /// The point with a given name.
+    /// Name in files and recipes written before the point had its present name.
+    pub const fn former_name(self) -> Option<&'static str> {
+        match self {
+            Self::OProjInput => Some("attn_out"),
+            Self::DownProjInput => Some("mlp_mid"),
+            Self::LmHeadInput => Some("head_in"),
+            _ => None,
+        }
+    }
+
+    /// The point with a given present or former name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|point| point.name() == name)
+        Self::ALL.into_iter().find(|point| point.name() == name || point.former_name() == Some(name))
     }
 
     /// Position in [`ActPoint::ALL`].
@@ -72,6 +82,9 @@ mod tests {
     fn names_and_indices() {
         for (index, point) in ActPoint::ALL.into_iter().enumerate() {
             assert_eq!(ActPoint::from_name(point.name()), Some(point));
+            if let Some(former) = point.former_name() {
+                assert_eq!(ActPoint::from_name(former), Some(point));
+            }
             assert_eq!(point.index(), index);
         }
         assert_eq!(ActPoint::from_name("attn"), None);

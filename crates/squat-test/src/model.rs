@@ -43,9 +43,27 @@ pub fn gpt2() -> ModelSpec {
     }
 }
 
-/// Each architecture by name, tied and untied where both exist.
-pub fn specs() -> [(&'static str, ModelSpec); 3] {
-    [("untied", llama(false)), ("tied", llama(true)), ("GPT-2", gpt2())]
+/// The LLaMA with biases of queries, keys and values.
+pub fn qwen2() -> ModelSpec {
+    let base = arch::qwen2::base();
+    ModelSpec { architecture: base.architecture, biases: base.biases, ..llama(false) }
+}
+
+/// The LLaMA with norms of the heads of queries and keys; together the heads are wider than the model.
+pub fn qwen3() -> ModelSpec {
+    let base = arch::qwen3::base();
+    ModelSpec { architecture: base.architecture, qk_norm: base.qk_norm, ..llama(true) }
+}
+
+/// Each architecture by name, LLaMA tied and untied.
+pub fn specs() -> [(&'static str, ModelSpec); 5] {
+    [
+        ("untied", llama(false)),
+        ("tied", llama(true)),
+        ("GPT-2", gpt2()),
+        ("Qwen2", qwen2()),
+        ("Qwen3", qwen3()),
+    ]
 }
 
 /// Weights large enough for sharp attention, and static quantizers for every point and width.

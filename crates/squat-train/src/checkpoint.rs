@@ -216,7 +216,8 @@ pub fn load_state(path: &Path, loaded: &mut Loaded) -> Result<(State, Moments), 
     let state = read_state(path)?;
     let parameters = &mut loaded.parameters;
     for (name, bits) in &state.static_points {
-        if let Some(p) = parameters.list_mut().iter_mut().find(|p| &p.name == name) {
+        let name = present_static_name(name);
+        if let Some(p) = parameters.list_mut().iter_mut().find(|p| p.name == name) {
             p.values = bits.iter().map(|&b| f32::from_bits(b)).collect();
         }
     }
@@ -239,6 +240,15 @@ pub fn load_state(path: &Path, loaded: &mut Loaded) -> Result<(State, Moments), 
     };
     let moments = Moments { first: lists(), second: lists() };
     Ok((state, moments))
+}
+
+/// The name of a static point's parameter that an older state may have under a former name of the point.
+fn present_static_name(name: &str) -> String {
+    let stem = name.strip_suffix(".static").and_then(|stem| stem.rsplit_once('.'));
+    match stem.and_then(|(parent, point)| Some((parent, ActPoint::from_name(point)?))) {
+        Some((parent, point)) => format!("{parent}.{}.static", point.name()),
+        None => name.to_owned(),
+    }
 }
 
 /// A file of `count` f32.

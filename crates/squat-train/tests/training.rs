@@ -630,9 +630,11 @@ fn static_quantizers_read_back_exactly() {
         let loaded = checkpoint::load(&path).unwrap().parameters;
         for p in parameters.iter().filter(|p| p.name.ends_with(".static")) {
             let read = &loaded.get(&p.name).unwrap().values;
-            for &bits in
-                plan.widths(if p.name.contains("head_in") { ActPoint::HeadIn } else { ActPoint::Query })
-            {
+            for &bits in plan.widths(if p.name.contains("lm_head_input") {
+                ActPoint::LmHeadInput
+            } else {
+                ActPoint::Query
+            }) {
                 let (a, b) = (static_affine(&p.values, bits), static_affine(read, bits));
                 assert_eq!(
                     (a.scale.to_bits(), a.zero_point),

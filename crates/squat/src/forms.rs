@@ -1,6 +1,6 @@
 //! Every form of a model behind one trait, `squat_eval::LanguageModel`.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use squat_engine::{Engine, EngineOptions};
 use squat_eval::{EvalError, Form, LanguageModel, Tokenize};
 use squat_model::tokenizer::Tokenizer;
@@ -111,9 +111,7 @@ impl ModelTokenizer {
     /// The tokenizer of an opened model.
     pub fn open(model: &OpenedModel) -> Result<Self> {
         let inner = model.tokenizer()?;
-        let bos = inner
-            .bos_id()
-            .context("the tokenizer does not define a BOS token, and every sequence must start with one; set bos_token_id in config.json")?;
+        let bos = inner.required_bos_id()?;
         Ok(Self { inner, bos })
     }
 
@@ -125,7 +123,8 @@ impl ModelTokenizer {
 
 impl Tokenize for ModelTokenizer {
     fn encode(&self, text: &str) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.inner.encode(text)?)
+        // The one rule for BOS, also of a text that spells it out; the harness adds it again.
+        Ok(self.inner.encode_prompt(text)?.split_off(1))
     }
 
     fn bos_id(&self) -> u32 {

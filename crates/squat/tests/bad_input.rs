@@ -71,7 +71,7 @@ fn recipes() {
         ("stage.fp.steps=-1", &["stage.fp.steps=-1", "-1"]),
         ("data.train=generated", &["data.train=generated", "expected a sequence"]),
         ("stage.q.quant.policy=sinks", &["quant.policy", "sink_attention"]),
-        ("stage.q.quant.points.haed_in=fp", &["haed_in", "head_in"]),
+        ("stage.q.quant.points.lm_haed_input=fp", &["lm_haed_input", "lm_head_input"]),
     ] {
         train(&["recipe.toml", "--set", setting], words);
     }

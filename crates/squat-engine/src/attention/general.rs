@@ -107,7 +107,7 @@ impl GeneralHead {
         let row = &mut self.values[start..];
         let scale = quantize(row, self.points.value.as_ref(), bits);
         if unfolded {
-            // Dynamic values under unquantized probabilities: nothing to fold the scale into.
+            // The probabilities are not quantized, so they cannot absorb the scale.
             row.iter_mut().for_each(|x| *x *= scale);
         }
         self.value_scales.push(scale);
@@ -136,7 +136,7 @@ impl GeneralHead {
         }
     }
 
-    /// Reads `positions` rows into an empty head; `None` for bytes that are none.
+    /// Reads `positions` rows into an empty head; `None` if the bytes are not valid rows.
     pub(crate) fn read(&mut self, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
         let width = |&byte: &u8| ActBits::ALL.into_iter().find(|bits| bits.bits() == u32::from(byte));
         self.bits = reader.bytes(positions)?.iter().map(width).collect::<Option<_>>()?;
@@ -177,7 +177,7 @@ impl GeneralHead {
                 .map(|(key, &scale)| (kernels.dot(&scratch.query, key) * q_factor) * scale),
         );
         kernels.softmax(p);
-        let column_0 = p.first().copied().unwrap_or(0.0);
+        let sink_prob = p.first().copied().unwrap_or(0.0);
         // Probability codes and their factor, by width of the value rows.
         let mut factors = [0f32; 2];
         let mut occurs = [false; 2];
@@ -234,6 +234,6 @@ impl GeneralHead {
             let factor = if occurs[0] { factors[0] } else { factors[1] };
             out.iter_mut().for_each(|out| *out *= factor);
         }
-        column_0
+        sink_prob
     }
 }

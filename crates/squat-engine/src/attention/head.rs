@@ -1,7 +1,7 @@
 //! The cache of one key-value head in the form that the plan allows, and one block of tokens through it.
 
 use super::general::{AttentionPoints, GeneralHead, GeneralScratch};
-use crate::model::Rope;
+use crate::model::{Norm, Rope};
 use squat_kernels::{
     AttentionScheme, AttentionScratch, CacheError, Causal, FloatKvHead, Kernels, KvHead, QuantizedRows,
     RowQuantizer,
@@ -13,7 +13,7 @@ use std::ops::Range;
 /// Tokens whose keys and values are quantized and appended together.
 const TOGETHER: usize = 16;
 
-/// Positions for which a cache makes room at once; beyond it grows as it is filled.
+/// Positions that a cache reserves memory for at once; beyond them it grows as it is filled.
 const RESERVE: usize = 4096;
 
 /// How a layer attends.
@@ -22,7 +22,10 @@ pub(crate) struct AttentionPlan {
     head_dim: usize,
     /// Query heads that share a key-value head.
     group: usize,
-    points: AttentionPoints,
+    /// Norms of each head of the queries and of the keys before RoPE, in models that have them.
+    pub query_norm: Option<Norm>,
+    pub key_norm: Option<Norm>,
+    pub points: AttentionPoints,
     form: Form,
 }
 
@@ -38,17 +41,16 @@ enum Form {
 }
 
 impl AttentionPlan {
-    /// The form that these quantizers allow; `probs` is the width of the probabilities.
+    /// The form that these quantizers allow.
     pub(crate) fn new(
         spec: &ModelSpec,
-        query: Option<RowQuantizer>,
-        key: Option<RowQuantizer>,
-        value: Option<RowQuantizer>,
-        probs: Option<u32>,
+        points: AttentionPoints,
+        query_norm: Option<Norm>,
+        key_norm: Option<Norm>,
     ) -> Self {
         use RowQuantizer::{Dynamic, Static};
-        let form = match (&query, &key, &value, probs) {
-            // Sums over dynamic keys know no zero point, so a static query, which may have one, is not for them.
+        let form = match (&points.query, &points.key, &points.value, points.probs) {
+            // Products with dynamic keys leave out the zero point that a static query may have.
             (Some(Dynamic), Some(Dynamic), Some(Dynamic), Some(8)) => Form::Integer(AttentionScheme::Dynamic),
             (Some(_), Some(Static(keys)), Some(Static(values)), Some(bits)) => {
                 let scheme = AttentionScheme::Static { keys: *keys, values: *values, probability_bits: bits };
@@ -58,7 +60,7 @@ impl AttentionPlan {
             _ => Form::General,
         };
         let group = spec.num_attention_heads / spec.num_key_value_heads;
-        Self { head_dim: spec.head_dim, group, points: AttentionPoints { query, key, value, probs }, form }
+        Self { head_dim: spec.head_dim, group, query_norm, key_norm, points, form }
     }
 
     /// An empty cache with room for some positions.
@@ -83,7 +85,7 @@ pub(crate) enum HeadCache {
 }
 
 impl HeadCache {
-    /// Makes room for some more positions of these widths, but not for more than it pays to hold ready.
+    /// Reserves memory for more positions of these widths, up to [`RESERVE`].
     pub(crate) fn reserve(&mut self, positions: usize, widths: &[ActBits]) {
         let room = positions.min(RESERVE);
         match self {
@@ -102,7 +104,7 @@ impl HeadCache {
         }
     }
 
-    /// Asks for what the next [`attend_block`] reads first.
+    /// Prefetches the part that the next [`attend_block`] reads first.
     pub(crate) fn prefetch(&self) {
         if let Self::Integer(head) = self {
             head.prefetch();
@@ -134,7 +136,7 @@ pub(crate) struct HeadScratch {
     /// Attended values of this head's query heads, `[tokens, group * head_dim]`.
     pub attended: Vec<f32>,
     /// Probability of position 0, `[tokens, group]`.
-    pub column_0: Vec<f32>,
+    pub sink_probs: Vec<f32>,
     /// Queries of the group after RoPE, `[tokens, group * head_dim]`.
     query: Vec<f32>,
     /// Keys and values of up to [`TOGETHER`] tokens, `[tokens, head_dim]` each, keys after RoPE.
@@ -155,7 +157,7 @@ impl HeadScratch {
     pub(crate) fn reserve(&mut self, plan: &AttentionPlan, tokens: usize, positions: usize) {
         let (d, group) = (plan.head_dim, plan.group);
         self.attended.resize(tokens * group * d, 0.0);
-        self.column_0.resize(tokens * group, 0.0);
+        self.sink_probs.resize(tokens * group, 0.0);
         self.query.resize(tokens * group * d, 0.0);
         self.query_bits.resize(tokens * group, ActBits::A8);
         self.keys.resize(TOGETHER * d, 0.0);
@@ -170,7 +172,7 @@ impl HeadScratch {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         let floats = self.attended.capacity()
-            + self.column_0.capacity()
+            + self.sink_probs.capacity()
             + self.query.capacity()
             + self.keys.capacity()
             + self.values.capacity();
@@ -188,10 +190,19 @@ pub(crate) struct HeadToken<'a> {
     pub bits: ActBits,
 }
 
+/// Copies some heads of a projection, `[heads, head_dim]`, normalized where the model has a norm for them.
+fn copy_heads(kernels: &Kernels, norm: Option<&Norm>, heads: &[f32], out: &mut [f32]) {
+    let Some(norm) = norm else { return out.copy_from_slice(heads) };
+    let head_dim = norm.gain.len();
+    for (head, out) in heads.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+        norm.apply(kernels, head, out);
+    }
+}
+
 /// Appends the tokens of some rows of a block to the cache of key-value head `kv`, and lets each attend to everything up to
 /// itself. Results are left in these rows of `scratch`.
 ///
-/// What a token gets does not depend on the others of its block, so a block gives the same as its tokens alone.
+/// A token's result does not depend on the rest of its block: blocks and single tokens give the same bits.
 ///
 /// # Errors
 /// The cache is full; callers check the capacity before.
@@ -209,7 +220,7 @@ pub(crate) fn attend_block<'a>(
     let (half, width) = (d / 2, group * d);
     let HeadScratch {
         attended,
-        column_0,
+        sink_probs,
         query,
         keys,
         values,
@@ -223,7 +234,7 @@ pub(crate) fn attend_block<'a>(
     } = scratch;
     let count = rows.len();
     let attended = &mut attended[rows.start * width..rows.end * width];
-    let column_0 = &mut column_0[rows.start * group..rows.end * group];
+    let sink_probs = &mut sink_probs[rows.start * group..rows.end * group];
     let causal = Causal { len: cache.len() + 1, group };
     let (start, keys_at) = (cache.len(), kv_heads * width);
     for from in (0..count).step_by(TOGETHER) {
@@ -232,8 +243,8 @@ pub(crate) fn attend_block<'a>(
             let (row, HeadToken { qkv, bits: of_token }) = (from + index, token(rows.start + from + index));
             let q_rows = &mut query[row * width..][..width];
             let k_row = &mut keys[index * d..][..d];
-            q_rows.copy_from_slice(&qkv[kv * width..][..width]);
-            k_row.copy_from_slice(&qkv[keys_at + kv * d..][..d]);
+            copy_heads(kernels, plan.query_norm.as_ref(), &qkv[kv * width..][..width], q_rows);
+            copy_heads(kernels, plan.key_norm.as_ref(), &qkv[keys_at + kv * d..][..d], k_row);
             values[index * d..][..d].copy_from_slice(&qkv[keys_at + (kv_heads + kv) * d..][..d]);
             if let Some(rope) = rope {
                 let at = (start + row) * half;
@@ -265,10 +276,10 @@ pub(crate) fn attend_block<'a>(
                 for (index, ((key, value), &bits)) in (from..).zip(rows) {
                     head.push(key, value, bits);
                     let attended = attended[index * width..][..width].chunks_exact_mut(d);
-                    let column_0 = &mut column_0[index * group..][..group];
+                    let sink_probs = &mut sink_probs[index * group..][..group];
                     let queries = query[index * width..][..width].chunks_exact(d);
-                    for ((query, out), column_0) in queries.zip(attended).zip(column_0) {
-                        *column_0 = head.attend(kernels, query, bits, general, out);
+                    for ((query, out), sink_prob) in queries.zip(attended).zip(sink_probs) {
+                        *sink_prob = head.attend(kernels, query, bits, general, out);
                     }
                 }
             }
@@ -281,9 +292,9 @@ pub(crate) fn attend_block<'a>(
                 unreachable!("the integer form has all its quantizers");
             };
             kernels.quantize_rows(queries, query, d, &query_bits[..count * group], quantizer);
-            kernels.attend(head, causal, queries.as_view(), attention, attended, column_0);
+            kernels.attend(head, causal, queries.as_view(), attention, attended, sink_probs);
         }
-        HeadCache::Float(head) => kernels.attend_float(head, causal, query, attention, attended, column_0),
+        HeadCache::Float(head) => kernels.attend_float(head, causal, query, attention, attended, sink_probs),
         HeadCache::General(_) => {}
     }
     Ok(())

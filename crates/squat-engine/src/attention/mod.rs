@@ -6,8 +6,9 @@
 //! | [`store`] | the rows of a cache as bytes |
 //! | [`general`] | any combination of quantized and unquantized points, in floats |
 
-pub(crate) mod general;
+mod general;
 pub(crate) mod head;
 mod store;
 
+pub(crate) use general::AttentionPoints;
 pub(crate) use head::{AttentionPlan, HeadCache, HeadScratch};

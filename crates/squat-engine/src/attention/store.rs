@@ -21,7 +21,7 @@ impl HeadCache {
         }
     }
 
-    /// Appends `positions` rows to an empty cache; `None` for bytes that are none.
+    /// Appends `positions` rows to an empty cache; `None` if the bytes are not valid rows.
     pub(crate) fn read(&mut self, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
         match self {
             Self::Integer(head) => read_integers(head, reader, positions),
@@ -80,7 +80,7 @@ fn read_integers(head: &mut KvHead, reader: &mut Reader<'_>, positions: usize) -
         let quantizers = match scheme {
             AttentionScheme::Dynamic => {
                 let scales = [reader.f32()?, reader.f32()?];
-                // What a row of finite values gives.
+                // Every row of finite values has such a scale.
                 scales.iter().all(|scale| *scale >= 0.0 && scale.is_finite()).then_some(())?;
                 scales.map(|scale| (scale, 0))
             }

@@ -7,19 +7,19 @@ use squat_quant::token_policy::TokenPolicy;
 use squat_quant::{ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
 
 pub use squat_test::bits;
-pub use squat_test::model::{gpt2, llama as spec, specs, tensors, tokens};
+pub use squat_test::model::{gpt2, llama as spec, qwen2, qwen3, specs, tensors, tokens};
 pub use squat_test::random::noise_of_name as noise;
 
-/// Every plan with each architecture.
+/// Every plan with LLaMA, GPT-2, and Qwen2 or Qwen3 in turn.
 pub fn cases() -> Vec<(String, ModelSpec, QuantPlan)> {
-    let specs = [("LLaMA", spec(false)), ("GPT-2", gpt2())];
-    let of_spec = |(name, spec): (&str, ModelSpec)| {
-        plans()
-            .into_iter()
-            .map(move |(plan_name, plan)| (format!("{name} {plan_name}"), spec.clone(), plan))
-            .collect::<Vec<_>>()
-    };
-    specs.into_iter().flat_map(of_spec).collect()
+    let mut cases = Vec::new();
+    for (index, (plan_name, plan)) in plans().into_iter().enumerate() {
+        let qwen = if index % 2 == 0 { ("Qwen2", qwen2()) } else { ("Qwen3", qwen3()) };
+        for (name, spec) in [("LLaMA", spec(false)), ("GPT-2", gpt2()), qwen] {
+            cases.push((format!("{name} {plan_name}"), spec, plan.clone()));
+        }
+    }
+    cases
 }
 
 /// Makes every point static.
@@ -85,8 +85,8 @@ fn all_plans() -> Vec<(String, QuantPlan)> {
     plans.push(("4-bit probabilities static".to_owned(), make_static(narrow_probs)));
     let mut half = mixed(TokenPolicy::SinkAttention);
     half.set_point(ActPoint::Key, Some(ActScheme::Static));
-    half.set_point(ActPoint::MlpMid, Some(ActScheme::Static));
-    plans.push(("keys and mlp_mid static".to_owned(), half));
+    half.set_point(ActPoint::DownProjInput, Some(ActScheme::Static));
+    plans.push(("keys and down_proj_input static".to_owned(), half));
     let mut queries = mixed(TokenPolicy::SinkAttention);
     queries.set_point(ActPoint::Query, Some(ActScheme::Static));
     plans.push(("queries static".to_owned(), queries));

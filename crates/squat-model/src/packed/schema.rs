@@ -35,7 +35,7 @@ pub fn quantization_config(spec: &ModelSpec, plan: &QuantPlan) -> Value {
     };
     if let Some(scheme) = plan.weight {
         // Linears that share an input point have one quantizer.
-        for point in [ActPoint::AttnIn, ActPoint::AttnOut, ActPoint::MlpIn, ActPoint::MlpMid] {
+        for point in [ActPoint::AttnIn, ActPoint::OProjInput, ActPoint::MlpIn, ActPoint::DownProjInput] {
             let targets = spec
                 .linears()
                 .iter()
@@ -50,7 +50,7 @@ pub fn quantization_config(spec: &ModelSpec, plan: &QuantPlan) -> Value {
     }
     match plan.head {
         Some(scheme) if !spec.tie_word_embeddings => {
-            add(vec!["re:.*lm_head$".to_owned()], scheme, input_args(plan, ActPoint::HeadIn));
+            add(vec!["re:.*lm_head$".to_owned()], scheme, input_args(plan, ActPoint::LmHeadInput));
         }
         Some(_) => {}
         None => ignore.push("lm_head"),

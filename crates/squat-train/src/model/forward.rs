@@ -110,7 +110,7 @@ impl Model {
                 }
             }
         }
-        if let (Some(quant), Some(_)) = (self.quant(plan.head), plan.point(ActPoint::HeadIn)) {
+        if let (Some(quant), Some(_)) = (self.quant(plan.head), plan.point(ActPoint::LmHeadInput)) {
             found.push((self.spec.head_name().to_owned(), quant));
         }
         found
@@ -290,13 +290,13 @@ impl Model {
                 state.maps.push(taps.probabilities.clone());
             }
         }
-        self.record(options, at, ActPoint::AttnOut, &attended);
+        self.record(options, at, ActPoint::OProjInput, &attended);
         let x = x + project(LinearKind::O, attended);
         let h = self.apply(norm, vec![x.clone(), params.get(&spec.mlp_norm_name(layer))]);
         self.record(options, at, ActPoint::MlpIn, &h);
         let gate = project(LinearKind::Gate, h.clone());
         let mid = self.apply(SwiGlu, vec![gate, project(LinearKind::Up, h)]);
-        self.record(options, at, ActPoint::MlpMid, &mid);
+        self.record(options, at, ActPoint::DownProjInput, &mid);
         let mid = project(LinearKind::Down, mid);
         state.bits.push(bits);
         x + mid
@@ -306,11 +306,11 @@ impl Model {
     pub(crate) fn head(&self, params: &ParamTensors, x: Tensor<2>, options: &ForwardOptions) -> Tensor<2> {
         let norm = RmsNorm { eps: self.spec.norm_eps as f32 };
         let x = self.apply(norm, vec![x, params.get(ModelSpec::FINAL_NORM)]);
-        self.record(options, None, ActPoint::HeadIn, &x);
+        self.record(options, None, ActPoint::LmHeadInput, &x);
         // The head's input is always 8 bits.
         let bits = TokenBits::Uniform(ActBits::A8);
         let scheme = self.plan.as_ref().and_then(|plan| plan.head);
-        self.linear(params, x, (self.spec.head_name(), scheme, false), (ActPoint::HeadIn, None, &bits))
+        self.linear(params, x, (self.spec.head_name(), scheme, false), (ActPoint::LmHeadInput, None, &bits))
     }
 
     /// Activation bits of every token in `layer`; leaves the policy's scores.

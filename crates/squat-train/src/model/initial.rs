@@ -138,13 +138,13 @@ pub fn add_quantizer_parameters(
 pub fn static_points(spec: &ModelSpec, plan: &QuantPlan) -> Vec<(Option<usize>, ActPoint)> {
     let is_static =
         |point: ActPoint| point != ActPoint::AttnProbs && plan.point(point) == Some(ActScheme::Static);
-    let layered = ActPoint::ALL.into_iter().filter(|&p| p != ActPoint::HeadIn && is_static(p));
+    let layered = ActPoint::ALL.into_iter().filter(|&p| p != ActPoint::LmHeadInput && is_static(p));
     let layered: Vec<ActPoint> = layered.collect();
     let mut out: Vec<(Option<usize>, ActPoint)> = (0..spec.num_hidden_layers)
         .flat_map(|layer| layered.iter().map(move |&p| (Some(layer), p)))
         .collect();
-    if is_static(ActPoint::HeadIn) {
-        out.push((None, ActPoint::HeadIn));
+    if is_static(ActPoint::LmHeadInput) {
+        out.push((None, ActPoint::LmHeadInput));
     }
     out
 }

@@ -272,7 +272,7 @@ init = "fp"
 teachers = ["fp"]
 steps = 5
 learning_rate = 1e-4
-quant = { plan = "w4a8", points = { head_in = "fp" } }
+quant = { plan = "w4a8", points = { lm_head_input = "fp" } }
 "#;
 
     #[test]
@@ -283,10 +283,21 @@ quant = { plan = "w4a8", points = { head_in = "fp" } }
         assert_eq!((recipe.stages[1].steps, recipe.data.seq_len), (7, 64));
         let plan = recipe.stages[1].quant.as_ref().unwrap().plan(64, 1).unwrap();
         assert_eq!(plan.policy, TokenPolicy::SinkAttention);
-        assert_eq!(plan.point(ActPoint::HeadIn), None);
+        assert_eq!(plan.point(ActPoint::LmHeadInput), None);
         // What is written reads back.
         let again = Recipe::parse(&recipe.to_toml().unwrap(), &[]).unwrap();
         assert_eq!(again.to_toml().unwrap(), recipe.to_toml().unwrap());
+    }
+
+    #[test]
+    fn former_names_of_points_are_read() {
+        let former = RECIPE.replace("lm_head_input", "head_in");
+        let recipe = Recipe::parse(&former, &[]).unwrap();
+        let plan = recipe.stages[1].quant.as_ref().unwrap().plan(64, 1).unwrap();
+        assert_eq!(plan.point(ActPoint::LmHeadInput), None);
+        let both = former.replace("head_in = \"fp\"", "head_in = \"fp\", lm_head_input = \"static\"");
+        let error = Recipe::parse(&both, &[]).unwrap_err().to_string();
+        assert!(error.contains("the same point"), "{error}");
     }
 
     #[test]
@@ -317,7 +328,7 @@ quant = { plan = "w4a8", points = { head_in = "fp" } }
             ("init = \"fp\"\n", "", "init"),
             ("steps = 10", "steps = 0", "steps"),
             ("steps = 10", "steps = 10\nbatch_size = 10", "multiple"),
-            ("head_in", "haed_in", "head_in"),
+            ("lm_head_input", "lm_haed_input", "lm_head_input"),
             ("w4a8", "w4a9", "w4a8"),
             ("points =", "quantizer = \"lsqlog\", points =", "`lsq-log`"),
         ] {

@@ -30,7 +30,8 @@ pub struct QuantConfig {
     /// Scheme of all activation points: `dynamic` or `static`.
     #[serde(default)]
     pub activations: Option<String>,
-    /// Scheme of single points: `dynamic`, `static` or `fp`.
+    /// Scheme of single points: `dynamic`, `static` or `fp`. Names are kept as they were written, former ones too, so that
+    /// a run that began with them can be resumed.
     #[serde(default)]
     pub points: BTreeMap<String, String>,
     /// Transforms of single points: `hadamard(SIZE)` for `o_proj_input` and `down_proj_input`.
@@ -99,7 +100,12 @@ impl QuantConfig {
             }
         }
         for (name, value) in &self.points {
-            plan.set_point(point_of("points", name)?, scheme("points", value)?);
+            let point = point_of("points", name)?;
+            if name != point.name() && self.points.contains_key(point.name()) {
+                let message = format!("`{name}` and `{}` are the same point; give one of them", point.name());
+                return Err(TrainError::Recipe(format!("quant.points: {message}")));
+            }
+            plan.set_point(point, scheme("points", value)?);
         }
         for (name, value) in &self.transforms {
             plan.transforms[point_of("transforms", name)?.index()] = Transform::from_name(value)

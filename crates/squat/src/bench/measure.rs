@@ -1,7 +1,7 @@
 //! Times tests like llama-bench: prompt processing (`pp`) and text generation (`tg`) separately, after a warm-up.
 
 use anyhow::{Result, bail};
-use squat_engine::{Batch, Engine, Session, SessionOptions, Step};
+use squat_engine::{Batch, BatchEntry, Engine, Session, SessionOptions};
 use std::time::Instant;
 
 /// How a test feeds its tokens.
@@ -154,9 +154,12 @@ fn once(sequences: &mut Sequences, test: &Test) -> Result<f64> {
         }
         (Kind::Generation, sessions) => {
             for at in test.depth..test.depth + test.tokens {
-                let mut steps: Vec<Step<'_>> =
-                    sessions.iter_mut().zip(ids[at..].chunks(1)).map(|(s, id)| Step::new(s, id)).collect();
-                batch.run(&mut steps)?;
+                let mut entries: Vec<BatchEntry<'_>> = sessions
+                    .iter_mut()
+                    .zip(ids[at..].chunks(1))
+                    .map(|(s, id)| BatchEntry::new(s, id))
+                    .collect();
+                batch.run(&mut entries)?;
             }
         }
     }

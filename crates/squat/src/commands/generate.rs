@@ -4,16 +4,13 @@ use crate::args::Generate;
 use crate::{forms, printer};
 use anyhow::Result;
 use squat_engine::{GenerateOptions, Sampling};
-use squat_eval::Tokenize;
 use std::process::ExitCode;
 
 pub fn run(args: &Generate) -> Result<ExitCode> {
     let (engine, tokenizer) = forms::engine_and_tokenizer(&args.model, forms::threads(args.threads))?;
     printer::note(&format!("kernels: {}", engine.kernel_name()));
-    let mut ids = vec![tokenizer.bos_id()];
-    if !args.prompt.is_empty() {
-        ids.extend(tokenizer.inner().encode(&args.prompt)?);
-    }
+    let tokenizer = tokenizer.inner();
+    let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         sampling: Sampling {
@@ -22,33 +19,23 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
             top_p: args.top_p,
             seed: args.seed,
         },
-        stop_ids: tokenizer.inner().eos_ids().to_vec(),
+        stop_ids: tokenizer.eos_ids().to_vec(),
     };
-    // Only complete characters are printed: a token may end inside one.
-    let mut written = String::new();
+    let mut stream = tokenizer.stream();
+    let begin: Result<Vec<String>, _> = prompt.iter().skip(1).map(|&id| stream.push(id)).collect();
+    // Shown with the first token, so that a prompt that does not fit gives an error alone.
+    let mut text = begin?.concat();
     let mut failed = None;
-    engine.generate(&ids.clone(), &options, |token| {
-        ids.push(token);
-        match tokenizer.inner().decode(&ids[1..]) {
-            Ok(text) => {
-                if let Some(new) = text.strip_prefix(written.as_str())
-                    && !new.ends_with('\u{FFFD}')
-                {
-                    printer::data(new);
-                    written = text;
-                }
-                true
-            }
-            Err(error) => {
-                failed = Some(error);
-                false
-            }
+    engine.generate(&prompt, &options, |token| {
+        match stream.push(token) {
+            Ok(next) => printer::data(&(std::mem::take(&mut text) + &next)),
+            Err(error) => failed = Some(error),
         }
+        failed.is_none()
     })?;
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let text = tokenizer.inner().decode(&ids[1..])?;
-    printer::line(text.strip_prefix(written.as_str()).unwrap_or_default());
+    printer::line(&(text + &stream.finish()?));
     Ok(ExitCode::SUCCESS)
 }

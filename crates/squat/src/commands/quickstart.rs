@@ -174,11 +174,7 @@ fn sentences(tokenizer: &ModelTokenizer, set: &PairSet, count: usize) -> Result<
         .iter()
         .step_by(stride)
         .take(count)
-        .map(|pair| {
-            let mut ids = vec![squat_eval::Tokenize::bos_id(tokenizer)];
-            ids.extend(tokenizer.inner().encode(&pair.good)?);
-            Ok(ids)
-        })
+        .map(|pair| Ok(tokenizer.inner().encode_prompt(&pair.good)?))
         .collect()
 }
 
@@ -207,10 +203,7 @@ fn parity(packed: &Engine, fake: &Path, tokenizer: &ModelTokenizer, set: &PairSe
 fn samples(engine: &Engine, tokenizer: &ModelTokenizer, seed: u64) -> Result<Vec<Sample>> {
     let mut out = Vec::new();
     for (index, prompt) in PROMPTS.iter().enumerate() {
-        let mut ids = vec![squat_eval::Tokenize::bos_id(tokenizer)];
-        if !prompt.is_empty() {
-            ids.extend(tokenizer.inner().encode(prompt)?);
-        }
+        let mut ids = tokenizer.inner().encode_prompt(prompt)?;
         let options = GenerateOptions {
             max_tokens: 40,
             sampling: Sampling {

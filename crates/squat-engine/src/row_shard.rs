@@ -1,4 +1,4 @@
-//! The rows of a block that one worker computes: everything in a layer but attention is a matter of a row alone.
+//! The rows of a block that one worker computes: everything in a layer except attention is row-independent.
 
 use crate::attention::HeadScratch;
 use crate::linear::{Linear, Operand};
@@ -11,7 +11,7 @@ use squat_quant::{ActBits, math};
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
-/// Floats that begin with a cache line: a vector of 64 bytes that lies across two lines takes twice as long to load.
+/// Floats aligned to a cache line: a vector of 64 bytes that crosses a line takes twice as long to load.
 #[derive(Debug)]
 struct AlignedFloats {
     values: Vec<f32>,
@@ -44,7 +44,7 @@ impl DerefMut for AlignedFloats {
 
 /// Buffers for some consecutive tokens of a block, reused by every layer.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct RowShard {
     /// Index of the first token in the block.
     pub first: usize,
     /// Tokens held.
@@ -59,11 +59,11 @@ pub(crate) struct Lane {
     input: AlignedFloats,
     operand: Operand,
     /// Probabilities of position 0, by head, of one token.
-    column_0: Vec<f32>,
+    sink_probs: Vec<f32>,
 }
 
-impl Lane {
-    /// A lane for up to `tokens` tokens.
+impl RowShard {
+    /// A shard for up to `tokens` tokens.
     pub(crate) fn new(model: &Model, tokens: usize) -> Self {
         let spec = &model.spec;
         let heads = spec.num_attention_heads * spec.head_dim;
@@ -81,7 +81,7 @@ impl Lane {
             output: vec![0.0; tokens * output],
             input: AlignedFloats::zeros(tokens * input),
             operand: Operand::default(),
-            column_0: vec![0.0; spec.num_attention_heads],
+            sink_probs: vec![0.0; spec.num_attention_heads],
         }
     }
 
@@ -147,10 +147,10 @@ impl Lane {
         kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
     }
 
-    /// The prepared input of `down` from what the projections before it have left in `output`.
+    /// The prepared input of `down` from the output of the projections before it.
     fn activate(&mut self, model: &Model, down: &Linear) {
         let (kernels, count, inner) = (model.kernels, self.count, down.cols);
-        if model.mlp == Mlp::Gelu {
+        if model.spec.mlp == Mlp::Gelu {
             kernels.gelu(&self.output[..count * inner], &mut self.input[..count * inner]);
             return self.prepare(model, down);
         }
@@ -217,10 +217,10 @@ impl Lane {
             let sink_probability = if layer == 0 {
                 0.0
             } else {
-                for (head, column) in heads.iter().zip(self.column_0.chunks_exact_mut(group)) {
-                    column.copy_from_slice(&lock(head).column_0[token * group..][..group]);
+                for (head, column) in heads.iter().zip(self.sink_probs.chunks_exact_mut(group)) {
+                    column.copy_from_slice(&lock(head).sink_probs[token * group..][..group]);
                 }
-                mean_over_heads(&self.column_0)
+                mean_over_heads(&self.sink_probs)
             };
             let input_norm = match plan.policy {
                 TokenPolicy::ActivationNorm => {
