@@ -228,7 +228,11 @@ impl Running {
     /// The tokens that the current step feeds, if any.
     fn entry(&mut self) -> Option<BatchEntry<'_>> {
         let tokens = &self.input[self.fed..self.fed + self.share];
-        (self.share > 0).then(|| BatchEntry::of(&mut self.sequence, tokens))
+        let ends = self.fed + self.share == self.input.len();
+        (self.share > 0).then(|| {
+            let entry = BatchEntry::of(&mut self.sequence, tokens);
+            if ends { entry } else { entry.without_logits() }
+        })
     }
 
     /// Counts the tokens that the step has fed and, at the end of the input, chooses the next one. Returns why the text ends,

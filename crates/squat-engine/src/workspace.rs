@@ -26,6 +26,8 @@ const MIN_ATTENTION_WORK: usize = 1 << 17;
 pub struct BatchEntry<'a> {
     pub(crate) sequence: &'a mut Sequence,
     pub(crate) tokens: &'a [u32],
+    /// Whether the logits after the last token are computed.
+    logits: bool,
     /// Tokens fed in earlier blocks.
     fed: usize,
     /// First row and number of rows in the current block.
@@ -36,11 +38,16 @@ pub struct BatchEntry<'a> {
 impl<'a> BatchEntry<'a> {
     /// Tokens to feed after those that `sequence` holds.
     pub(crate) fn of(sequence: &'a mut Sequence, tokens: &'a [u32]) -> Self {
-        Self { sequence, tokens, fed: 0, first: 0, count: 0 }
+        Self { sequence, tokens, logits: true, fed: 0, first: 0, count: 0 }
+    }
+
+    /// The same tokens as a part of a longer input, whose other tokens follow: no logits are computed.
+    pub(crate) fn without_logits(self) -> Self {
+        Self { logits: false, ..self }
     }
 
     fn ends_here(&self) -> bool {
-        self.count > 0 && self.fed + self.count == self.tokens.len()
+        self.logits && self.count > 0 && self.fed + self.count == self.tokens.len()
     }
 }
 

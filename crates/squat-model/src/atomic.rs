@@ -96,7 +96,7 @@ fn may_replace(target: &Path) -> Result<bool, ModelError> {
     }
     Err(ModelError::folder(
         target,
-        "the folder exists and is no model folder (it has no config.json), so it is not replaced; \
+        "the folder exists and is not a model folder (it has no config.json), so it is not replaced; \
          choose another folder or empty this one",
     ))
 }
@@ -183,7 +183,7 @@ mod tests {
         fs::create_dir(&target).unwrap();
         fs::write(target.join("cat.png"), "").unwrap();
         let error = write_folder_atomically(&target, write("x")).unwrap_err().to_string();
-        assert!(error.contains("no model folder"), "{error}");
+        assert!(error.contains("not a model folder"), "{error}");
         fs::write(target.join("config.json"), "{}").unwrap();
         let error = write_folder_atomically(&target, write("x")).unwrap_err().to_string();
         assert!(error.contains("cat.png"), "{error}");

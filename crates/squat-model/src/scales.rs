@@ -122,7 +122,7 @@ mod tests {
     use crate::tensors::Tensors;
 
     fn source(names: &[(&str, f32)]) -> (Tensors, ModelSpec, QuantPlan) {
-        let spec = ModelSpec { num_hidden_layers: 1, ..crate::random::shape("tiny").unwrap() };
+        let spec = ModelSpec { num_hidden_layers: 1, ..crate::shapes::shape("tiny").unwrap() };
         let plan = QuantPlan { embedding: None, head: None, ..QuantPlan::w4a8() };
         let mut tensors = Tensors::new();
         for param in spec.parameters().iter().filter(|param| plan.scheme_of(param).is_some()) {

@@ -65,7 +65,8 @@ fn packed_run_evaluated_and_measured() {
     }
     assert!(stdout(dir, &["inspect", "w4a8"]).contains("model.embed_positions.weight"));
     let perplexity = |model: &str| {
-        let words = ["eval", model, "--task", "perplexity", "--data", "text.txt", "--limit", "32", "--json"];
+        let words =
+            ["eval", model, "--task", "perplexity", "--data", "text.txt", "--context", "32", "--json"];
         let found: Value = serde_json::from_str(&stdout(dir, &words)).unwrap();
         found["perplexity"].as_f64().unwrap_or_else(|| panic!("{found}"))
     };
