@@ -142,11 +142,7 @@ impl<S: IntSimd, const TILE_ROWS: usize, const TILE_PANELS: usize, const UNROLL:
     }
 
     #[inline(always)]
-    fn weights<'a, U: Unpack, const NP: usize>(
-        self,
-        panels: [&'a [U::Blocks]; NP],
-        _: usize,
-    ) -> [&'a [U::Blocks]; NP] {
+    fn weights<U: Unpack, const NP: usize>(self, panels: [&[U::Blocks]; NP], _: usize) -> [&[U::Blocks]; NP] {
         panels
     }
 
