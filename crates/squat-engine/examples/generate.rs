@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p squat-engine --example generate -- MODEL ["Once upon a time"]`
 //!
-//! `MODEL` is whatever [`squat_model::open`] takes.
+//! `MODEL` is any path that [`squat_model::open`] takes.
 #![allow(clippy::print_stdout)]
 
 use squat_engine::{Engine, EngineOptions, GenerateOptions, Sampling};

@@ -1,4 +1,4 @@
-//! Tokens per second of a random model: prefill and decoding apart, threads named.
+//! Tokens per second of a random model, for prefill and decoding, by number of threads.
 //!
 //! `cargo run --release -p squat-engine --example speed -- [PLAN...] [--shape llama-58m|smollm2-135m] [--prompt 128]
 //! [--decode 128] [--depth 0] [--block 64] [--threads 1,2] [--batch 1,4,16] [--repeats 7]`

@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex};
 /// How a model is loaded and run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EngineOptions {
-    /// Threads, the caller's included; 0 takes one for each available core.
+    /// Threads, including the caller's; 0 takes one for each available core.
     pub threads: usize,
     /// How weights that the plan leaves in full precision are held.
     pub weights: Weights,
-    /// The kernels; `None` takes the best of this CPU, or what the environment variable `SQUAT_ISA` names.
+    /// The kernels; `None` takes those that the environment variable `SQUAT_ISA` names, else the best of this CPU.
     pub kernels: Option<&'static Kernels>,
 }
 
@@ -154,7 +154,7 @@ impl Engine {
         self.pool.threads()
     }
 
-    /// Name of the kernels that most of the work goes to, such as `avx512vnni-w4a8` or `avx512vnni-f32`.
+    /// Name of the kernels that do most of the work, such as `avx512vnni-w4a8` or `avx512vnni-f32`.
     pub fn kernel_name(&self) -> String {
         let (kernels, plan) = (self.model.kernels, &self.model.plan);
         let float = || match self.model.layers[0].qkv.weight.as_ref() {

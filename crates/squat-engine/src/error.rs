@@ -1,4 +1,4 @@
-//! What can go wrong when a model is loaded or run, in words that say what to do about it.
+//! Errors of loading and running models. Messages say what was expected, what was found and what to do.
 
 use squat_kernels::{CacheError, MatrixError, UnknownIsa};
 use squat_model::ModelError;

@@ -16,7 +16,7 @@ impl Hash {
 
     pub(crate) fn word(&mut self, word: u64) {
         self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01B3);
-        // A multiplication alone never carries down.
+        // A multiplication alone moves bits upwards only.
         self.0 ^= self.0 >> 32;
     }
 

@@ -85,7 +85,7 @@ impl TokenChooser {
 }
 
 impl Session {
-    /// Feeds `prompt` after the tokens held, then generates; each token is shown to `on_token`, which returns whether
+    /// Feeds `prompt` after the tokens held, then generates; each token is passed to `on_token`, which returns whether
     /// to go on.
     ///
     /// The same prompt, options and model give the same tokens on every machine and for any number of threads.

@@ -59,7 +59,7 @@ impl Weight {
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub weight: Arc<Weight>,
-    /// Beside a weight in full precision, one value for each output channel or none; a packed one has it inside.
+    /// One value for each output channel, or empty. Only for weights in full precision: a packed matrix contains its bias.
     pub bias: Vec<f32>,
     pub rows: usize,
     pub cols: usize,

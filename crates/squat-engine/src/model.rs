@@ -24,7 +24,7 @@ pub enum Weights {
 #[derive(Clone, Debug)]
 pub(crate) struct Norm {
     pub gain: Vec<f32>,
-    /// Of a LayerNorm; none makes it an RMSNorm.
+    /// The bias of a LayerNorm; `None` makes this an RMSNorm.
     pub bias: Option<Vec<f32>>,
     pub eps: f32,
 }
@@ -65,7 +65,7 @@ pub(crate) struct Model {
     pub plan: QuantPlan,
     pub kernels: &'static Kernels,
     pub embedding: Arc<Weight>,
-    /// Learned positions, `[positions, hidden]`; none where there is RoPE.
+    /// Learned positions, `[positions, hidden]`; `None` in models with RoPE.
     pub positions: Option<Vec<f32>>,
     pub layers: Vec<Layer>,
     pub final_norm: Norm,
@@ -101,7 +101,7 @@ impl Layer {
 }
 
 impl Model {
-    /// Rotary tables for at least `positions` positions; the largest made so far are kept. None for learned positions.
+    /// Rotary tables for at least `positions` positions; the largest made so far are kept. `None` for learned positions.
     pub(crate) fn rope(&self, positions: usize) -> Option<Arc<Rope>> {
         let rope = self.spec.rope.as_ref()?;
         let mut held = lock(&self.rope);
@@ -132,7 +132,8 @@ impl Model {
         })
     }
 
-    /// Where a parameter, or its bias, is held. A new kind of parameter does not compile before it has a place.
+    /// Where a parameter, or its bias, is held. The match is exhaustive: a new kind of parameter must get
+    /// a place.
     fn place(&self, param: &ParamInfo, bias: bool) -> Option<Place<'_>> {
         let layer = param.layer.and_then(|index| self.layers.get(index));
         let norm = match param.kind {

@@ -114,7 +114,7 @@ impl Sampler {
                 return id;
             }
         }
-        // Rounding left a crumb: the last candidate that can be drawn takes it.
+        // Rounding left a remainder: it goes to the last candidate.
         self.candidates.last().map_or(0, |&(_, id)| id)
     }
 }

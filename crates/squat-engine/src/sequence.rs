@@ -126,7 +126,7 @@ impl Sequence {
     /// Another sequence that holds the same.
     ///
     /// # Errors
-    /// None for a sequence that exists, except out of memory.
+    /// Out of memory.
     pub(crate) fn fork(&self) -> Result<Self> {
         let mut fork = Self::new(self.model.clone(), Some(self.capacity))?;
         fork.tokens.extend_from_slice(&self.tokens);

@@ -86,7 +86,7 @@ impl Session {
     /// Another session that holds the same: continuations of one prefix.
     ///
     /// # Errors
-    /// None for a session that exists, except out of memory.
+    /// Out of memory.
     pub fn fork(&self) -> Result<Self> {
         let sequence = self.sequence.fork()?;
         Ok(Self { pool: self.pool.clone(), block: self.block, sequence, workspace: None })

@@ -68,7 +68,7 @@ struct LmHeadInput {
     /// `[tokens, hidden]`
     input: Vec<f32>,
     operand: Operand,
-    /// Logits of some tokens together, `[tokens, vocabulary]`; empty until more than one token asks.
+    /// Logits of some tokens together, `[tokens, vocabulary]`; empty until the logits of more than one token are needed at once.
     tile: Vec<f32>,
 }
 

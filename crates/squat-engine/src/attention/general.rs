@@ -1,6 +1,6 @@
 //! Attention in floats for any combination of quantized points (METHOD.md sections 2, 3).
 //!
-//! Codes are held as exact integers in f32, scales apart. It serves the plans that leave some of the points in full
+//! Codes are exact integers in f32, with separate scales. This path serves plans that leave some of the points in full
 //! precision, or mix static and dynamic ones; the usual plans run on the integer cache.
 
 use crate::prefix::Reader;
