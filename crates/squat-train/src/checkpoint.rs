@@ -1,5 +1,5 @@
-//! Checkpoints: a Hugging Face folder with the scales of quantizers beside the weights, and, for resuming, what the
-//! trainer alone needs. All of it is written in one atomic step.
+//! Checkpoints: a Hugging Face folder with the scales of quantizers next to the weights, and the training state for
+//! resuming. All of it is written in one atomic step.
 //!
 //! ```text
 //! model.safetensors      weights, X.weight_scale, scales and zero points of static points
@@ -33,7 +33,7 @@ const STATE: &str = "trainer_state.json";
 const MOMENTS: &str = "optimizer_state.bin";
 const QUANTIZER: &str = "quantizer_state.bin";
 
-/// The trainer's place, beside the moments.
+/// The trainer's position; the moments are a file of their own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
@@ -61,7 +61,7 @@ pub struct Loaded {
     pub plan: Option<QuantPlan>,
     /// Weights and quantizer parameters.
     pub parameters: Parameters,
-    /// What the parameters of quantized weights mean.
+    /// The quantizer that the parameters of quantized weights belong to.
     pub quantizer: &'static dyn WeightQuantizer,
 }
 
@@ -136,7 +136,7 @@ fn learned(parameters: &Parameters) -> impl Iterator<Item = &Parameter> {
 }
 
 /// Reads a model folder: full precision, or a quantization-aware checkpoint. Its scales are taken as they are stored;
-/// [`load_state`] adds what a resume needs.
+/// [`load_state`] adds the training state.
 ///
 /// # Errors
 /// Missing or damaged files, tensors that do not fit, an architecture that cannot be trained.
@@ -191,7 +191,7 @@ fn static_values(
     Ok(values)
 }
 
-/// A number whose `exp` is exactly `scale`: the scale on disk is what the model uses.
+/// A number whose `exp` is exactly `scale`, so that the model uses the scale on disk.
 fn log_of(scale: f32) -> f32 {
     let guess = scale.ln();
     // The exponential is about one unit off at most: look at the neighbours.
@@ -208,7 +208,7 @@ fn log_of(scale: f32) -> f32 {
     best
 }
 
-/// Reads what a resume needs: the trainer's place and the moments; `loaded` gets the parameters as they were trained.
+/// Reads the training state: position and moments. `loaded` gets the parameters as they were trained.
 ///
 /// # Errors
 /// A folder without training state, or one that does not fit the parameters.

@@ -80,7 +80,7 @@ impl Evaluator {
         Ok(())
     }
 
-    /// Natural-log probabilities of tokens 1.. of each sequence, given what is before.
+    /// Natural-log probabilities of tokens 1.. of each sequence, given the tokens before.
     ///
     /// Sequences of like length share a forward; none influences another.
     ///

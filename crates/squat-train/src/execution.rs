@@ -14,7 +14,7 @@ pub struct Execution {
     pub device: Device,
     /// The processes that train together.
     pub group: Group,
-    /// Continue from what is on disk.
+    /// Continue from the files of an earlier call.
     pub resume: bool,
     /// Set from outside to stop after the current step, with a checkpoint.
     pub stop: Arc<AtomicBool>,

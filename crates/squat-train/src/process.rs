@@ -1,4 +1,4 @@
-//! What the process has used: processor time and memory.
+//! Processor time and memory of this process.
 
 /// Seconds of processor time of this thread; wall-clock time where the system does not tell.
 pub(crate) fn thread_seconds() -> f64 {

@@ -60,7 +60,7 @@ pub struct Row {
     pub resident: u64,
 }
 
-/// A phase, or an operation in it, and what it cost.
+/// A phase, or an operation in it, and its cost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// Part of the step.

@@ -17,7 +17,7 @@ use squat_quant::ActPoint;
 
 /// Results of either backward pass.
 pub(crate) struct Pass {
-    /// What is minimised, `[1, 1]`.
+    /// The loss that is minimised, `[1, 1]`.
     pub total: Tensor<2>,
     /// Entropy term, unweighted.
     pub entropy: Option<Tensor<2>>,

@@ -168,7 +168,7 @@ pub fn train(input: StageInput<'_>, report: &mut dyn FnMut(Event)) -> Result<Out
     }
     std::fs::create_dir_all(&input.folder).map_err(TrainError::io("cannot create", &input.folder))?;
     let last = input.folder.join("last");
-    // The process that writes decides, because it alone surely sees what it wrote.
+    // Rank 0 decides, because only the process that writes is sure to see its own files.
     let resume = input
         .execution
         .group

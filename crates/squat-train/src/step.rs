@@ -56,7 +56,7 @@ impl Teacher {
 /// The loss of a micro-batch, term by term. Unweighted; a switched-off term is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepLoss {
-    /// What is minimised.
+    /// The loss that is minimised.
     pub total: f64,
     /// Cross-entropy, nats per token.
     pub cross_entropy: f64,

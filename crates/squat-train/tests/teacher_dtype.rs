@@ -59,7 +59,7 @@ fn a_run_with_halved_teachers_resumes_bit_for_bit() {
     Run { settings, ..Run::new(&straight) }.run(&[FP, QAT]).unwrap();
     let outcome = Run { settings, stop: Some(("q", 6)), ..Run::new(&broken) }.run(&[FP, QAT]);
     assert_eq!(outcome.unwrap(), Outcome::Interrupted { step: 6 });
-    // What the teacher says is part of the result, so it cannot change in the middle.
+    // The teacher's logits are part of the result, so they cannot change in the middle.
     let error = Run { resume: true, ..Run::new(&broken) }.run(&[FP, QAT]).unwrap_err().to_string();
     assert!(error.contains("another"), "{error}");
     Run { settings, resume: true, ..Run::new(&broken) }.run(&[FP, QAT]).unwrap();

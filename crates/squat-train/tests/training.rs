@@ -1,4 +1,4 @@
-//! What a training run promises: the same bits whatever interrupts it, every term in its place, a clear end when
+//! The guarantees of a training run: the same bits whatever interrupts it, every term in its place, a clear end when
 //! numbers go wrong.
 #![allow(clippy::unwrap_used)]
 
@@ -464,7 +464,7 @@ fn quantizer_steps_are_learned_and_stay_finite() {
     assert!(scales.0 * 10 > scales.1 * 9, "{} of {} weight scales moved", scales.0, scales.1);
     // Zero points are whole numbers on disk and the head's narrow quantizer does not exist; most scales move.
     assert!(points.0 * 3 > points.1, "{} of {} values of static points moved", points.0, points.1);
-    // What is on disk is positive: the step is learned in log space.
+    // Scales on disk are positive: they are learned in log space.
     use squat_model::TensorSource;
     let folder = squat_model::ModelFolder::open(run.join("q/last")).unwrap();
     for name in folder.names().iter().filter(|name| name.ends_with("_scale") && !name.ends_with("log_scale"))

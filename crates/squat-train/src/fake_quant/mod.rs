@@ -1,4 +1,4 @@
-//! Fake quantizers on the CPU's memory: codes as exact integers in `f32`, scales beside them.
+//! Fake quantizers on the CPU's memory: codes as exact integers in `f32`, with their scales.
 //!
 //! The training forward multiplies integer codes and applies the scales to the sum, as the deployed integer product
 //! does (METHOD.md section 2): `y[m,n] = (sum_k qa[m,k] * qw[n,k] as f32 * s_a[m]) * s_w[n]`. Sums of integers below

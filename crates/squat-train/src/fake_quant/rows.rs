@@ -55,7 +55,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Values that the codes stand for, `[rows, cols]`.
+    /// The dequantized values, `[rows, cols]`.
     pub fn dequantize(&self, cols: usize) -> Vec<f32> {
         let mut out = self.codes.clone();
         scale_rows(&mut out, cols, &self.scales);
@@ -104,7 +104,7 @@ pub fn fake_quantize_rows(
     }
 }
 
-/// Rows `[rows, cols]` as the integer kernels take them; `None` for static parameters that are no quantizer.
+/// Rows `[rows, cols]` in the layout of the integer kernels; `None` for static parameters that give no valid quantizer.
 pub fn pack_rows(
     x: &[f32],
     cols: usize,

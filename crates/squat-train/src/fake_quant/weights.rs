@@ -83,7 +83,7 @@ impl<'a> Weight<'a> {
 }
 
 impl QuantizedWeight<'_> {
-    /// Values that the codes stand for.
+    /// The dequantized values.
     pub fn dequantize(&self) -> Vec<f32> {
         let mut out = self.codes.clone();
         for_each_run(self.codes.len(), self.cols, self.scheme, |at, index| {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub struct Linear {
     /// Quantizer of the weight, if any.
     pub weight: Option<WeightQuant>,
-    /// What is applied to the rows of the input before they are quantized.
+    /// Applied to the rows of the input before they are quantized.
     pub transform: Transform,
     /// Quantizer of the input, if any.
     pub input: Option<ActQuant>,
@@ -40,7 +40,7 @@ struct Operands<'a> {
     weight: Option<(WeightQuant, &'a [f32])>,
     /// Static parameters of the input.
     point: Option<&'a [f32]>,
-    /// What is added to each output channel.
+    /// Added to each output channel.
     bias: Option<&'a [f32]>,
 }
 

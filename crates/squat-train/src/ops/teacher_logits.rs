@@ -1,4 +1,4 @@
-//! What a student learns from: the logits of its teachers, whole, or only the likeliest of each row and the mass of
+//! The targets of distillation: the logits of the teachers, whole, or only the likeliest of each row and the mass of
 //! the rest.
 //!
 //! With the `k` likeliest tokens kept, the divergence is that between two distributions over `k + 1` outcomes: each of

@@ -27,7 +27,7 @@ fn together<R: Send>(world: usize, act: impl Fn(Group) -> R + Sync) -> Vec<R> {
     })
 }
 
-/// Gradients of one micro-batch: three parameters whose ends are no ends of parts.
+/// Gradients of one micro-batch: three parameters whose ends are not ends of parts.
 fn gradients(index: usize, n: usize) -> Gradients {
     let value =
         |i: usize| ((i * 7919 + index * 104_729) % 10_007) as f32 * 1e-3 - 4.0 + 1e4 * (index % 3) as f32;

@@ -56,12 +56,12 @@ impl WeightQuantizer for Lsq {
         };
         let factors = TensorData::new(factors, parameters.dims());
         let scaled = parameters.clone() * Tensor::from_data(factors, &parameters.device());
-        // The value of the parameter with the gradient of what is scaled.
+        // The value of the parameter, with the gradient of the scaled one.
         parameters.detach() + (scaled.clone() - scaled.detach())
     }
 
     fn project(&self, parameters: &mut [f32]) {
-        // What is not a number stays so and is reported.
+        // NaN stays NaN, so that it is reported.
         for scale in parameters.iter_mut().filter(|scale| **scale < SMALLEST) {
             *scale = SMALLEST;
         }

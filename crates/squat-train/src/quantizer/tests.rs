@@ -106,7 +106,7 @@ fn gradients_match_numeric_ones() {
     }
 }
 
-/// Whatever a step of the optimizer leaves, the scales are positive; what is not a number is not hidden.
+/// Scales are positive after any step of the optimizer, and NaN stays visible.
 #[test]
 fn scales_stay_positive() {
     let values = noise(ROWS * COLS, 3);

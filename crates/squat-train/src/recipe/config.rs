@@ -119,7 +119,7 @@ pub enum MixedPrecision {
 pub struct StageConfig {
     /// Name: a folder of the run.
     pub name: String,
-    /// What it does.
+    /// Its kind.
     pub kind: StageKind,
     /// Stage of this run, or model folder, to start from.
     #[serde(default)]

@@ -56,7 +56,7 @@ impl Recipe {
             )));
         }
         let recipe: Self = toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| {
-            // What is wrong in the text itself is shown with its line; what a setting brought in has none.
+            // An error in the text itself is shown with its line; one from a setting has no line.
             let message = match toml::from_str::<Self>(text) {
                 Err(in_text) => in_text.to_string(),
                 Ok(_) => format!("after --set {}: {}", settings.join(" --set "), error.message()),
@@ -284,7 +284,7 @@ quant = { plan = "w4a8", points = { lm_head_input = "fp" } }
         let plan = recipe.stages[1].quant.as_ref().unwrap().plan(64, 1).unwrap();
         assert_eq!(plan.policy, TokenPolicy::SinkAttention);
         assert_eq!(plan.point(ActPoint::LmHeadInput), None);
-        // What is written reads back.
+        // The output of `to_toml` reads back.
         let again = Recipe::parse(&recipe.to_toml().unwrap(), &[]).unwrap();
         assert_eq!(again.to_toml().unwrap(), recipe.to_toml().unwrap());
     }

@@ -1,4 +1,4 @@
-//! What a stage trains: student, plan, teachers and sequences, checked against one another.
+//! The inputs of a stage: student, plan, teachers and sequences, checked against one another.
 
 use super::RunOptions;
 use super::data::RunData;

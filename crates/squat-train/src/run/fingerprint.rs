@@ -1,7 +1,7 @@
-//! What the result of a stage depends on, as one hash.
+//! One hash of everything that the result of a stage depends on.
 //!
-//! A run folder holds the hashes of its stages, so what is hashed keeps the words and the order of the first version,
-//! and a switch that came later is left out while it is off. Taking the configuration apart field by field makes the
+//! A run folder holds the hashes of its stages, so the hashed text keeps the words and the order of the first version,
+//! and a switch that was added later is left out while it is off. Taking the configuration apart field by field makes the
 //! compiler ask, for each new field, whether it belongs to the hash.
 
 use crate::recipe::{
@@ -174,7 +174,7 @@ learning_rate = 1e-3
 quant = { plan = "w4a8" }
 "#;
 
-    /// What the first version hashed: runs from before can be resumed.
+    /// The text that the first version hashed, so that older runs can be resumed.
     #[test]
     fn the_words_of_the_first_version_stay() {
         let mut config: StageConfig = toml::from_str(STAGE).unwrap();
