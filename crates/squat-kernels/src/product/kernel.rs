@@ -166,7 +166,7 @@ impl<S: IntSimd, const TILE_ROWS: usize, const TILE_PANELS: usize, const UNROLL:
         let s = self.0;
         let mut acc = [[s.zero(); NP]; MR];
         // Slices of one length: no index below needs a check.
-        let end = steps.len();
+        let end = steps.end - steps.start;
         let (mut a_steps, mut w_steps) = (*activations, *weights);
         for m in 0..MR {
             a_steps[m] = &activations[m][steps.clone()][..end];

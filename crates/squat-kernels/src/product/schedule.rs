@@ -103,9 +103,7 @@ impl<'a, K: MicroKernel, U: Unpack> Strips for Job<'a, '_, K, U> {
         let panels: [&'a [U::Blocks]; NP] = core::array::from_fn(|j| U::blocks(matrix.panel(panel + j)));
         let steps = panels[0].len();
         let weights = kernel.weights::<U, NP>(panels, rows.len());
-        // The next strip lies this far behind.
-        let bytes = NP * steps * size_of::<U::Blocks>();
-        kernel.rows(rows, &mut Strip { job: self, weights, steps, bytes, panel });
+        kernel.rows(rows, &mut Strip { job: self, weights, steps, panel });
     }
 }
 
@@ -114,7 +112,6 @@ struct Strip<'j, 'a, 'b, K: MicroKernel, U: Unpack, const NP: usize> {
     job: &'j mut Job<'a, 'b, K, U>,
     weights: K::Weights<'a, U, NP>,
     steps: usize,
-    bytes: usize,
     panel: usize,
 }
 
@@ -128,7 +125,7 @@ impl<K: MicroKernel, U: Unpack, const NP: usize> Tiles for Strip<'_, '_, '_, K, 
         let kernel = self.job.kernel;
         // The first rows of a strip wait for memory, unless the strip before has prefetched it.
         let acc = if row == 0 {
-            kernel.tile::<U, MR, NP>(&self.weights, &activations, 0..self.steps, Some(self.bytes))
+            kernel.tile::<U, MR, NP>(&self.weights, &activations, 0..self.steps, Some(self.bytes()))
         } else {
             kernel.tile::<U, MR, NP>(&self.weights, &activations, 0..self.steps, None)
         };
@@ -138,6 +135,12 @@ impl<K: MicroKernel, U: Unpack, const NP: usize> Tiles for Strip<'_, '_, '_, K, 
 }
 
 impl<K: MicroKernel, U: Unpack, const NP: usize> Strip<'_, '_, '_, K, U, NP> {
+    /// Distance of the next strip in memory.
+    #[inline(always)]
+    fn bytes(&self) -> usize {
+        NP * self.steps * size_of::<U::Blocks>()
+    }
+
     /// [`Tiles::tile`] with one scale per group of inputs.
     #[inline(always)]
     fn grouped_tile<const MR: usize>(
@@ -152,7 +155,7 @@ impl<K: MicroKernel, U: Unpack, const NP: usize> Strip<'_, '_, '_, K, U, NP> {
         let block = self.job.block.clone();
         let zeros = &self.job.epilogue.rows.zero_points[row..row + rows];
         // The first rows of a strip wait for memory, unless the strip before has prefetched it.
-        let prefetch = (row == block.start).then_some(self.bytes);
+        let prefetch = (row == block.start).then_some(self.bytes());
         for group in 0..groups {
             let range = group * steps..((group + 1) * steps).min(self.steps);
             let acc = kernel.tile::<U, MR, NP>(&self.weights, activations, range, prefetch);
