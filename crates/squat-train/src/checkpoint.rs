@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use squat_model::plan::{static_scale_name, static_zero_point_name};
 use squat_model::scales::{LearnedScales, scale_name};
 use squat_model::tensors::{Tensors, missing_tensor, read_finite};
-use squat_model::{FolderContents, ModelFolder, TokenizerFiles, WeightDtype, write_folder};
+use squat_model::{
+    FolderContents, ModelKind, OpenedModel, TensorSource, TokenizerFiles, WeightDtype, write_folder,
+};
 use squat_model::{ModelSpec, QuantPlan};
 use squat_quant::ActPoint;
 use squat_quant::math::exp;
@@ -135,19 +137,18 @@ fn learned(parameters: &Parameters) -> impl Iterator<Item = &Parameter> {
     parameters.iter().filter(|p| p.name.ends_with(crate::quantizer::SUFFIX))
 }
 
-/// Reads a model folder: full precision, or a quantization-aware checkpoint. Its scales are taken as they are stored;
-/// [`load_state`] adds the training state.
+/// Reads a model of any kind ([`squat_model::open()`]) in full precision, or a quantization-aware checkpoint. Its scales
+/// are taken as they are stored; [`load_state`] adds the training state.
 ///
 /// # Errors
-/// Missing or damaged files, tensors that do not fit, an architecture that cannot be trained.
+/// Missing or damaged files, tensors that do not fit, an architecture that cannot be trained, a packed model.
 pub fn load(path: &Path) -> Result<Loaded, TrainError> {
-    let folder = ModelFolder::open(path)?;
-    let spec = folder.spec().clone();
-    check_trainable(&spec)?;
-    let plan = folder.plan().cloned();
+    let model = open_trainable(path)?;
+    let (spec, folder) = (model.spec().clone(), model.tensors());
+    let plan = model.plan().cloned();
     let mut parameters = Parameters::default();
     for info in spec.parameters() {
-        let values = read_finite(&folder, &info.name, &info.shape)?;
+        let values = read_finite(folder, &info.name, &info.shape)?;
         parameters.push(info.name, matrix_shape(&info.shape), values, group_of(info.kind));
     }
     let mut quantizer = stored_scales();
@@ -157,26 +158,44 @@ pub fn load(path: &Path) -> Result<Loaded, TrainError> {
                 continue;
             };
             let shape = [1, scheme.num_scales(rows, cols)];
-            let values = match LearnedScales::read(&folder, &info, shape[1])? {
+            let values = match LearnedScales::read(folder, &info, shape[1])? {
                 Some(LearnedScales::Scales(scales)) => scales,
                 Some(LearnedScales::Logarithms(logs)) => {
                     quantizer = default_quantizer();
                     logs
                 }
-                None => return Err(missing_tensor(&folder, &scale_name(&info)).into()),
+                None => return Err(missing_tensor(folder, &scale_name(&info)).into()),
             };
             parameters.push(parameter_name(&info.name), shape, values, Group::Scale);
         }
         for (layer, point) in static_points(&spec, plan) {
-            let values = static_values(&folder, plan, layer, point)?;
+            let values = static_values(folder, plan, layer, point)?;
             parameters.push(static_name(layer, point), [1, STATIC_PARAMETERS], values, Group::Scale);
         }
     }
     Ok(Loaded { spec, plan, parameters, quantizer })
 }
 
+/// Opens a model to be trained or to teach.
+///
+/// # Errors
+/// As [`squat_model::open()`]; an architecture that cannot be trained, a packed model.
+pub fn open_trainable(path: &Path) -> Result<OpenedModel, TrainError> {
+    let model = squat_model::open(path)?;
+    check_trainable(model.spec())?;
+    if model.kind() == ModelKind::Packed {
+        return Err(TrainError::Checkpoint {
+            path: model.path().to_path_buf(),
+            message:
+                "expected weights in full precision, got a packed model; give the one it was packed from"
+                    .to_owned(),
+        });
+    }
+    Ok(model)
+}
+
 fn static_values(
-    folder: &ModelFolder,
+    folder: &dyn TensorSource,
     plan: &QuantPlan,
     layer: Option<usize>,
     point: ActPoint,

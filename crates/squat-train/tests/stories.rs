@@ -2,24 +2,21 @@
 #![allow(clippy::unwrap_used)]
 
 use squat_model::format::llama2c::{Llama2cTokenizer, load_checkpoint};
-use squat_model::{ParamKind, TensorSource, reference};
+use squat_model::reference;
 use squat_test::data::{KNOWN_STORY, stories};
-use squat_train::Parameters;
+use squat_train::checkpoint;
 use squat_train::evaluate::Evaluator;
-use squat_train::model::{Model, ParamTensors, matrix_shape};
-use squat_train::parameters::Group;
+use squat_train::model::{Model, ParamTensors};
 
 #[test]
 fn the_training_forward_continues_the_story() {
     let Some(path) = stories() else { return };
     let (spec, tensors) = load_checkpoint(path.join("stories260K.bin")).unwrap();
     let tokenizer = Llama2cTokenizer::load(path.join("tok512.bin"), spec.vocab_size).unwrap();
-    let mut parameters = Parameters::default();
-    for info in spec.parameters() {
-        let group = if matches!(info.kind, ParamKind::Norm(_)) { Group::Norm } else { Group::Weight };
-        let values = tensors.read_f32(&info.name).unwrap();
-        parameters.push(info.name, matrix_shape(&info.shape), values, group);
-    }
+    // As a recipe's `init` or `teachers` would read it.
+    let loaded = checkpoint::load(&path.join("stories260K.bin")).unwrap();
+    assert!(loaded.spec == spec && loaded.plan.is_none());
+    let parameters = loaded.parameters;
     let max_seq = spec.max_position_embeddings;
     let model = Model::new(spec.clone(), None, max_seq);
     let evaluator = Evaluator::new(model, ParamTensors::constant(&parameters), 1, max_seq);

@@ -164,7 +164,7 @@ fn begin(
             folder.display()
         )));
     }
-    check_models(recipe)?;
+    check_models(recipe, report)?;
     refuse_other_data(recipe, folder, &recipe_path)?;
     let existed = folder.exists();
     std::fs::create_dir_all(folder).map_err(TrainError::io("cannot create", folder))?;

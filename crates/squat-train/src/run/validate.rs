@@ -1,19 +1,20 @@
 //! Checks before anything is written.
 
+use super::RunEvent;
 use super::data::RunData;
 use super::fingerprint::fingerprint;
 use crate::checkpoint;
 use crate::error::TrainError;
-use crate::model::check_trainable;
 use crate::recipe::{Recipe, expand};
 use std::path::Path;
 
-/// Opens every model folder that the recipe names, before anything is made.
-pub(super) fn check_models(recipe: &Recipe) -> Result<(), TrainError> {
+/// Opens every model that the recipe names, before anything is made.
+pub(super) fn check_models(recipe: &Recipe, report: &mut dyn FnMut(RunEvent)) -> Result<(), TrainError> {
     for name in recipe.stages.iter().flat_map(|stage| stage.init.iter().chain(&stage.teachers)) {
         if !recipe.stages.iter().any(|stage| &stage.name == name) {
-            let path = squat_model::open::locate(&expand(name)?)?;
-            check_trainable(squat_model::ModelFolder::open(path)?.spec())?;
+            let model = checkpoint::open_trainable(&expand(name)?)?;
+            let path = model.path().display();
+            model.notes().iter().for_each(|note| report(RunEvent::Note(format!("{path}: {note}"))));
         }
     }
     Ok(())
