@@ -98,6 +98,34 @@ impl GenerationConfig {
         notes
     }
 
+    /// Settings of `generation_config.json` that change the text and are not supported: one note for all of them.
+    pub(crate) fn unsupported(map: &Map<String, Value>) -> Option<String> {
+        /// Keys with the value that changes nothing.
+        const NEUTRAL: [(&str, f64); 8] = [
+            ("repetition_penalty", 1.0),
+            ("encoder_repetition_penalty", 1.0),
+            ("no_repeat_ngram_size", 0.0),
+            ("num_beams", 1.0),
+            ("length_penalty", 1.0),
+            ("min_p", 0.0),
+            ("typical_p", 1.0),
+            ("min_new_tokens", 0.0),
+        ];
+        const LISTS: [&str; 4] =
+            ["suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias"];
+        let numbers = NEUTRAL.iter().filter(|(key, neutral)| {
+            map.get(*key).is_some_and(|value| !value.is_null() && value.as_f64() != Some(*neutral))
+        });
+        let lists = LISTS.iter().filter(|key| map.get(**key).is_some_and(|value| !value.is_null()));
+        let found: Vec<&str> = numbers.map(|(key, _)| *key).chain(lists.copied()).collect();
+        match found.is_empty() {
+            true => None,
+            false => {
+                Some(format!("generation_config.json: {} not supported and not applied", found.join(", ")))
+            }
+        }
+    }
+
     /// The JSON object; keys without value are left out.
     pub fn to_json(&self) -> Value {
         let eos = match self.eos_token_ids.as_slice() {

@@ -82,8 +82,9 @@ pub(crate) fn open_generation(
     if !file.exists() {
         return Ok(GenerationConfig::of_spec(spec));
     }
-    let mut generation =
-        GenerationConfig::from_json(&read_object(&file)?).map_err(|error| error.inside(GENERATION))?;
+    let object = read_object(&file)?;
+    let mut generation = GenerationConfig::from_json(&object).map_err(|error| error.inside(GENERATION))?;
+    notes.extend(GenerationConfig::unsupported(&object));
     notes.extend(generation.merge_special_tokens(spec));
     spec.validate().map_err(|error| error.inside(GENERATION))?;
     Ok(generation)

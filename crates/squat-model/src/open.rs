@@ -11,6 +11,7 @@ use crate::format::gguf::{self, GgufModel};
 use crate::format::llama2c::{self, Llama2cModel};
 use crate::generation::GenerationConfig;
 use crate::hf::{CONFIG, ModelFolder, open_config};
+use crate::json::{optional_bool, read_object};
 use crate::packed::{PackReport, PackSource, PackedModel, pack, schema};
 use crate::plan::QuantPlan;
 use crate::spec::{ModelSpec, ParamInfo};
@@ -197,6 +198,27 @@ impl OpenedModel {
             }
             Files::Llama2c(model) => Tokenizer::open_llama2c(model.tokenizer_path()?, self.spec()),
             Files::Folder(_) | Files::Packed(_) => Tokenizer::open(&self.path, self.spec()),
+        }
+    }
+
+    /// Whether the tokenizer's files say that BOS begins a text (`add_bos_token`); `None` if they say nothing.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn adds_bos(&self) -> Result<Option<bool>, ModelError> {
+        match &self.files {
+            Files::Gguf(model) => {
+                Ok(model.file().metadata("tokenizer.ggml.add_bos_token").and_then(gguf::Value::as_bool))
+            }
+            Files::Llama2c(_) => Ok(None),
+            Files::Folder(_) | Files::Packed(_) => {
+                let file = self.path.join(TokenizerFiles::NAMES[1]);
+                if !file.exists() {
+                    return Ok(None);
+                }
+                optional_bool(&read_object(&file)?, "add_bos_token")
+                    .map_err(|error| error.inside(TokenizerFiles::NAMES[1]))
+            }
         }
     }
 

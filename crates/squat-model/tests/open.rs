@@ -155,6 +155,18 @@ fn end_tokens_of_two_files() {
             assert_eq!(opened.notes().len(), notes, "{config} {generation}: {:?}", opened.notes());
         }
     }
+    // Settings that would change the text are named; neutral ones are not.
+    let path = dir.path().join("model");
+    let generation = path.join("generation_config.json");
+    edit(
+        generation.clone(),
+        &[("num_beams", json!(1)), ("repetition_penalty", json!(1.1)), ("min_p", Value::Null)],
+    );
+    let notes = squat_model::open(&path).unwrap().notes().join("; ");
+    assert!(
+        notes.contains("repetition_penalty") && !notes.contains("num_beams") && !notes.contains("min_p"),
+        "{notes}"
+    );
     // An id that the model does not have.
     let path = dir.path().join("model");
     edit(path.join("generation_config.json"), &[("eos_token_id", json!(99))]);
@@ -184,6 +196,26 @@ fn a_stored_head_of_a_tied_model_counts() {
     edit(path.join("config.json"), &[("tie_word_embeddings", json!(true))]);
     let opened = squat_model::open(&path).unwrap();
     assert!(opened.spec().tie_word_embeddings && opened.notes().is_empty());
+}
+
+/// Whether a tokenizer adds BOS is what its files say.
+#[test]
+fn bos_of_the_tokenizer_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model");
+    folder(&path, &spec(true), &tensors(&spec(true)));
+    let adds = || squat_model::open(&path).unwrap().adds_bos();
+    assert_eq!(adds().unwrap(), None);
+    for (text, want) in [
+        ("{}", None),
+        (r#"{"add_bos_token": false}"#, Some(false)),
+        (r#"{"add_bos_token": true}"#, Some(true)),
+    ] {
+        fs::write(path.join("tokenizer_config.json"), text).unwrap();
+        assert_eq!(adds().unwrap(), want);
+    }
+    fs::write(path.join("tokenizer_config.json"), r#"{"add_bos_token": "no"}"#).unwrap();
+    assert!(adds().unwrap_err().to_string().contains("add_bos_token"));
 }
 
 #[test]

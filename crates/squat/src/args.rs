@@ -221,15 +221,15 @@ pub struct Generate {
     /// Maximum number of tokens to generate.
     #[arg(long, default_value_t = 100)]
     pub max_tokens: usize,
-    /// Sampling temperature; 0 is greedy.
-    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
-    pub temperature: f32,
-    /// Sample from the k likeliest tokens only; 0 keeps all.
-    #[arg(long, default_value_t = 0)]
-    pub top_k: usize,
-    /// Sample from the likeliest tokens that together have this probability.
-    #[arg(long, default_value_t = 0.95, allow_negative_numbers = true)]
-    pub top_p: f32,
+    /// Sampling temperature; 0 is greedy [default: that of a generation_config.json with do_sample, else 0.8].
+    #[arg(long, allow_negative_numbers = true)]
+    pub temperature: Option<f32>,
+    /// Sample from the k likeliest tokens only; 0 keeps all [default: as the temperature, else 0].
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Sample from the likeliest tokens that together have this probability [default: as the temperature, else 0.95].
+    #[arg(long, allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
     /// Seed of the sampler.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

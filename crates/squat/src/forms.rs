@@ -112,6 +112,11 @@ impl ModelTokenizer {
     pub fn open(model: &OpenedModel) -> Result<Self> {
         let inner = model.tokenizer()?;
         let bos = inner.required_bos_id()?;
+        if model.adds_bos()? == Some(false) {
+            printer::note(&format!(
+                "the tokenizer adds no BOS token of its own; Squat begins every sequence with token {bos}"
+            ));
+        }
         Ok(Self { inner, bos })
     }
 
@@ -133,12 +138,11 @@ impl Tokenize for ModelTokenizer {
 }
 
 /// Loads a model and its tokenizer in parallel: for a small model they take equally long.
-pub fn engine_and_tokenizer(path: &Path, threads: usize) -> Result<(Engine, ModelTokenizer)> {
-    let model = open_model(path)?;
+pub fn engine_and_tokenizer(model: &OpenedModel, threads: usize) -> Result<(Engine, ModelTokenizer)> {
     std::thread::scope(|scope| {
         // The tokenizer is read on this thread, which reuses the 5 MB that reading frees; another thread would keep them.
-        let engine = scope.spawn(|| Engine::from_model(&model, EngineOptions::threads(threads)));
-        let tokenizer = ModelTokenizer::open(&model);
+        let engine = scope.spawn(|| Engine::from_model(model, EngineOptions::threads(threads)));
+        let tokenizer = ModelTokenizer::open(model);
         // Errors of the model come first.
         let engine = engine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok((engine, tokenizer?))

@@ -3,22 +3,19 @@
 use crate::args::Generate;
 use crate::{forms, printer};
 use anyhow::Result;
-use squat_engine::{GenerateOptions, Sampling};
+use squat_engine::{FinishReason, GenerateOptions, Sampling};
+use squat_model::GenerationConfig;
 use std::process::ExitCode;
 
 pub fn run(args: &Generate) -> Result<ExitCode> {
-    let (engine, tokenizer) = forms::engine_and_tokenizer(&args.model, forms::threads(args.threads))?;
+    let model = forms::open_model(&args.model)?;
+    let (engine, tokenizer) = forms::engine_and_tokenizer(&model, forms::threads(args.threads))?;
     printer::note(&format!("kernels: {}", engine.kernel_name()));
     let tokenizer = tokenizer.inner();
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
-        sampling: Sampling {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            seed: args.seed,
-        },
+        sampling: sampling(args, &model.generation()),
         stop_ids: tokenizer.eos_ids().to_vec(),
     };
     let mut stream = tokenizer.stream();
@@ -26,7 +23,7 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
     // Shown with the first token, so that a prompt that does not fit gives an error alone.
     let mut text = begin?.concat();
     let mut failed = None;
-    engine.generate(&prompt, &options, |token| {
+    let generation = engine.generate(&prompt, &options, |token| {
         match stream.push(token) {
             Ok(next) => printer::data(&(std::mem::take(&mut text) + &next)),
             Err(error) => failed = Some(error),
@@ -37,5 +34,30 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
         return Err(error.into());
     }
     printer::line(&(text + &stream.finish()?));
+    if generation.finish == FinishReason::Capacity {
+        let capacity = engine.spec().max_position_embeddings;
+        printer::note(&format!("the text ends because the model's context of {capacity} tokens is full"));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Options of the command line, then what the model's files say of sampling, then the program's own defaults.
+fn sampling(args: &Generate, config: &GenerationConfig) -> Sampling {
+    let own = config.do_sample;
+    let of_files = |value: Option<f64>| value.filter(|_| own).map(|value| value as f32);
+    let (temperature, top_p) = (of_files(config.temperature), of_files(config.top_p));
+    let top_k = config.top_k.filter(|_| own);
+    let mut used = Vec::new();
+    used.extend(temperature.filter(|_| args.temperature.is_none()).map(|t| format!("temperature {t}")));
+    used.extend(top_k.filter(|_| args.top_k.is_none()).map(|k| format!("top-k {k}")));
+    used.extend(top_p.filter(|_| args.top_p.is_none()).map(|p| format!("top-p {p}")));
+    if !used.is_empty() {
+        printer::note(&format!("from generation_config.json: {}", used.join(", ")));
+    }
+    Sampling {
+        temperature: args.temperature.or(temperature).unwrap_or(0.8),
+        top_k: args.top_k.or(top_k).unwrap_or(0),
+        top_p: args.top_p.or(top_p).unwrap_or(0.95),
+        seed: args.seed,
+    }
 }

@@ -265,8 +265,8 @@ fn spec_of(file: &GgufFile, family: &Gguf) -> Result<ModelSpec, ModelError> {
     let vocab_size = table.and_then(|shape| shape.first().copied());
     let vocab_size = vocab_size.map_or_else(|| metadata.size("vocab_size"), Ok)?;
     let mut eos_token_ids = Vec::new();
-    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-        eos_token_ids.extend(metadata.token(key)?.filter(|id| !eos_token_ids.contains(id)));
+    for key in ["eos", "eot", "eom"].map(|kind| format!("tokenizer.ggml.{kind}_token_id")) {
+        eos_token_ids.extend(metadata.token(&key)?.filter(|id| !eos_token_ids.contains(id)));
     }
     let base = (family.base)();
     // Biases are optional in the format: a file has those that its model has.
