@@ -29,6 +29,8 @@ impl Kernels {
         Self { name, supported, table, alternative: None }
     }
 
+    // WebAssembly has no set with an alternative.
+    #[cfg_attr(target_family = "wasm", allow(dead_code))]
     const fn or(self, alternative: &'static str) -> Self {
         Self { alternative: Some(alternative), ..self }
     }

@@ -1,5 +1,7 @@
 //! Modules form layers: no module imports one that imports it, directly or by way of others.
 
+// A WebAssembly module cannot read the sources.
+#![cfg(not(target_family = "wasm"))]
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
