@@ -53,3 +53,8 @@ pub use sampling::{Sampler, Sampling};
 pub use scheduler::{Event, RequestId, Scheduler, SchedulerOptions};
 pub use session::{Session, SessionOptions};
 pub use workspace::BatchEntry;
+
+/// The programs of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -59,6 +59,9 @@ pub struct Quickstart {
     /// Seed of the data, the weights and the sampling.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Change a value of the built-in recipe, such as `--set stage.teacher.steps=100`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
     /// Threads; 0 uses one per core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,

@@ -37,7 +37,10 @@ const PROMPTS: [&str; 4] = ["", "The", "One day", "Every"];
 pub fn run(args: &Quickstart) -> Result<ExitCode> {
     let started = Instant::now();
     let threads = forms::threads(args.threads);
-    let mut recipe = Recipe::parse(RECIPE, &[format!("seed={}", args.seed)])?;
+    let mut changes = vec![format!("seed={}", args.seed)];
+    changes.extend(args.settings.iter().cloned());
+    let mut recipe = Recipe::parse(RECIPE, &changes)?;
+    let seed = recipe.seed;
     let folder = args.out.join("run");
     let packed_folder = args.out.join("packed");
     if folder.join("recipe.toml").exists() {
@@ -52,7 +55,7 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
         return Ok(ExitCode::from(130));
     }
     let pairs_folder = folder.join("data").join("pairs");
-    squat_data::english::write_pairs(&pairs_folder, args.seed, PAIRS)?;
+    squat_data::english::write_pairs(&pairs_folder, seed, PAIRS)?;
     let fp = squat_train::checkpoint::locate_stage(&folder, "student");
     let fake = squat_train::checkpoint::locate_stage(&folder, "qat");
     let packed_report = ModelFolder::open(&fake)?.pack(None, &packed_folder)?;
@@ -76,7 +79,7 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
     let float = Engine::load(&fp, threads)?;
     let tokenizer = ModelTokenizer::open(&opened)?;
     let parity = parity(&packed, &fake, &tokenizer, &set)?;
-    let samples = samples(&packed, &tokenizer, args.seed)?;
+    let samples = samples(&packed, &tokenizer, seed)?;
     let speed = |engine: &Engine| -> Result<f64> {
         let tests = Test::list(0, 128, 0, &[1]);
         let measured = alternate(std::slice::from_ref(engine), &tests, 5)?;
@@ -93,7 +96,7 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
         title: "Squat quickstart".into(),
         run: RunInfo {
             version: env!("CARGO_PKG_VERSION").into(),
-            seed: args.seed,
+            seed,
             seconds: started.elapsed().as_secs_f64(),
             threads,
             cpu: cpu_name(),
