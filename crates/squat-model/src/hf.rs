@@ -118,6 +118,7 @@ impl ModelFolder {
         let mut notes = Vec::new();
         let generation = open_generation(path, &mut spec, &mut notes)?;
         let weights = Weights::open(path)?;
+        notes.extend(weights.note());
         let locations = locate(&spec, &weights)?;
         let mut folder =
             Self { path: path.to_path_buf(), config, spec, plan, generation, weights, locations, notes };

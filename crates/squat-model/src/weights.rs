@@ -167,6 +167,12 @@ impl Weights {
         self.index.get(name).map(|&number| &self.files[number]).ok_or_else(|| missing(self, name))
     }
 
+    /// Says that a folder has both forms of weights, of which one is read.
+    pub(crate) fn note(&self) -> Option<String> {
+        let both = self.folder.join(WEIGHTS).exists() && self.folder.join(INDEX).exists();
+        both.then(|| format!("the folder has {WEIGHTS} and {INDEX}: the former is used, as in transformers"))
+    }
+
     /// Bytes of all weight files together.
     pub(crate) fn file_bytes(&self) -> u64 {
         self.files.iter().filter_map(|file| fs::metadata(file.path()).ok()).map(|meta| meta.len()).sum()

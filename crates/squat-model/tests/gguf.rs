@@ -202,6 +202,11 @@ fn parts_of_a_split_file_are_read_together() {
         let error = squat_model::open(path(given)).unwrap_err().to_string();
         assert!(error.contains("part 3 of 3") && error.contains("m-00003-of-00003.gguf"), "{error}");
     }
+    // A part without its number.
+    let mut part = Gguf::default();
+    part.number("split.count", 3);
+    fs::write(path(3), part.bytes()).unwrap();
+    assert!(squat_model::open(path(3)).unwrap_err().to_string().contains("split.no is missing"));
     // A part of another model, one twice, one under another name.
     fs::copy(path(2), path(3)).unwrap();
     assert!(squat_model::open(path(1)).unwrap_err().to_string().contains("00003-of-00003"));

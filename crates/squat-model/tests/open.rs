@@ -62,6 +62,11 @@ fn every_kind_of_path_is_opened() {
     assert!(packed.kind() == ModelKind::Packed && packed.packed().is_some());
     assert!(packed.pack(None, at("x")).unwrap_err().to_string().contains("got a packed model"));
 
+    fs::write(at("fp/model.safetensors.index.json"), "{}").unwrap();
+    let notes = squat_model::open(at("fp")).unwrap().notes().join("; ");
+    assert!(notes.contains("the former is used"), "{notes}");
+    fs::remove_file(at("fp/model.safetensors.index.json")).unwrap();
+
     // A run: the last stage that has a checkpoint, the best before the last one.
     fs::create_dir_all(at("run")).unwrap();
     fs::write(

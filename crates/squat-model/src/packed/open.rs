@@ -177,6 +177,7 @@ impl PackedModel {
         let mut notes = Vec::new();
         let generation = open_generation(path, &mut spec, &mut notes)?;
         let weights = Weights::open(path)?;
+        notes.extend(weights.note());
         let mut tensors = BTreeMap::new();
         for param in spec.parameters() {
             match (plan.scheme_of(&param), param.shape.as_slice()) {

@@ -269,14 +269,14 @@ impl Split {
         }
         let (count, found) = (count as usize, number("split.no"));
         let wrong = |expected: String| {
-            let message = format!(
-                "part {found:?} of {count} of a split GGUF file (split.no counts from 0): {expected}"
-            );
+            let number = found.map_or("missing".to_owned(), |number| number.to_string());
+            let message =
+                format!("a GGUF file split into {count} parts, split.no is {number} (from 0): {expected}");
             Err(ModelError::file(path, message))
         };
         let Some(part) = found.and_then(|found| usize::try_from(found).ok()).filter(|&part| part < count)
         else {
-            return wrong("split.no names no part; copy the file again".to_owned());
+            return wrong(format!("expected a part from 0 to {}; copy the file again", count - 1));
         };
         let suffix = part_suffix(part, count);
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
