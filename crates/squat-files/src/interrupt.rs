@@ -1,0 +1,1 @@
+//! One flag that every long loop polls.

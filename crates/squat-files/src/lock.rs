@@ -1,0 +1,1 @@
+//! One writer of a folder at a time.
