@@ -8,7 +8,7 @@ mod common;
 use common::{bits, gpt2, plans, spec, specs, tensors, tokens};
 use squat_engine::{Engine, EngineOptions};
 use squat_kernels::float;
-use squat_model::plan::log_scale_name;
+use squat_model::plan::scale_name;
 use squat_model::spec::bias_name;
 use squat_model::tensors::read_static_affine;
 use squat_model::{
@@ -38,8 +38,8 @@ impl Fake<'_> {
         let Some(s) = scheme else { return FakeWeight { codes, scales: Vec::new(), scheme } };
         let mut scales = vec![0.0; s.num_scales(codes.len() / cols, cols)];
         let param = self.spec.parameters().into_iter().find(|param| param.name == name).unwrap();
-        match self.tensors.get(&log_scale_name(&param)) {
-            Some(logs) => scales = logs.iter().map(|&log| math::exp(log)).collect(),
+        match self.tensors.get(&scale_name(&param)) {
+            Some(learned) => scales.copy_from_slice(learned),
             None => calibrate::weight_scales(&codes, codes.len() / cols, cols, s, &mut scales),
         }
         for (i, x) in codes.iter_mut().enumerate() {
@@ -315,10 +315,10 @@ fn packed_folders(spec: &ModelSpec) {
                 let mut scales = vec![0.0; scheme.num_scales(rows, cols)];
                 calibrate::weight_scales(tensors.get(&param.name).unwrap(), rows, cols, scheme, &mut scales);
                 // As training would have left them: not where calibration put them.
-                let logs = scales.iter().map(|scale| scale.ln() + 0.05).collect();
-                tensors.insert(log_scale_name(&param), &[scales.len()], logs).unwrap();
+                scales.iter_mut().for_each(|scale| *scale *= 1.05);
+                tensors.insert(scale_name(&param), &[scales.len()], scales).unwrap();
             } else {
-                tensors.remove(&log_scale_name(&param));
+                tensors.remove(&scale_name(&param));
             }
         }
         if plan.weight.is_none() && plan.embedding.is_none() {

@@ -7,6 +7,7 @@ mod common;
 use common::{Random, bits, kernels};
 use proptest::prelude::*;
 use squat_kernels::{ColumnsMut, float};
+use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 
 proptest! {
     #[test]
@@ -44,6 +45,20 @@ proptest! {
             kernels.scaled_softmax(&mut got, 0.125, &y);
             float::scaled_softmax(&mut want, 0.125, &y);
             prop_assert_eq!(bits(&got), bits(&want), "scaled_softmax {}", name);
+            (got, want) = (x.clone(), x.clone());
+            let widths: Vec<ActBits> = y.iter().map(|&y| ActBits::ALL[usize::from(y > 0.5)]).collect();
+            let range = CodeRange::unsigned(8);
+            let scales = kernels.quantize_probabilities(&mut got, &y, &widths, range);
+            for (width, scale) in ActBits::ALL.into_iter().zip(scales) {
+                let of_width = |j: &usize| widths[*j] == width;
+                let products = (0..n).filter(of_width).map(|j| want[j] * y[j]);
+                let largest = products.fold(None, |m: Option<f32>, u| Some(m.unwrap_or(0.0).max(u)));
+                prop_assert_eq!(scale, largest.map(|u| dynamic_scale(u, range)), "quantize_probabilities {}", name);
+                for j in (0..n).filter(of_width) {
+                    want[j] = Affine::symmetric(scale.unwrap(), range).centered(want[j] * y[j]);
+                }
+            }
+            prop_assert_eq!(bits(&got), bits(&want), "quantize_probabilities {}", name);
             (got, want) = (x.clone(), x.clone());
             kernels.exp(&mut got);
             float::exp(&mut want);

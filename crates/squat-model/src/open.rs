@@ -110,7 +110,8 @@ impl OpenedModel {
     /// Defaults of text generation; special tokens are those of [`OpenedModel::spec`].
     pub fn generation(&self) -> GenerationConfig {
         match &self.files {
-            Files::Gguf(_) | Files::Llama2c(_) => GenerationConfig::of_spec(self.spec()),
+            Files::Gguf(model) => model.generation().clone(),
+            Files::Llama2c(_) => GenerationConfig::of_spec(self.spec()),
             Files::Folder(model) => model.generation().clone(),
             Files::Packed(model) => model.generation().clone(),
         }
@@ -120,7 +121,8 @@ impl OpenedModel {
     /// precedence.
     pub fn notes(&self) -> &[String] {
         match &self.files {
-            Files::Gguf(_) | Files::Llama2c(_) => &[],
+            Files::Gguf(model) => model.notes(),
+            Files::Llama2c(_) => &[],
             Files::Folder(model) => model.notes(),
             Files::Packed(model) => model.notes(),
         }

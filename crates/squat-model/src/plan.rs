@@ -5,7 +5,7 @@ use squat_quant::token_policy::TokenPolicy;
 use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
 
 use crate::error::ModelError;
-pub use crate::scales::{log_scale_name, scale_name};
+pub use crate::scales::scale_name;
 use crate::spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
 
 /// Everything about a model's quantizers that is not a tensor.

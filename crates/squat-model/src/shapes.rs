@@ -2,7 +2,7 @@
 
 use crate::arch;
 use crate::error::ModelError;
-use crate::plan::{QuantPlan, log_scale_name};
+use crate::plan::{QuantPlan, scale_name};
 use crate::rope::Rope;
 use crate::spec::{ModelSpec, ParamKind};
 use crate::tensors::Tensors;
@@ -111,8 +111,8 @@ pub fn tensors(spec: &ModelSpec, plan: &QuantPlan, seed: u64) -> Result<Tensors,
         tensors.insert(param.name.clone(), &param.shape, values)?;
         if let Some(scheme) = plan.scheme_of(&param) {
             let scale = CLIP * STD / scheme.bits.range().max.max(1) as f32;
-            let scales = vec![scale.ln(); scheme.num_scales(param.shape[0], param.shape[1])];
-            tensors.insert(log_scale_name(&param), &[scales.len()], scales)?;
+            let scales = vec![scale; scheme.num_scales(param.shape[0], param.shape[1])];
+            tensors.insert(scale_name(&param), &[scales.len()], scales)?;
         }
     }
     Ok(tensors)
@@ -149,6 +149,6 @@ mod tests {
         let mean_square = values.iter().map(|x| f64::from(x * x)).sum::<f64>() / values.len() as f64;
         assert!((mean_square.sqrt() - f64::from(STD)).abs() < 0.002, "{}", mean_square.sqrt());
         let param = &spec.parameters()[0];
-        assert_eq!(a.get(&log_scale_name(param)).unwrap().len(), 64);
+        assert_eq!(a.get(&scale_name(param)).unwrap(), [CLIP * STD / 127.0; 64]);
     }
 }

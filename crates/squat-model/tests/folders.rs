@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{add_log_scales, add_static, assert_same, listing, spec, tensors, tokenizer_files};
+use common::{add_scales, add_static, assert_same, listing, spec, tensors, tokenizer_files};
 use serde_json::{Value, json};
 use squat_model::{
     FolderContents, GenerationConfig, ModelFolder, ModelKind, ModelSpec, ModelSummary, QuantPlan,
@@ -77,7 +77,7 @@ fn checkpoints_carry_plan_scales_and_quantizers() {
     let mut tensors = tensors(&spec);
     let mut plan = QuantPlan::with_rho(0.5);
     plan.thresholds = vec![0.0, 1.0 / 3.0];
-    add_log_scales(&spec, &plan, &mut tensors);
+    add_scales(&spec, &plan, &mut tensors);
     add_static(&spec, &mut plan, &mut tensors);
     write_with(&path, &spec, &tensors, Some(&plan), WeightDtype::F32).unwrap();
     let folder = ModelFolder::open(&path).unwrap();
@@ -85,9 +85,9 @@ fn checkpoints_carry_plan_scales_and_quantizers() {
     assert_eq!(folder.names(), tensors.names());
     assert_same(&folder, &tensors, &tensors.names());
     // Learned scales are there for all or none.
-    tensors.remove("model.layers.1.mlp.up_proj.weight_log_scale");
+    tensors.remove("model.layers.1.mlp.up_proj.weight_scale");
     let error = write_with(&path, &spec, &tensors, Some(&plan), WeightDtype::F32).unwrap_err();
-    assert!(error.contains("up_proj.weight_log_scale") && error.contains("missing"), "{error}");
+    assert!(error.contains("up_proj.weight_scale") && error.contains("missing"), "{error}");
     assert_eq!(ModelFolder::open(&path).unwrap().plan(), Some(&plan), "the old folder is kept");
     let summary = ModelSummary::open(&path).unwrap();
     assert_eq!((summary.kind, summary.learned_scales), (ModelKind::Checkpoint, true));

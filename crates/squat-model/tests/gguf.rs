@@ -2,8 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-#[path = "common/gguf.rs"]
-mod writer;
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,10 +11,10 @@ use proptest::prelude::*;
 use squat_model::format::gguf::{GgufFile, GgufModel};
 use squat_model::rope::{Rope, RopeScaling};
 use squat_model::{
-    LinearSet, ModelError, ModelKind, ModelSpec, ModelSummary, PackedModel, QuantPlan, TensorSource, Tensors,
-    Tokenizer, TokenizerFiles, arch,
+    GenerationConfig, LinearSet, ModelError, ModelKind, ModelSpec, ModelSummary, PackedModel, QuantPlan,
+    TensorSource, Tensors, Tokenizer, TokenizerFiles, arch,
 };
-use writer::{Gguf, model};
+use squat_test::gguf::{Gguf, model};
 
 struct Place {
     _dir: tempfile::TempDir,
@@ -39,6 +37,48 @@ fn refused(file: &Gguf, words: &[&str]) {
     for word in words {
         assert!(error.contains(word), "{error} should contain {word}");
     }
+}
+
+/// Sampling settings are the defaults of generation, also of what is packed from the file; those that are not applied are
+/// named, unless they change nothing.
+#[test]
+fn sampling_settings_are_read_and_kept() {
+    let spec = spec(true);
+    let plain = model(&spec, &tensors(&spec));
+    let mut file = plain.clone();
+    file.float("general.sampling.temp", 0.7).signed("general.sampling.top_k", 20);
+    file.float("general.sampling.top_p", 0.8).float("general.sampling.penalty_repeat", 1.0);
+    file.signed("general.sampling.mirostat", 0).float("general.sampling.mirostat_tau", 5.0);
+    let read = open(&file).unwrap();
+    let want = GenerationConfig {
+        do_sample: true,
+        temperature: Some(0.7),
+        top_k: Some(20),
+        top_p: Some(0.8),
+        ..GenerationConfig::of_spec(&spec)
+    };
+    assert_eq!((read.generation(), read.notes()), (&want, &[][..]));
+    assert_eq!(open(&plain).unwrap().generation(), &GenerationConfig::of_spec(&spec));
+
+    file.float("general.sampling.min_p", 0.05).text("general.sampling.sequence", "kp");
+    file.float("general.sampling.penalty_repeat", 1.1).signed("general.sampling.top_k", -1);
+    let place = write(&file.bytes());
+    let opened = squat_model::open(&place.path).unwrap();
+    assert_eq!(
+        opened.notes(),
+        ["general.sampling: min_p, penalty_repeat, sequence not supported and not applied"]
+    );
+    let want = GenerationConfig { top_k: Some(0), ..want };
+    assert_eq!(opened.generation(), want);
+    let out = place.path.with_extension("packed");
+    opened.pack(Some(&QuantPlan::w4a8()), &out).unwrap();
+    assert_eq!(PackedModel::open(&out).unwrap().generation(), &want);
+
+    for (value, name) in [(-0.5, "temp"), (f32::NAN, "temp"), (1.5, "top_p"), (2.5, "top_k")] {
+        let key = format!("general.sampling.{name}");
+        refused(plain.clone().float(&key, value), &[&key, "expected", &value.to_string()]);
+    }
+    refused(plain.clone().text("general.sampling.top_k", "all"), &["top_k", "a whole number", "\"all\""]);
 }
 
 #[test]

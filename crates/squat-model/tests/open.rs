@@ -2,8 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-#[path = "common/gguf.rs"]
-mod writer;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,7 +90,7 @@ fn every_kind_of_path_is_opened() {
     assert!(error_of(at("models--a--b")).contains("finish the download"));
 
     fs::create_dir_all(at("gguf")).unwrap();
-    fs::write(at("gguf/weights.anything"), writer::model(&spec, &tensors).bytes()).unwrap();
+    fs::write(at("gguf/weights.anything"), squat_test::gguf::model(&spec, &tensors).bytes()).unwrap();
     let opened = squat_model::open(at("gguf/weights.anything")).unwrap();
     assert_eq!((opened.spec(), opened.kind()), (&spec, ModelKind::FullPrecision));
     fs::rename(at("gguf/weights.anything"), at("gguf/a.gguf")).unwrap();

@@ -6,14 +6,14 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{add_log_scales, add_static, listing, spec, tensors, tokenizer_files};
+use common::{add_scales, add_static, listing, spec, tensors, tokenizer_files};
 use squat_model::packed::{PackSource, PackedModel, pack};
 use squat_model::{
     FolderContents, ModelFolder, ModelKind, ModelSpec, ModelSummary, PackReport, QuantPlan, TensorSource,
     Tensors, WeightDtype, reference, write_folder,
 };
 use squat_quant::calibrate::weight_scales;
-use squat_quant::{ActBits, ActPoint, Affine, Granularity, WeightBits, WeightScheme, math};
+use squat_quant::{ActBits, ActPoint, Affine, Granularity, WeightBits, WeightScheme};
 use squat_test::data::stories;
 
 fn run(spec: &ModelSpec, plan: &QuantPlan, tensors: &Tensors, out: &Path) -> Result<PackReport, String> {
@@ -37,8 +37,7 @@ fn fake_quantized(spec: &ModelSpec, plan: &QuantPlan, tensors: &Tensors, learned
             let (rows, cols) = (param.shape[0], param.shape[1]);
             let mut scales = vec![0.0; scheme.num_scales(rows, cols)];
             if learned {
-                let logs = tensors.get(&squat_model::plan::log_scale_name(&param)).unwrap();
-                scales = logs.iter().map(|&log| math::exp(log)).collect();
+                scales.copy_from_slice(tensors.get(&squat_model::plan::scale_name(&param)).unwrap());
             } else {
                 weight_scales(&values, rows, cols, scheme, &mut scales);
             }
@@ -78,7 +77,7 @@ fn packed_is_fake_quantized_bit_for_bit() {
                 ..QuantPlan::default()
             };
             if learned {
-                add_log_scales(&spec, &plan, &mut tensors);
+                add_scales(&spec, &plan, &mut tensors);
             }
             let report = run(&spec, &plan, &tensors, &out).unwrap();
             assert_eq!(report.learned_scales, learned);
@@ -94,6 +93,27 @@ fn packed_is_fake_quantized_bit_for_bit() {
             );
         }
     }
+}
+
+/// Checkpoints from before hold the logarithms of the scales: they are packed with the exponentials of them.
+#[test]
+fn logarithms_of_scales_are_packed_as_the_scales() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spec, plan) = (spec(false), QuantPlan::w4a8());
+    let (mut present, mut former) = (tensors(&spec), tensors(&spec));
+    for param in spec.parameters() {
+        let Some(scheme) = plan.scheme_of(&param) else { continue };
+        let n = scheme.num_scales(param.shape[0], param.shape[1]);
+        let logs: Vec<f32> = (0..n).map(|i| -3.0 - 0.01 * i as f32).collect();
+        let scales = logs.iter().map(|&log| squat_quant::math::exp(log)).collect();
+        former.insert(format!("{}.weight_log_scale", param.module()), &[n], logs).unwrap();
+        present.insert(format!("{}.weight_scale", param.module()), &[n], scales).unwrap();
+    }
+    let [a, b] = [("present", &present), ("former", &former)].map(|(name, tensors)| {
+        assert!(run(&spec, &plan, tensors, &dir.path().join(name)).unwrap().learned_scales);
+        fs::read(dir.path().join(name).join("model.safetensors")).unwrap()
+    });
+    assert!(a == b);
 }
 
 #[test]
@@ -127,7 +147,7 @@ fn checkpoints_are_packed_with_thresholds_and_static_quantizers() {
     let spec = spec(true);
     let mut tensors = tensors(&spec);
     let mut plan = QuantPlan::with_rho(0.5);
-    add_log_scales(&spec, &plan, &mut tensors);
+    add_scales(&spec, &plan, &mut tensors);
     add_static(&spec, &mut plan, &mut tensors);
     let tokenizer = tokenizer_files();
     let write = |plan: &QuantPlan| {
@@ -207,14 +227,14 @@ fn wrong_sources_write_nothing() {
     let error = run(&spec, &plan, &shape, &out).unwrap_err();
     assert!(error.contains("expected shape [24, 24], got [24, 25]"), "{error}");
     let mut scales = tensors(&spec);
-    add_log_scales(&spec, &plan, &mut scales);
-    scales.remove("lm_head.weight_log_scale");
+    add_scales(&spec, &plan, &mut scales);
+    scales.remove("lm_head.weight_scale");
     let error = run(&spec, &plan, &scales, &out).unwrap_err();
-    assert!(error.contains("lm_head.weight_log_scale"), "{error}");
-    add_log_scales(&spec, &plan, &mut scales);
-    scales.get_mut("lm_head.weight_log_scale").unwrap()[2] = f32::NEG_INFINITY;
+    assert!(error.contains("lm_head.weight_scale"), "{error}");
+    add_scales(&spec, &plan, &mut scales);
+    scales.get_mut("lm_head.weight_scale").unwrap()[2] = f32::NEG_INFINITY;
     let error = run(&spec, &plan, &scales, &out).unwrap_err();
-    assert!(error.contains("lm_head.weight_log_scale") && error.contains("element 2"), "{error}");
+    assert!(error.contains("lm_head.weight_scale") && error.contains("element 2"), "{error}");
     assert!(listing(dir.path()).is_empty());
 }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`data`] | real data and models in the folder that `SQUAT_DATA` names |
 //! | [`files`] | listing and copying folders |
+//! | [`gguf`] | a writer of GGUF files |
 //! | [`model`] | specs and random weights of tiny models |
 //! | [`random`] | seeded numbers |
 //! | [`tokenizer`] | tiny `tokenizer.json` files |
@@ -14,6 +15,7 @@
 
 pub mod data;
 pub mod files;
+pub mod gguf;
 pub mod model;
 pub mod random;
 pub mod tokenizer;

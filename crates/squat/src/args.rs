@@ -224,7 +224,7 @@ pub struct Generate {
     /// Maximum number of tokens to generate.
     #[arg(long, default_value_t = 100)]
     pub max_tokens: usize,
-    /// Sampling temperature; 0 is greedy [default: that of a generation_config.json with do_sample, else 0.8].
+    /// Sampling temperature; 0 is greedy [default: that of a generation_config.json with do_sample or of a GGUF file, else 0.8].
     #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Sample from the k likeliest tokens only; 0 keeps all [default: as the temperature, else 0].

@@ -4,6 +4,7 @@
 //! precision, or mix static and dynamic ones; the usual plans run on the integer cache.
 
 use crate::prefix::Reader;
+use squat_kernels::attention::query_factor;
 use squat_kernels::{Kernels, RowQuantizer, float};
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 
@@ -59,17 +60,13 @@ pub(crate) struct GeneralHead {
 pub(crate) struct GeneralScratch {
     query: Vec<f32>,
     probabilities: Vec<f32>,
-    folded: Vec<f32>,
     narrow: Vec<f32>,
 }
 
 impl GeneralScratch {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        4 * (self.query.capacity()
-            + self.probabilities.capacity()
-            + self.folded.capacity()
-            + self.narrow.capacity())
+        4 * (self.query.capacity() + self.probabilities.capacity() + self.narrow.capacity())
     }
 }
 
@@ -167,34 +164,15 @@ impl GeneralHead {
         scratch.query.clear();
         scratch.query.extend_from_slice(query);
         let q_scale = quantize(&mut scratch.query, self.points.query.as_ref(), bits);
-        let q_factor = q_scale * (1.0 / (d as f32).sqrt());
         let p = &mut scratch.probabilities;
         p.clear();
-        p.extend(
-            self.keys
-                .chunks_exact(d)
-                .zip(&self.key_scales)
-                .map(|(key, &scale)| (kernels.dot(&scratch.query, key) * q_factor) * scale),
-        );
-        kernels.softmax(p);
+        p.extend(self.keys.chunks_exact(d).map(|key| kernels.dot(&scratch.query, key)));
+        kernels.scaled_softmax(p, query_factor(q_scale, d), &self.key_scales);
         let sink_prob = p.first().copied().unwrap_or(0.0);
-        // Probability codes and their factor, by width of the value rows.
-        let mut factors = [0f32; 2];
-        let mut occurs = [false; 2];
-        if self.folded() {
+        // `p` becomes what enters the value product; the factor of the product by width of the value rows.
+        let factors = if self.folded() {
             let range = CodeRange::unsigned(self.points.probs.unwrap_or(8));
-            scratch.folded.clear();
-            scratch.folded.extend(p.iter().zip(&self.value_scales).map(|(p, s)| p * s));
-            let mut largest = [0f32; 2];
-            for (&u, bits) in scratch.folded.iter().zip(&self.bits) {
-                largest[bits.index()] = largest[bits.index()].max(u);
-                occurs[bits.index()] = true;
-            }
-            factors = largest.map(|u| dynamic_scale(u, range));
-            let affines = factors.map(|scale| Affine::symmetric(scale, range));
-            for ((p, &u), bits) in p.iter_mut().zip(&scratch.folded).zip(&self.bits) {
-                *p = affines[bits.index()].centered(u);
-            }
+            kernels.quantize_probabilities(p, &self.value_scales, &self.bits, range)
         } else {
             let probability = self.points.probs.map(Affine::probability);
             let p_scale = probability.map_or(1.0, |affine| affine.scale);
@@ -202,15 +180,12 @@ impl GeneralHead {
                 p.iter_mut().for_each(|p| *p = affine.centered(*p));
             }
             match &self.points.value {
-                Some(RowQuantizer::Static(affines)) => {
-                    factors = ActBits::ALL.map(|bits| p_scale * affines.get(bits).scale);
-                    self.bits.iter().for_each(|bits| occurs[bits.index()] = true);
-                }
+                Some(RowQuantizer::Static(affines)) => ActBits::ALL
+                    .map(|width| self.bits.contains(&width).then(|| p_scale * affines.get(width).scale)),
                 // The values are dequantized already: one group.
-                _ => (factors[ActBits::A8.index()], occurs[ActBits::A8.index()]) = (p_scale, true),
+                _ => [None, Some(p_scale)],
             }
-        }
-        let two_groups = occurs[0] && occurs[1];
+        };
         let product = |group: Option<ActBits>, out: &mut [f32]| {
             out.fill(0.0);
             for ((value, &p), &bits) in self.values.chunks_exact(d).zip(p.iter()).zip(&self.bits) {
@@ -221,17 +196,16 @@ impl GeneralHead {
                 }
             }
         };
-        if two_groups {
+        if let [Some(four), Some(eight)] = factors {
             scratch.narrow.resize(d, 0.0);
             product(Some(ActBits::A8), out);
             product(Some(ActBits::A4), &mut scratch.narrow);
-            let [four, eight] = factors;
             for (out, narrow) in out.iter_mut().zip(&scratch.narrow) {
                 *out = *out * eight + narrow * four;
             }
         } else {
             product(None, out);
-            let factor = if occurs[0] { factors[0] } else { factors[1] };
+            let factor = factors[0].or(factors[1]).unwrap_or(0.0);
             out.iter_mut().for_each(|out| *out *= factor);
         }
         sink_prob

@@ -11,7 +11,7 @@ pub(crate) mod types {
     pub(crate) use crate::probe_loops::{Line, OPERANDS, Work};
     pub(crate) use crate::rows::{Grid, RowQuantizer, RowsMut, RowsView};
     pub(crate) use core::mem::MaybeUninit;
-    pub(crate) use squat_quant::ActBits;
+    pub(crate) use squat_quant::{ActBits, CodeRange};
 }
 
 /// Calls `$with!` with the functions of a table. Of each line are made: a field of [`super::Table`], an instance compiled
@@ -106,6 +106,10 @@ macro_rules! kernel_functions {
 
         // Steps of attention.
 
+        /// See [`crate::attention::quantize_probabilities`].
+        pub fn quantize_probabilities(
+            p: &mut [f32], value_scales: &[f32], bits: &[ActBits], range: CodeRange
+        ) -> [Option<f32>; 2] = attention::quantize_probabilities(p, value_scales, bits, range);
         pub(crate) fn score_narrow(
             head: &KvHead, queries: RowsView<'_>, layout: ScoreLayout, scores: &mut [f32]
         ) = attention::score::<_, attention::Narrow, WIDE_TILES>(token(), head, queries, layout, scores);

@@ -1,6 +1,7 @@
 //! The float steps of attention between its two products: one definition for kernels, reference, trainer and the plans
 //! that run outside the integer cache. [`crate::float::scaled_softmax`] is the step from sums to probabilities.
 
+use crate::lanes::LANES;
 use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale, math};
 
 /// The factor of a query's sums: `scale * (1 / sqrt(head_dim))`, where `scale` is the scale of its codes, or 1.
@@ -15,6 +16,7 @@ pub fn query_factor(scale: f32, head_dim: usize) -> f32 {
 ///
 /// # Panics
 /// If `value_scales` or `bits` do not have one entry per position.
+#[inline(always)]
 pub fn quantize_probabilities(
     p: &mut [f32],
     value_scales: &[f32],
@@ -22,19 +24,31 @@ pub fn quantize_probabilities(
     range: CodeRange,
 ) -> [Option<f32>; 2] {
     assert!(value_scales.len() == p.len() && bits.len() == p.len(), "lengths of probabilities");
-    let mut largest = [None; 2];
-    for ((p, scale), bits) in p.iter_mut().zip(value_scales).zip(bits) {
+    for (p, scale) in p.iter_mut().zip(value_scales) {
         *p *= scale;
-        let largest: &mut Option<f32> = &mut largest[bits.index()];
-        *largest = Some(largest.unwrap_or(0.0).max(*p));
     }
-    let scales = largest.map(|largest| largest.map(|largest| dynamic_scale(largest, range)));
-    for (p, bits) in p.iter_mut().zip(bits) {
-        if let Some(scale) = scales[bits.index()] {
-            *p = Affine::symmetric(scale, range).centered(*p);
+    let [four, eight] = ActBits::ALL.map(|width| dynamic_scale(largest_of(p, bits, width), range));
+    for (p, &bits) in p.iter_mut().zip(bits) {
+        *p = Affine::symmetric(if bits == ActBits::A4 { four } else { eight }, range).centered(*p);
+    }
+    [(ActBits::A4, four), (ActBits::A8, eight)].map(|(width, scale)| bits.contains(&width).then_some(scale))
+}
+
+/// The largest of the values whose position has `width`, at least 0.
+#[inline(always)]
+fn largest_of(values: &[f32], bits: &[ActBits], width: ActBits) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (values, values_tail) = values.as_chunks::<LANES>();
+    let (bits, bits_tail) = bits.as_chunks::<LANES>();
+    for (values, bits) in values.iter().zip(bits) {
+        for l in 0..LANES {
+            let x = if bits[l] == width { values[l] } else { 0.0 };
+            // Unlike f32::max this is one instruction; it ignores NaN, which compares false.
+            lanes[l] = if x > lanes[l] { x } else { lanes[l] };
         }
     }
-    scales
+    let tail = values_tail.iter().zip(bits_tail).filter(|&(_, &bits)| bits == width);
+    lanes.into_iter().chain(tail.map(|(&x, _)| x)).fold(0.0, f32::max)
 }
 
 #[cfg(test)]

@@ -32,13 +32,14 @@ pub fn tensors(spec: &ModelSpec) -> Tensors {
 }
 
 /// Learned scales near the largest magnitude of what they cover, with some noise.
-pub fn add_log_scales(spec: &ModelSpec, plan: &QuantPlan, tensors: &mut Tensors) {
+pub fn add_scales(spec: &ModelSpec, plan: &QuantPlan, tensors: &mut Tensors) {
     for (seed, param) in spec.parameters().into_iter().enumerate() {
         let Some(scheme) = plan.scheme_of(&param) else { continue };
         let n = scheme.num_scales(param.shape[0], param.shape[1]);
         let q_max = scheme.bits.range().max.max(1) as f32;
-        let logs = (0..n as u64).map(|i| (0.25 / q_max).ln() + 0.2 * noise(100 + seed as u64, i)).collect();
-        tensors.insert(squat_model::plan::log_scale_name(&param), &[n], logs).unwrap();
+        let scales =
+            (0..n as u64).map(|i| 0.25 / q_max * (0.2 * noise(100 + seed as u64, i)).exp()).collect();
+        tensors.insert(squat_model::plan::scale_name(&param), &[n], scales).unwrap();
     }
 }
 

@@ -6,9 +6,10 @@
 use crate::autograd::{FusedOp, Input, Layout, gemm, multiversion};
 use crate::fake_quant::ActQuant;
 use crate::ops::attention::{
-    AttentionShape, Prepared, RopeTables, gather, gather_scales, head_probabilities, inv_sqrt_dim, prepare,
+    AttentionShape, Prepared, RopeTables, gather, gather_scales, head_probabilities, prepare,
     prepare_backward, scatter_add, softmax_backward,
 };
+use squat_kernels::attention::query_factor;
 use squat_quant::ActScheme;
 use std::sync::Arc;
 
@@ -141,7 +142,7 @@ impl FusedOp for Alignment {
         let (mut dq, mut dk) = (vec![0f32; inputs[0].data.len()], vec![0f32; inputs[1].data.len()]);
         let (mut ds, mut part) = (vec![0f32; t * t], vec![0f32; t * d]);
         let weight = grad[0] / self.rows();
-        let inv = inv_sqrt_dim(d);
+        let inv = query_factor(1.0, d);
         self.each_head(&q, &k, |b, h, p, qh, kh| {
             let teacher = &self.teacher[(b * heads + h) * t * t..(b * heads + h + 1) * t * t];
             ds.fill(0.0);

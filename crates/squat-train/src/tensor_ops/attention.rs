@@ -4,9 +4,10 @@ use super::TensorForm;
 use super::quantizer::{Rows, rows};
 use crate::fake_quant::ActQuant;
 use crate::ops::alignment::Alignment;
-use crate::ops::attention::{Attention, AttentionShape, RopeTables, inv_sqrt_dim};
+use crate::ops::attention::{Attention, AttentionShape, RopeTables};
 use crate::ops::entropy::CodeEntropy;
 use burn::tensor::{Bool, Tensor, TensorData, activation};
+use squat_kernels::attention::query_factor;
 use squat_quant::token_policy::mean_over_heads;
 use squat_quant::{ActBits, ActScheme, CodeRange};
 use std::sync::Arc;
@@ -64,7 +65,7 @@ fn on_device_of<const D: usize>(x: Tensor<D>, like: &Tensor<2>) -> Tensor<D> {
 
 fn causal_softmax(q: Tensor<4>, k: Tensor<4>, shape: AttentionShape) -> Tensor<4> {
     let device = q.device();
-    let scores = q.matmul(k.swap_dims(2, 3)) * inv_sqrt_dim(shape.head_dim);
+    let scores = q.matmul(k.swap_dims(2, 3)) * query_factor(1.0, shape.head_dim);
     let mask = Tensor::<2, Bool>::tril_mask([shape.seq, shape.seq], 0, &device);
     let mask: Tensor<4, Bool> = mask.reshape([1, 1, shape.seq, shape.seq]);
     let mask = mask.expand([shape.batch, shape.heads, shape.seq, shape.seq]);

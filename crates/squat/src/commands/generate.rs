@@ -52,7 +52,7 @@ fn sampling(args: &Generate, config: &GenerationConfig) -> Sampling {
     used.extend(top_k.filter(|_| args.top_k.is_none()).map(|k| format!("top-k {k}")));
     used.extend(top_p.filter(|_| args.top_p.is_none()).map(|p| format!("top-p {p}")));
     if !used.is_empty() {
-        printer::note(&format!("from generation_config.json: {}", used.join(", ")));
+        printer::note(&format!("sampling settings of the model: {}", used.join(", ")));
     }
     Sampling {
         temperature: args.temperature.or(temperature).unwrap_or(0.8),

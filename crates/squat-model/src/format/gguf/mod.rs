@@ -11,10 +11,12 @@
 //! | [`value`] | [`Value`]: metadata |
 //! | [`blocks`] | [`BlockType`]: how elements are stored, and their values |
 //! | [`model`] | [`GgufModel`]: a model under the names and with the RoPE convention of Hugging Face |
+//! | `sampling` | defaults of text generation in the metadata |
 //! | [`tokenizer`](mod@tokenizer) | the tokenizer in the metadata as `tokenizer.json` |
 
 pub mod blocks;
 pub mod model;
+mod sampling;
 pub mod tokenizer;
 pub mod value;
 

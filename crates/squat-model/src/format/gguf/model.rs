@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 
-use super::{GgufFile, Value, tokenizer};
+use super::{GgufFile, Value, sampling, tokenizer};
 use crate::arch::{Gguf, REGISTRY};
 use crate::error::ModelError;
+use crate::generation::GenerationConfig;
 use crate::rope::{Rope, RopeScaling, half_rotation};
 use crate::spec::{LinearKind, LinearSet, ModelSpec, ParamInfo, ParamKind};
 use crate::tensors::{Dtype, TensorSource, check_shape};
@@ -20,6 +21,8 @@ pub struct GgufModel {
     /// Whether rows of queries and keys are reordered for RoPE on neighbouring pairs.
     interleaved_rope: bool,
     params: BTreeMap<String, ParamInfo>,
+    generation: GenerationConfig,
+    notes: Vec<String>,
 }
 
 impl GgufModel {
@@ -27,7 +30,7 @@ impl GgufModel {
     ///
     /// # Errors
     /// As [`GgufFile::open`]; an architecture that is not read from this format, another scaling of RoPE than linear,
-    /// experts; missing, misshaped or unknown tensors.
+    /// experts; sampling settings out of range; missing, misshaped or unknown tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         Self::of(GgufFile::open(path.as_ref())?)
     }
@@ -42,7 +45,9 @@ impl GgufModel {
         let spec = spec_of(&file, family)?;
         let interleaved_rope = family.interleaved_rope;
         let params = spec.parameters().into_iter().map(|param| (param.name.clone(), param)).collect();
-        let model = Self { file, spec, interleaved_rope, params };
+        let generation = sampling::generation(&file, &spec)?;
+        let notes = sampling::unsupported(&file).into_iter().collect();
+        let model = Self { file, spec, interleaved_rope, params, generation, notes };
         for param in model.spec.parameters() {
             // First, so that a type that is not read does not count as a missing tensor.
             model.stored_as(&param)?;
@@ -70,6 +75,17 @@ impl GgufModel {
     /// Sizes.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// Defaults of text generation: `general.sampling.*` and the special tokens of the spec. A file that names a
+    /// temperature, top-k or top-p wants sampling.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// Notes for the user on how the file was read, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Metadata and tensors as they stand.
@@ -303,6 +319,6 @@ fn spec_of(file: &GgufFile, family: &Gguf) -> Result<ModelSpec, ModelError> {
 }
 
 /// The number whose nearest f32 is `value`, with the fewest digits.
-fn shortest(value: f64) -> f64 {
+pub(super) fn shortest(value: f64) -> f64 {
     (value as f32).to_string().parse().unwrap_or(value)
 }

@@ -1,5 +1,4 @@
 //! Writes small GGUF files.
-#![allow(dead_code)]
 
 use squat_model::{LinearKind, ModelSpec, NormKind, ParamInfo, ParamKind, Tensors};
 
@@ -22,42 +21,54 @@ impl Gguf {
         self
     }
 
+    /// Adds or replaces a u32.
     pub fn number(&mut self, key: &str, value: u32) -> &mut Self {
         self.entry(key, 4, value.to_le_bytes().to_vec())
     }
 
+    /// Adds or replaces an f32.
     pub fn float(&mut self, key: &str, value: f32) -> &mut Self {
         self.entry(key, 6, value.to_le_bytes().to_vec())
     }
 
+    /// Adds or replaces a text.
     pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
         self.entry(key, 8, string(value))
     }
 
+    /// Adds or replaces an i32.
+    pub fn signed(&mut self, key: &str, value: i32) -> &mut Self {
+        self.entry(key, 5, value.to_le_bytes().to_vec())
+    }
+
+    /// Adds or replaces an array of texts.
     pub fn texts(&mut self, key: &str, values: &[&str]) -> &mut Self {
         let mut bytes = [&8u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes()].concat();
         values.iter().for_each(|value| bytes.extend(string(value)));
         self.entry(key, 9, bytes)
     }
 
+    /// Adds or replaces an array of i32.
     pub fn numbers(&mut self, key: &str, values: &[i32]) -> &mut Self {
         let mut bytes = [&5u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes()].concat();
         values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
         self.entry(key, 9, bytes)
     }
 
-    /// Adds or replaces a tensor of a shape with the slowest dimension first.
+    /// Adds or replaces a tensor of a shape with the slowest dimension first; `kind` is the number of its type in the format.
     pub fn tensor(&mut self, name: &str, shape: &[usize], kind: u32, data: Vec<u8>) -> &mut Self {
         self.tensors.retain(|(found, ..)| found != name);
         self.tensors.push((name.to_owned(), shape.iter().rev().map(|&n| n as u64).collect(), kind, data));
         self
     }
 
+    /// Removes a tensor.
     pub fn remove(&mut self, name: &str) -> &mut Self {
         self.tensors.retain(|(found, ..)| found != name);
         self
     }
 
+    /// Names of the tensors, in the order of the file.
     pub fn tensor_names(&self) -> Vec<String> {
         self.tensors.iter().map(|(name, ..)| name.clone()).collect()
     }
@@ -67,6 +78,7 @@ impl Gguf {
         self.tensors.extend(from.tensors.iter().filter(|(name, ..)| wanted(name)).cloned());
     }
 
+    /// The file, version 3.
     pub fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(3u32.to_le_bytes());
