@@ -27,6 +27,9 @@ pub const EOS: &str = "</s>";
 /// Smallest vocabulary: the special tokens and 256 bytes.
 const SMALLEST: usize = 3 + 256;
 
+/// Largest vocabulary.
+pub const LARGEST: usize = 1 << 24;
+
 /// How to train a tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -85,11 +88,11 @@ pub fn train_on_lines<S: AsRef<str> + Send>(
     lines: impl Iterator<Item = S> + Send,
     options: &TokenizerOptions,
 ) -> Result<Tokenizer> {
-    if options.vocab_size < SMALLEST {
+    if !(SMALLEST..=LARGEST).contains(&options.vocab_size) {
         return Err(DataError::BadOption {
             what: "vocab_size",
             got: options.vocab_size.to_string(),
-            expected: format!("at least {SMALLEST} (3 special tokens and 256 bytes)"),
+            expected: format!("at least {SMALLEST} (3 special tokens and 256 bytes) and at most {LARGEST}"),
         });
     }
     let special = |name: &str| AddedToken::from(name.to_owned(), true);

@@ -12,6 +12,16 @@ fn plan_name(name: &str) -> Result<String, ModelError> {
     QuantPlan::named(name).map(|_| name.to_owned())
 }
 
+/// A size of a vocabulary, checked.
+#[cfg(feature = "train")]
+fn vocab_size(text: &str) -> Result<usize, String> {
+    let largest = squat_data::tokenizer::LARGEST;
+    text.parse()
+        .ok()
+        .filter(|size| *size <= largest)
+        .ok_or_else(|| format!("expected a number of at most {largest}"))
+}
+
 /// Small language models at 4 bits and below on ordinary CPUs: train, evaluate, pack, run.
 #[derive(Parser, Debug)]
 #[command(name = "squat", version, propagate_version = true)]
@@ -102,7 +112,7 @@ pub struct DataPrepare {
     #[arg(long)]
     pub out: PathBuf,
     /// Which files of a folder to read, by their names: train, dev, test or all.
-    #[arg(long, default_value = "train")]
+    #[arg(long, default_value = "train", value_parser = ["train", "dev", "test", "valid", "validation", "all"], hide_possible_values = true)]
     pub split: String,
     /// Prepare only part I of N, counted from 0, as one job of an array; `data merge` joins the parts.
     #[arg(long, value_name = "I/N")]
@@ -126,14 +136,17 @@ pub struct TokenizerTrain {
     #[arg(required = true)]
     pub inputs: Vec<PathBuf>,
     /// Size of the vocabulary.
-    #[arg(long, default_value_t = 16_000)]
+    #[arg(long, default_value_t = 16_000, value_parser = vocab_size)]
     pub vocab_size: usize,
     /// Folder for tokenizer.json.
     #[arg(long)]
     pub out: PathBuf,
     /// Which files of a folder to read, by their names: train, dev, test or all.
-    #[arg(long, default_value = "train")]
+    #[arg(long, default_value = "train", value_parser = ["train", "dev", "test", "valid", "validation", "all"], hide_possible_values = true)]
     pub split: String,
+    /// Print one JSON object instead of a line.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[cfg(feature = "train")]
@@ -163,6 +176,9 @@ pub struct Train {
     /// heartbeat of each one later.
     #[arg(long, default_value_t = 300.0, value_name = "SECONDS")]
     pub peer_timeout: f64,
+    /// Print one JSON object instead of the folder of the run.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -218,9 +234,12 @@ pub struct Eval {
 pub struct Generate {
     /// Model to run: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
-    /// Text to continue.
-    #[arg(long, default_value = "")]
+    /// Text to continue; `-` reads it from standard input.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub prompt: String,
+    /// File with the text to continue; one line end at its end is left out.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
     /// Maximum number of tokens to generate.
     #[arg(long, default_value_t = 100)]
     pub max_tokens: usize,
@@ -239,6 +258,9 @@ pub struct Generate {
     /// Threads; 0 uses one per core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,
+    /// Print one JSON object instead of the text as it comes.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]
