@@ -8,8 +8,10 @@ use crate::clean::{CleanOptions, Event};
 use crate::files::{create_folder, write_atomic};
 use crate::{Corpus, DataError, Result};
 use serde::{Deserialize, Serialize};
+use squat_files::read::{self, Limit};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 use tokenizers::decoders::{DecoderWrapper, sequence::Sequence as DecoderSequence, strip::Strip};
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::normalizers::{NFKC, NormalizerWrapper, replace::Replace, utils::Sequence};
@@ -56,6 +58,25 @@ impl Default for TokenizerOptions {
 /// # Errors
 /// A vocabulary smaller than the byte alphabet, an empty corpus, and those of reading.
 pub fn train_tokenizer(corpus: &Corpus, options: &TokenizerOptions) -> Result<Tokenizer> {
+    // The library cannot be interrupted while it merges: that thread is left to itself when the work is to stop.
+    let (sender, finished) = sync_channel(1);
+    let (own, wanted) = (corpus.clone(), options.clone());
+    std::thread::spawn(move || sender.send(train_on_corpus(&own, &wanted)));
+    loop {
+        match finished.recv_timeout(Duration::from_millis(20)) {
+            Ok(trained) => return trained,
+            Err(RecvTimeoutError::Timeout) => squat_files::interrupt::check()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(DataError::Tokenizer {
+                    path: None,
+                    reason: "the library that trains it failed".into(),
+                });
+            }
+        }
+    }
+}
+
+fn train_on_corpus(corpus: &Corpus, options: &TokenizerOptions) -> Result<Tokenizer> {
     // The trainer pulls lines and the corpus pushes them, so they run on two threads with a bounded channel between.
     let (sender, receiver) = sync_channel::<String>(4096);
     std::thread::scope(|scope| {
@@ -196,7 +217,7 @@ pub fn locate(path: &Path) -> Result<PathBuf> {
 /// A missing or unreadable file.
 pub fn load(path: &Path) -> Result<Tokenizer> {
     let file = locate(path)?;
-    let bytes = std::fs::read(&file).map_err(DataError::io("read", &file))?;
+    let bytes = read::whole(&file, Limit::Tokenizer)?;
     // The library panics on some files that are not JSON, so they are parsed as JSON first.
     serde_json::from_slice::<serde_json::Value>(&bytes)
         .map_err(tokenizers::Error::from)
@@ -223,10 +244,11 @@ impl SpecialTokens {
     /// # Errors
     /// No token for the start of a sequence or the end of a document.
     pub fn find(tokenizer: &Tokenizer, file: &Path) -> Result<Self> {
-        let config: serde_json::Value = std::fs::read(file.with_file_name("tokenizer_config.json"))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let config: serde_json::Value =
+            read::whole(&file.with_file_name("tokenizer_config.json"), Limit::Config)
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+                .unwrap_or_default();
         // A token is written as its text, or as an object with `content`.
         let named = |key: &str| {
             let entry = config.get(key)?;

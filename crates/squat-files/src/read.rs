@@ -248,6 +248,31 @@ mod tests {
         assert!(map(&at("empty")).unwrap().is_empty());
     }
 
+    /// Runs itself again: a signal concerns the whole process.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_is_cut_while_mapped_ends_with_a_line() {
+        const CHILD: &str = "SQUAT_TEST_CUT_FILE";
+        if let Some(path) = std::env::var_os(CHILD) {
+            report_cut_maps();
+            let map = map(Path::new(&path)).unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+            // Read past the optimizer: the page is gone.
+            std::process::exit(10 + i32::from(std::hint::black_box(&map)[100_000] > 100));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        std::fs::write(&path, vec![7; 200_000]).unwrap();
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "read::tests::a_file_that_is_cut_while_mapped_ends_with_a_line", "--nocapture"])
+            .env(CHILD, &path)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(&format!("error: {}: the file was cut", path.display())), "{stderr}");
+    }
+
     #[cfg(unix)]
     #[test]
     fn pipes_devices_and_links_to_nothing_are_named_at_once() {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use squat_files::read::{self, Limit};
 
 use crate::error::ModelError;
 use crate::format::llama2c::{self, Llama2cTokenizer};
@@ -16,6 +17,8 @@ pub struct Tokenizer {
     place: String,
     /// Largest id plus one: ids may have gaps, so counting entries is not enough.
     size: usize,
+    /// Ids that the model knows.
+    rows: usize,
     bos_id: Option<u32>,
     eos_ids: Vec<u32>,
     pad_id: Option<u32>,
@@ -44,12 +47,13 @@ impl Tokenizer {
             if llama2c.is_file() {
                 return Self::open_llama2c(llama2c, spec);
             }
-            return Err(ModelError::folder(
-                path,
-                "tokenizer.json is missing; copy it from the folder the model came from",
-            ));
+            let advice = match path.join("tokenizer.model").is_file() {
+                true => crate::open::lone_sentencepiece(path),
+                false => "copy it from the folder the model came from".to_owned(),
+            };
+            return Err(ModelError::folder(path, format!("tokenizer.json is missing; {advice}")));
         }
-        let bytes = std::fs::read(&file).map_err(ModelError::io("read", &file))?;
+        let bytes = read::whole(&file, Limit::Tokenizer)?;
         Self::from_json(&bytes, &file.display().to_string(), spec)
     }
 
@@ -89,27 +93,27 @@ impl Tokenizer {
             }
             Kind::Llama2c(tokenizer) => tokenizer.vocab_size(),
         };
-        let tokenizer = Self {
+        Ok(Self {
             kind,
             place: place.to_owned(),
             size,
+            rows: spec.vocab_size,
             bos_id: spec.bos_token_id,
             eos_ids: spec.eos_token_ids.clone(),
             pad_id: spec.pad_token_id,
-        };
-        // Embeddings are sometimes filled up to a round number of rows, by less than 2 % or up to the next 64.
-        let filled = spec.vocab_size.saturating_sub(size) <= (spec.vocab_size / 50).max(63);
-        if size > spec.vocab_size || !filled {
-            return Err(ModelError::Tokenizer {
-                place: place.to_owned(),
-                message: format!(
-                    "expected the model's vocabulary of {} tokens, got {size}; \
-                     use the tokenizer the model was trained with",
-                    spec.vocab_size
-                ),
-            });
-        }
-        Ok(tokenizer)
+        })
+    }
+
+    /// Whether the tokenizer and the model count differently, beyond the rows that fill a table up to a round number (less
+    /// than 2 %, or up to the next 64): a sentence that says so. Such a pair runs, unless a text has an id that is missing.
+    pub fn size_note(&self) -> Option<String> {
+        let filled = self.rows.saturating_sub(self.size) <= (self.rows / 50).max(63);
+        (self.size > self.rows || !filled).then(|| {
+            format!(
+                "the tokenizer has {} ids, the model {}: is it the model's own tokenizer?",
+                self.size, self.rows
+            )
+        })
     }
 
     /// Number of ids the tokenizer can give: its largest id plus one.
@@ -121,15 +125,25 @@ impl Tokenizer {
     /// ids, as in Hugging Face.
     ///
     /// # Errors
-    /// The tokenizer's own.
+    /// A token that the model does not know, and the tokenizer's own.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        match &self.kind {
+        let ids = match &self.kind {
             Kind::HuggingFace(tokenizer) => tokenizer
                 .encode(text, false)
                 .map(|encoding| encoding.get_ids().to_vec())
-                .map_err(|error| self.error("encode", error)),
-            Kind::Llama2c(tokenizer) => Ok(tokenizer.encode(text)),
+                .map_err(|error| self.error("encode", error))?,
+            Kind::Llama2c(tokenizer) => tokenizer.encode(text),
+        };
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.rows) {
+            let token = self.token(id).unwrap_or_default();
+            let message = format!(
+                "the text contains the token {token:?} with the id {id}, but the model knows ids below {}; leave that token \
+                 out, or use the tokenizer the model was trained with",
+                self.rows
+            );
+            return Err(ModelError::Tokenizer { place: self.place.clone(), message });
         }
+        Ok(ids)
     }
 
     /// The ids that a model is fed for `text`: BOS, then the ids of the text. A text that begins with BOS written out, as
@@ -166,6 +180,9 @@ impl Tokenizer {
     /// An id outside the vocabulary, and the tokenizer's own.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
         ids.iter().try_for_each(|&id| self.check(id))?;
+        // Rows that fill up a table stand for no text.
+        let known: Vec<u32> = ids.iter().copied().filter(|&id| (id as usize) < self.size).collect();
+        let ids = &known[..];
         match &self.kind {
             Kind::HuggingFace(tokenizer) => {
                 tokenizer.decode(ids, true).map_err(|error| self.error("decode", error))
@@ -176,10 +193,11 @@ impl Tokenizer {
 
     /// Refuses an id outside the vocabulary.
     pub(crate) fn check(&self, id: u32) -> Result<(), ModelError> {
-        if (id as usize) < self.size {
+        let limit = self.size.max(self.rows);
+        if (id as usize) < limit {
             return Ok(());
         }
-        let message = format!("expected token ids below {}, got {id}", self.size);
+        let message = format!("expected token ids below {limit}, got {id}");
         Err(ModelError::Tokenizer { place: self.place.clone(), message })
     }
 

@@ -50,7 +50,11 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             printer::error(&error);
-            ExitCode::from(if error.is::<Usage>() { MISUSED } else { printer::FAILED })
+            if error.is::<Usage>() {
+                printer::note("\nFor more information, try '--help'.");
+                return ExitCode::from(MISUSED);
+            }
+            ExitCode::from(printer::FAILED)
         }
     }
 }

@@ -107,7 +107,7 @@ fn every_recipe_parses() {
         let written = recipe.to_toml().unwrap();
         assert_eq!(Recipe::parse(&written, &[]).unwrap().to_toml().unwrap(), written, "{name}");
         for stage in &recipe.stages {
-            let sizes = stage.model.as_ref().unwrap_or(&recipe.model);
+            let sizes = recipe.sizes(stage).unwrap();
             let spec = sizes.spec(recipe.data.vocab_size).unwrap();
             if let Some(quant) = &stage.quant {
                 let mut plan = quant.plan(recipe.data.seq_len, recipe.seed).unwrap();

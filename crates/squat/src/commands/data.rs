@@ -23,6 +23,7 @@ pub fn run(data: &Data) -> Result<ExitCode> {
 fn prepared(args: &DataPrepare) -> Result<Prepared> {
     let part = args.shard.as_ref().map(|shard| shard.parse::<Part>()).transpose()?;
     let corpus = Corpus::open(&args.inputs, &args.split.parse()?)?;
+    corpus.notes().iter().for_each(|note| printer::note(note));
     printer::note(&format!("{} files", corpus.files().len()));
     let options = PrepareOptions::default();
     Ok(match part {

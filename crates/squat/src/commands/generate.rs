@@ -20,6 +20,7 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
         max_tokens: args.max_tokens,
         sampling: sampling(args, &model.generation()),
         stop_ids: tokenizer.eos_ids().to_vec(),
+        vocabulary: Some(tokenizer.vocab_size().max(1)),
     };
     let mut stream = tokenizer.stream();
     let begin: Result<Vec<String>, _> = prompt.iter().skip(1).map(|&id| stream.push(id)).collect();

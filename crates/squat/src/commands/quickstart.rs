@@ -217,6 +217,7 @@ fn samples(engine: &Engine, tokenizer: &ModelTokenizer, seed: u64) -> Result<Vec
                 seed: seed.wrapping_add(index as u64),
             },
             stop_ids: tokenizer.inner().eos_ids().to_vec(),
+            vocabulary: None,
         };
         let generation = engine.generate(&ids, &options, |_| true)?;
         // Decoded as one text, because decoders drop the leading space of the first token.
@@ -252,12 +253,16 @@ fn settings(recipe: &Recipe) -> Vec<Setting> {
     add("data", "vocabulary", recipe.data.vocab_size.to_string());
     add("data", "sequence length", recipe.data.seq_len.to_string());
     for stage in &recipe.stages {
-        let sizes = stage.model.as_ref().unwrap_or(&recipe.model);
-        let shape = format!(
-            "{} layers, hidden {}, intermediate {}, {} heads",
-            sizes.num_hidden_layers, sizes.hidden_size, sizes.intermediate_size, sizes.num_attention_heads
-        );
-        add(&stage.name, "model", shape);
+        if let Ok(sizes) = recipe.sizes(stage) {
+            let shape = format!(
+                "{} layers, hidden {}, intermediate {}, {} heads",
+                sizes.num_hidden_layers,
+                sizes.hidden_size,
+                sizes.intermediate_size,
+                sizes.num_attention_heads
+            );
+            add(&stage.name, "model", shape);
+        }
         add(&stage.name, "steps", format!("{} of {} sequences", stage.steps, stage.batch_size));
         add(&stage.name, "learning rate", stage.learning_rate.to_string());
         if let Some(quant) = &stage.quant {

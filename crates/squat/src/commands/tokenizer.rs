@@ -10,6 +10,7 @@ use std::process::ExitCode;
 pub fn run(Tokenizer::Train(args): &Tokenizer) -> Result<ExitCode> {
     signals::tidy_up();
     let corpus = Corpus::open(&args.inputs, &args.split.parse()?)?;
+    corpus.notes().iter().for_each(|note| printer::note(note));
     let options = TokenizerOptions { vocab_size: args.vocab_size, ..TokenizerOptions::default() };
     let tokenizer = train_tokenizer(&corpus, &options)?;
     let existed = args.out.exists();
