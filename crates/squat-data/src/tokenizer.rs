@@ -8,11 +8,13 @@ use crate::clean::{CleanOptions, Event};
 use crate::files::{create_folder, write_atomic};
 use crate::{Corpus, DataError, Result};
 use serde::{Deserialize, Serialize};
+use squat_files::contain::contain;
 use squat_files::read::{self, Limit};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 use tokenizers::decoders::{DecoderWrapper, sequence::Sequence as DecoderSequence, strip::Strip};
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::normalizers::{NFKC, NormalizerWrapper, replace::Replace, utils::Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -219,10 +221,19 @@ pub fn load(path: &Path) -> Result<Tokenizer> {
     let file = locate(path)?;
     let bytes = read::whole(&file, Limit::Tokenizer)?;
     // The library panics on some files that are not JSON, so they are parsed as JSON first.
-    serde_json::from_slice::<serde_json::Value>(&bytes)
+    let mut tokenizer = serde_json::from_slice::<serde_json::Value>(&bytes)
         .map_err(tokenizers::Error::from)
-        .and_then(|_| Tokenizer::from_bytes(&bytes))
-        .map_err(|e| DataError::Tokenizer { path: Some(file.clone()), reason: e.to_string() })
+        .and_then(|_| contain(|| Tokenizer::from_bytes(&bytes)).unwrap_or_else(|panic| Err(panic.into())))
+        .map_err(|e| DataError::Tokenizer { path: Some(file.clone()), reason: e.to_string() })?;
+    // With dropout a text has other ids each time.
+    if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut bpe = bpe.clone();
+        bpe.dropout = None;
+        tokenizer.with_model(bpe);
+    }
+    Ok(tokenizer)
 }
 
 /// Ids of the special tokens that sequences need.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use squat_files::contain::contain;
 use squat_files::read::{self, Limit};
 
 use crate::error::ModelError;
@@ -62,16 +63,13 @@ impl Tokenizer {
     /// # Errors
     /// No valid tokenizer, or one with another vocabulary than the model.
     pub fn from_json(bytes: &[u8], place: &str, spec: &ModelSpec) -> Result<Self, ModelError> {
-        let wrong = |error: tokenizers::Error| ModelError::Tokenizer {
+        let wrong = |error: String| ModelError::Tokenizer {
             place: place.to_owned(),
             message: format!("invalid tokenizer.json ({error}); copy or train it again"),
         };
         // The library panics on some files that are not JSON, so JSON is checked first.
-        check_json(bytes).map_err(|error| wrong(error.into()))?;
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(wrong)?;
-        // Lengths are the caller's business: a tokenizer that cuts or fills would change the model's input silently.
-        tokenizer.with_truncation(None).map_err(wrong)?;
-        tokenizer.with_padding(None);
+        check_json(bytes).map_err(|error| wrong(error.to_string()))?;
+        let tokenizer = crate::tokenizer_guard::build(bytes).map_err(wrong)?;
         Self::new(Kind::HuggingFace(Box::new(tokenizer)), place, spec)
     }
 
@@ -93,22 +91,31 @@ impl Tokenizer {
             }
             Kind::Llama2c(tokenizer) => tokenizer.vocab_size(),
         };
+        let (rows, filled) = (spec.vocab_size, filled(spec.vocab_size));
+        if size > rows + filled {
+            return Err(ModelError::Tokenizer {
+                place: place.to_owned(),
+                message: format!(
+                    "expected the model's vocabulary of {rows} tokens, got {size}; use the tokenizer the model was trained with"
+                ),
+            });
+        }
         Ok(Self {
             kind,
             place: place.to_owned(),
             size,
-            rows: spec.vocab_size,
+            rows,
             bos_id: spec.bos_token_id,
             eos_ids: spec.eos_token_ids.clone(),
             pad_id: spec.pad_token_id,
         })
     }
 
-    /// Whether the tokenizer and the model count differently, beyond the rows that fill a table up to a round number (less
-    /// than 2 %, or up to the next 64): a sentence that says so. Such a pair runs, unless a text has an id that is missing.
+    /// Where the tokenizer has more ids than the model, or many fewer: a sentence that says so. Such a pair runs, unless a
+    /// text has an id that is missing.
     pub fn size_note(&self) -> Option<String> {
-        let filled = self.rows.saturating_sub(self.size) <= (self.rows / 50).max(63);
-        (self.size > self.rows || !filled).then(|| {
+        let differ = self.size > self.rows || self.size + filled(self.rows) < self.rows;
+        differ.then(|| {
             format!(
                 "the tokenizer has {} ids, the model {}: is it the model's own tokenizer?",
                 self.size, self.rows
@@ -128,8 +135,8 @@ impl Tokenizer {
     /// A token that the model does not know, and the tokenizer's own.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let ids = match &self.kind {
-            Kind::HuggingFace(tokenizer) => tokenizer
-                .encode(text, false)
+            Kind::HuggingFace(tokenizer) => contain(|| tokenizer.encode(text, false))
+                .unwrap_or_else(|panic| Err(panic.into()))
                 .map(|encoding| encoding.get_ids().to_vec())
                 .map_err(|error| self.error("encode", error))?,
             Kind::Llama2c(tokenizer) => tokenizer.encode(text),
@@ -185,7 +192,9 @@ impl Tokenizer {
         let ids = &known[..];
         match &self.kind {
             Kind::HuggingFace(tokenizer) => {
-                tokenizer.decode(ids, true).map_err(|error| self.error("decode", error))
+                let decoded =
+                    contain(|| tokenizer.decode(ids, true)).unwrap_or_else(|panic| Err(panic.into()));
+                decoded.map_err(|error| self.error("decode", error))
             }
             Kind::Llama2c(tokenizer) => Ok(tokenizer.decode(ids)),
         }
@@ -246,6 +255,12 @@ impl Tokenizer {
     fn error(&self, verb: &str, error: tokenizers::Error) -> ModelError {
         ModelError::Tokenizer { place: self.place.clone(), message: format!("cannot {verb}: {error}") }
     }
+}
+
+/// Rows by which tables are filled up to a round number: less than 2 %, or up to the next 64. Tokens that were added later
+/// without a row are as few.
+fn filled(rows: usize) -> usize {
+    (rows / 50).max(63)
 }
 
 /// Parses JSON completely and keeps nothing: strings, escapes and all, since the tokenizers library takes some of them

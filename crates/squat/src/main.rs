@@ -32,6 +32,10 @@ const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
     squat_files::read::report_cut_maps();
+    squat_files::contain::quiet(|panic| {
+        printer::note(&format!("error: a file that is no valid input: {panic}"));
+        std::process::exit(i32::from(printer::FAILED));
+    });
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
