@@ -63,7 +63,10 @@ pub fn train_tokenizer(corpus: &Corpus, options: &TokenizerOptions) -> Result<To
     // The library cannot be interrupted while it merges: that thread is left to itself when the work is to stop.
     let (sender, finished) = sync_channel(1);
     let (own, wanted) = (corpus.clone(), options.clone());
-    std::thread::spawn(move || sender.send(train_on_corpus(&own, &wanted)));
+    std::thread::spawn(move || {
+        // Nobody waits any more where the work was to stop.
+        let _ = sender.send(train_on_corpus(&own, &wanted));
+    });
     loop {
         match finished.recv_timeout(Duration::from_millis(20)) {
             Ok(trained) => return trained,

@@ -58,10 +58,33 @@ pub enum Command {
     Inspect(Inspect),
     /// Show the speed limits of this machine and the kernels in use.
     Doctor(Doctor),
+    /// Print the completions of a shell.
+    #[cfg(feature = "manual")]
+    Completions(Completions),
+    /// Print the manual page of the program, or of a verb.
+    #[cfg(feature = "manual")]
+    Man(Man),
+}
+
+#[cfg(feature = "manual")]
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat completions bash")]
+pub struct Completions {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+#[cfg(feature = "manual")]
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat man pack")]
+pub struct Man {
+    /// The verb, such as `pack` or `data prepare`; the program itself if absent.
+    pub verb: Vec<String>,
 }
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat quickstart --out first --seed 2")]
 pub struct Quickstart {
     /// Folder for all results; must not hold a quickstart yet.
     #[arg(long, default_value = "quickstart")]
@@ -91,6 +114,7 @@ pub enum Data {
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat data merge shards")]
 pub struct DataMerge {
     /// The folder given to `prepare` as --out.
     pub out: PathBuf,
@@ -101,6 +125,7 @@ pub struct DataMerge {
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat data prepare texts --tokenizer tokenizer --out shards")]
 pub struct DataPrepare {
     /// Text files (.txt, .gz, .jsonl) or folders of them.
     #[arg(required = true)]
@@ -131,6 +156,7 @@ pub enum Tokenizer {
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat tokenizer train texts --vocab-size 300 --out tokenizer")]
 pub struct TokenizerTrain {
     /// Text files (.txt, .gz, .jsonl) or folders of them.
     #[arg(required = true)]
@@ -151,6 +177,7 @@ pub struct TokenizerTrain {
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat train recipe.toml --out run")]
 pub struct Train {
     /// Recipe (TOML file).
     pub recipe: PathBuf,
@@ -182,6 +209,7 @@ pub struct Train {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat pack my-model --plan w8a8 --out small")]
 pub struct Pack {
     /// Model to pack: run, checkpoint, Hugging Face folder or GGUF file.
     pub run: PathBuf,
@@ -198,6 +226,9 @@ pub struct Pack {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  squat eval my-model --task perplexity --data text.txt\n  squat eval small --task pairs --data pairs --json"
+)]
 pub struct Eval {
     /// Model to evaluate: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
@@ -231,6 +262,9 @@ pub struct Eval {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  squat generate small --prompt \"Once upon a time\"\n  squat generate small --prompt-file text.txt --temperature 0 --max-tokens 20"
+)]
 pub struct Generate {
     /// Model to run: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
@@ -264,6 +298,9 @@ pub struct Generate {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  squat bench small --compare my-model\n  squat bench --random tiny -p 16 -n 16"
+)]
 pub struct Bench {
     /// Model to measure: packed folder, Hugging Face folder, GGUF file, run or checkpoint; or use --random.
     #[cfg_attr(feature = "train", arg(required_unless_present_any = ["random", "train"], conflicts_with = "random"))]
@@ -339,6 +376,7 @@ pub struct BenchTrain {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat inspect my-model")]
 pub struct Inspect {
     /// Model to inspect: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
@@ -348,6 +386,7 @@ pub struct Inspect {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat doctor")]
 pub struct Doctor {
     /// Print one JSON object instead of a table.
     #[arg(long)]

@@ -7,6 +7,8 @@ mod doctor;
 mod eval;
 mod generate;
 mod inspect;
+#[cfg(feature = "manual")]
+mod manual;
 mod pack;
 #[cfg(feature = "train")]
 mod quickstart;
@@ -38,5 +40,9 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        #[cfg(feature = "manual")]
+        Command::Completions(args) => manual::completions(&args),
+        #[cfg(feature = "manual")]
+        Command::Man(args) => manual::man(&args),
     }
 }
