@@ -263,7 +263,7 @@ pub struct Eval {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  squat generate small --prompt \"Once upon a time\"\n  squat generate small --prompt-file text.txt --temperature 0 --max-tokens 20"
+    after_help = "Examples:\n  squat generate small --prompt \"Once upon a time\"\n  squat generate small --prompt-file prompt.txt --temperature 0 --max-tokens 20"
 )]
 pub struct Generate {
     /// Model to run: packed folder, Hugging Face folder, GGUF file, run or checkpoint.

@@ -215,6 +215,7 @@ fn examples_of_the_help_run() {
     std::fs::create_dir(dir.join("texts")).unwrap();
     std::fs::write(dir.join("texts/a.train.txt"), line.repeat(20)).unwrap();
     std::fs::write(dir.join("text.txt"), line.lines().next().unwrap()).unwrap();
+    std::fs::write(dir.join("prompt.txt"), "The dog\n").unwrap();
     std::fs::rename(dir.join("fp"), dir.join("my-model")).unwrap();
     for verb in [
         "pack",

@@ -1,6 +1,8 @@
 //! One file for each subcommand.
 
 mod bench;
+#[cfg(feature = "manual")]
+mod completions;
 #[cfg(feature = "train")]
 mod data;
 mod doctor;
@@ -8,7 +10,7 @@ mod eval;
 mod generate;
 mod inspect;
 #[cfg(feature = "manual")]
-mod manual;
+mod man;
 mod pack;
 #[cfg(feature = "train")]
 mod quickstart;
@@ -41,8 +43,8 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         #[cfg(feature = "manual")]
-        Command::Completions(args) => manual::completions(&args),
+        Command::Completions(args) => completions::run(&args),
         #[cfg(feature = "manual")]
-        Command::Man(args) => manual::man(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
