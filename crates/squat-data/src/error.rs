@@ -1,5 +1,6 @@
 //! Errors between a corpus on disk and a batch of token ids.
 
+use squat_files::read::ReadError;
 use squat_quant::spelling::nearest;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,14 @@ pub type Result<T> = std::result::Result<T, DataError>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
+    /// A file that cannot be read.
+    #[error(transparent)]
+    Read(ReadError),
+
+    /// Work that was asked to stop; see [`squat_files::interrupt`].
+    #[error("{0}")]
+    Interrupted(#[from] squat_files::interrupt::Interrupted),
+
     /// A path that does not exist, with the nearest name in its folder.
     #[error("no such file or folder: {}{hint}", path.display())]
     Missing { path: PathBuf, hint: String },
@@ -69,7 +78,7 @@ pub enum DataError {
     BadOption { what: &'static str, got: String, expected: String },
 
     /// An error of the tokenizer library.
-    #[error("tokenizer{}: {reason}", at(path))]
+    #[error("tokenizer{}: {reason}; copy it again, or delete it where a run made it", at(path))]
     Tokenizer { path: Option<PathBuf>, reason: String },
 
     /// A tokenizer without a special token that sequences need.
@@ -87,6 +96,16 @@ pub enum DataError {
     /// Too few tokens for one chunk.
     #[error("the corpus has {tokens} tokens, one chunk needs {needed}; use more text or a shorter sequence")]
     TooShort { tokens: u64, needed: u64 },
+}
+
+impl From<ReadError> for DataError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Missing(path) => Self::missing(&path),
+            ReadError::Io { action, path, source } => Self::Io { action, path, source },
+            error => Self::Read(error),
+        }
+    }
 }
 
 fn at(path: &Option<PathBuf>) -> String {

@@ -19,6 +19,7 @@ pub mod tokenizer;
 pub use batch::{Chunks, Sequential};
 pub use clean::{CLEANING_VERSION, CleanOptions, Cleaner, Domain};
 pub use error::{DataError, Result};
+pub use hash::file_digest;
 pub use shards::{Manifest, Part, PrepareOptions, Prepared, TokenShards, merge_parts, prepare, prepare_part};
 pub use source::{Corpus, Split};
 pub use tokenizer::{SpecialTokens, TokenizerOptions, train_tokenizer};

@@ -3,7 +3,7 @@
 use crate::clean::{CleanOptions, Cleaner, Domain, Event};
 use crate::{DataError, Result};
 use flate2::bufread::MultiGzDecoder;
-use std::fs::File;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -48,6 +48,14 @@ pub struct SourceFile {
 #[derive(Clone, Debug)]
 pub struct Corpus {
     files: Vec<SourceFile>,
+    notes: Vec<String>,
+}
+
+/// What a walk has met.
+#[derive(Default)]
+struct Seen {
+    folders: BTreeSet<PathBuf>,
+    notes: Vec<String>,
 }
 
 /// Counts of what was read.
@@ -82,6 +90,7 @@ impl Corpus {
     pub fn open<P: AsRef<Path>>(paths: &[P], split: &Split) -> Result<Self> {
         let mut files = Vec::new();
         let mut others = 0usize;
+        let mut seen = Seen::default();
         for path in paths {
             let path = path.as_ref();
             let meta = match std::fs::metadata(path) {
@@ -91,7 +100,7 @@ impl Corpus {
             };
             if meta.is_dir() {
                 let mut found = Vec::new();
-                walk(path, path, &mut found, 0)?;
+                walk(path, path, &mut found, &mut seen)?;
                 others += found.len();
                 found.retain(|f| match split {
                     Split::Named(name) => split_of(&f.name) == Some(name.as_str()),
@@ -108,7 +117,16 @@ impl Corpus {
             }
         }
         files.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.path.cmp(&b.path)));
-        files.dedup_by(|a, b| a.path == b.path);
+        // A file counts once, by whatever names and links it is given.
+        let mut real = BTreeSet::new();
+        let mut notes = seen.notes;
+        files.retain(|file| {
+            let first = std::fs::canonicalize(&file.path).map_or(true, |path| real.insert(path));
+            if !first {
+                notes.push(format!("{}: given twice, read once", file.path.display()));
+            }
+            first
+        });
         if files.is_empty() {
             let searched =
                 paths.iter().map(|p| p.as_ref().display().to_string()).collect::<Vec<_>>().join(", ");
@@ -126,7 +144,12 @@ impl Corpus {
         {
             return Err(DataError::MixedSplits { path: file.path.clone(), other: first.to_owned() });
         }
-        Ok(Self { files })
+        Ok(Self { files, notes })
+    }
+
+    /// Files and folders that were found twice and are read once, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The files in reading order.
@@ -136,7 +159,7 @@ impl Corpus {
 
     /// A range of the files, in the same order.
     pub(crate) fn subset(&self, files: std::ops::Range<usize>) -> Self {
-        Self { files: self.files[files].to_vec() }
+        Self { files: self.files[files].to_vec(), notes: Vec::new() }
     }
 
     /// Names of the files, for messages.
@@ -197,6 +220,7 @@ impl SourceFile {
         let mut events = Vec::new();
         let mut lines = RawLines::open(self)?;
         while let Some(raw) = lines.next_line()? {
+            squat_files::interrupt::check()?;
             match self.format {
                 Format::Text => cleaner.push(&raw, &mut events),
                 Format::JsonLines if raw.trim().is_empty() => {}
@@ -251,9 +275,11 @@ fn split_of(name: &str) -> Option<&'static str> {
     })
 }
 
-/// Readable files below `folder`. Hidden ones are skipped; links are followed to a limited depth.
-fn walk(root: &Path, folder: &Path, found: &mut Vec<SourceFile>, depth: usize) -> Result<()> {
-    if depth > 32 {
+/// Readable files below `folder`. Hidden ones are skipped. Links are followed, but no folder is entered twice.
+fn walk(root: &Path, folder: &Path, found: &mut Vec<SourceFile>, seen: &mut Seen) -> Result<()> {
+    let real = std::fs::canonicalize(folder).map_err(DataError::io("read", folder))?;
+    if !seen.folders.insert(real) {
+        seen.notes.push(format!("{}: a link to a folder that is read already, left out", folder.display()));
         return Ok(());
     }
     for entry in std::fs::read_dir(folder).map_err(DataError::io("list the folder", folder))? {
@@ -263,7 +289,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<SourceFile>, depth: usize) -
             continue;
         }
         if path.is_dir() {
-            walk(root, &path, found, depth + 1)?;
+            walk(root, &path, found, seen)?;
         } else {
             let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/");
             found.extend(SourceFile::new(&path, name));
@@ -282,10 +308,7 @@ struct RawLines<'a> {
 
 impl<'a> RawLines<'a> {
     fn open(file: &'a SourceFile) -> Result<Self> {
-        let raw = BufReader::with_capacity(
-            1 << 17,
-            File::open(&file.path).map_err(DataError::io("open", &file.path))?,
-        );
+        let raw = BufReader::with_capacity(1 << 17, squat_files::read::open(&file.path)?);
         let reader: Box<dyn BufRead> = match file.gzip {
             true => Box::new(BufReader::with_capacity(1 << 17, MultiGzDecoder::new(raw))),
             false => Box::new(raw),
@@ -463,5 +486,24 @@ mod tests {
             lines.iter().map(|l| l.split(' ').filter(|w| *w == "word").count()).sum::<usize>(),
             500_000
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |n: &str| dir.path().join(n);
+        std::fs::create_dir(at("b")).unwrap();
+        std::fs::write(at("a.txt"), "one line\n").unwrap();
+        std::os::unix::fs::symlink(dir.path(), at("b/loop")).unwrap();
+        std::os::unix::fs::symlink(at("a.txt"), at("z.txt")).unwrap();
+        let corpus = Corpus::open(&[dir.path()], &Split::All).unwrap();
+        assert_eq!(read(&corpus).unwrap().0, ["one line"]);
+        let notes = corpus.notes().join("\n");
+        assert!(notes.contains("loop: a link to a folder that is read already"), "{notes}");
+        assert!(notes.contains("z.txt: given twice, read once"), "{notes}");
+        // The same file through two arguments.
+        let twice = Corpus::open(&[at("a.txt"), at("z.txt")], &Split::All).unwrap();
+        assert_eq!((twice.files().len(), twice.notes().len()), (1, 1));
     }
 }

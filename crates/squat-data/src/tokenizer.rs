@@ -8,9 +8,13 @@ use crate::clean::{CleanOptions, Event};
 use crate::files::{create_folder, write_atomic};
 use crate::{Corpus, DataError, Result};
 use serde::{Deserialize, Serialize};
+use squat_files::contain::contain;
+use squat_files::read::{self, Limit};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 use tokenizers::decoders::{DecoderWrapper, sequence::Sequence as DecoderSequence, strip::Strip};
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::normalizers::{NFKC, NormalizerWrapper, replace::Replace, utils::Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -26,6 +30,9 @@ pub const EOS: &str = "</s>";
 
 /// Smallest vocabulary: the special tokens and 256 bytes.
 const SMALLEST: usize = 3 + 256;
+
+/// Largest vocabulary.
+pub const LARGEST: usize = 1 << 24;
 
 /// How to train a tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +60,28 @@ impl Default for TokenizerOptions {
 /// # Errors
 /// A vocabulary smaller than the byte alphabet, an empty corpus, and those of reading.
 pub fn train_tokenizer(corpus: &Corpus, options: &TokenizerOptions) -> Result<Tokenizer> {
+    // The library cannot be interrupted while it merges: that thread is left to itself when the work is to stop.
+    let (sender, finished) = sync_channel(1);
+    let (own, wanted) = (corpus.clone(), options.clone());
+    std::thread::spawn(move || {
+        // Nobody waits any more where the work was to stop.
+        let _ = sender.send(train_on_corpus(&own, &wanted));
+    });
+    loop {
+        match finished.recv_timeout(Duration::from_millis(20)) {
+            Ok(trained) => return trained,
+            Err(RecvTimeoutError::Timeout) => squat_files::interrupt::check()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(DataError::Tokenizer {
+                    path: None,
+                    reason: "the library that trains it failed".into(),
+                });
+            }
+        }
+    }
+}
+
+fn train_on_corpus(corpus: &Corpus, options: &TokenizerOptions) -> Result<Tokenizer> {
     // The trainer pulls lines and the corpus pushes them, so they run on two threads with a bounded channel between.
     let (sender, receiver) = sync_channel::<String>(4096);
     std::thread::scope(|scope| {
@@ -85,11 +114,11 @@ pub fn train_on_lines<S: AsRef<str> + Send>(
     lines: impl Iterator<Item = S> + Send,
     options: &TokenizerOptions,
 ) -> Result<Tokenizer> {
-    if options.vocab_size < SMALLEST {
+    if !(SMALLEST..=LARGEST).contains(&options.vocab_size) {
         return Err(DataError::BadOption {
             what: "vocab_size",
             got: options.vocab_size.to_string(),
-            expected: format!("at least {SMALLEST} (3 special tokens and 256 bytes)"),
+            expected: format!("at least {SMALLEST} (3 special tokens and 256 bytes) and at most {LARGEST}"),
         });
     }
     let special = |name: &str| AddedToken::from(name.to_owned(), true);
@@ -193,12 +222,21 @@ pub fn locate(path: &Path) -> Result<PathBuf> {
 /// A missing or unreadable file.
 pub fn load(path: &Path) -> Result<Tokenizer> {
     let file = locate(path)?;
-    let bytes = std::fs::read(&file).map_err(DataError::io("read", &file))?;
+    let bytes = read::whole(&file, Limit::Tokenizer)?;
     // The library panics on some files that are not JSON, so they are parsed as JSON first.
-    serde_json::from_slice::<serde_json::Value>(&bytes)
+    let mut tokenizer = serde_json::from_slice::<serde_json::Value>(&bytes)
         .map_err(tokenizers::Error::from)
-        .and_then(|_| Tokenizer::from_bytes(&bytes))
-        .map_err(|e| DataError::Tokenizer { path: Some(file.clone()), reason: e.to_string() })
+        .and_then(|_| contain(|| Tokenizer::from_bytes(&bytes)).unwrap_or_else(|panic| Err(panic.into())))
+        .map_err(|e| DataError::Tokenizer { path: Some(file.clone()), reason: e.to_string() })?;
+    // With dropout a text has other ids each time.
+    if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut bpe = bpe.clone();
+        bpe.dropout = None;
+        tokenizer.with_model(bpe);
+    }
+    Ok(tokenizer)
 }
 
 /// Ids of the special tokens that sequences need.
@@ -220,10 +258,11 @@ impl SpecialTokens {
     /// # Errors
     /// No token for the start of a sequence or the end of a document.
     pub fn find(tokenizer: &Tokenizer, file: &Path) -> Result<Self> {
-        let config: serde_json::Value = std::fs::read(file.with_file_name("tokenizer_config.json"))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let config: serde_json::Value =
+            read::whole(&file.with_file_name("tokenizer_config.json"), Limit::Config)
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+                .unwrap_or_default();
         // A token is written as its text, or as an object with `content`.
         let named = |key: &str| {
             let entry = config.get(key)?;

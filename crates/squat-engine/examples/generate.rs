@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         max_tokens: 64,
         sampling: Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: 1 },
         stop_ids: tokenizer.eos_ids().to_vec(),
+        vocabulary: Some(tokenizer.vocab_size()),
     };
     // A token may end within a character: the stream gives text as soon as it is certain.
     let mut stream = tokenizer.stream();

@@ -13,12 +13,14 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
     /// Tokens that end the text; they are neither reported nor kept.
     pub stop_ids: Vec<u32>,
+    /// Only ids below this are drawn: a table may have rows beyond its tokenizer's ids. `None` draws from all.
+    pub vocabulary: Option<usize>,
 }
 
 impl Default for GenerateOptions {
     /// 128 greedy tokens, no stop token.
     fn default() -> Self {
-        Self { max_tokens: 128, sampling: Sampling::default(), stop_ids: Vec::new() }
+        Self { max_tokens: 128, sampling: Sampling::default(), stop_ids: Vec::new(), vocabulary: None }
     }
 }
 
@@ -49,6 +51,7 @@ pub struct Generation {
 pub(crate) struct TokenChooser {
     sampler: Sampler,
     stop_ids: Vec<u32>,
+    vocabulary: usize,
     /// Tokens that may still come.
     left: usize,
 }
@@ -57,8 +60,16 @@ impl TokenChooser {
     /// # Errors
     /// Options out of range.
     pub(crate) fn new(options: GenerateOptions) -> Result<Self> {
-        let GenerateOptions { max_tokens, sampling, stop_ids } = options;
-        Ok(Self { sampler: Sampler::new(sampling)?, stop_ids, left: max_tokens })
+        let GenerateOptions { max_tokens, sampling, stop_ids, vocabulary } = options;
+        if vocabulary == Some(0) {
+            return Err(EngineError::Option {
+                option: "vocabulary",
+                expected: "at least 1 id to draw from".to_owned(),
+                got: "0".to_owned(),
+            });
+        }
+        let vocabulary = vocabulary.unwrap_or(usize::MAX);
+        Ok(Self { sampler: Sampler::new(sampling)?, stop_ids, vocabulary, left: max_tokens })
     }
 
     /// The next token, or why the text ends before it.
@@ -66,7 +77,7 @@ impl TokenChooser {
         if self.left == 0 {
             return Err(FinishReason::Length);
         }
-        let token = self.sampler.sample(logits);
+        let token = self.sampler.sample(&logits[..self.vocabulary.min(logits.len())]);
         if self.stop_ids.contains(&token) {
             return Err(FinishReason::Stop);
         }

@@ -18,6 +18,7 @@ use crate::fingerprint::Hash;
 use crate::sequence::{Sequence, check_ids};
 use crate::session::Session;
 use serde_json::{Value, json};
+use squat_files::read::{self, Limit, ReadError};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -160,10 +161,11 @@ impl Session {
         if self.token_bits().is_some() {
             return Err(refuse("the session records token bits, which the file does not hold".to_owned()));
         }
-        let bytes = fs::read(path).map_err(|source| EngineError::PrefixFile {
-            verb: "read",
-            path: path.to_path_buf(),
-            source,
+        let bytes = read::whole(path, Limit::Weights).map_err(|error| match error {
+            ReadError::Io { source, .. } => {
+                EngineError::PrefixFile { verb: "read", path: path.to_path_buf(), source }
+            }
+            error => refuse(error.to_string()),
         })?;
         self.sequence = decode(&bytes, &self.sequence).map_err(refuse)?;
         Ok(())

@@ -109,6 +109,13 @@ fn damaged_models_are_refused() {
 #[test]
 fn generation_ends_for_the_right_reason() {
     let engine = small();
+    // Ids beyond a tokenizer's are never drawn, however hot the sampling.
+    let sampling = Sampling { temperature: 50.0, top_k: 0, top_p: 1.0, seed: 3 };
+    let few = GenerateOptions { max_tokens: 60, sampling, vocabulary: Some(5), ..Default::default() };
+    let drawn = engine.generate(&[1, 3], &few, |_| true).unwrap().tokens;
+    assert!(drawn.iter().all(|&id| id < 5) && drawn.contains(&4), "{drawn:?}");
+    let none = GenerateOptions { vocabulary: Some(0), ..few };
+    assert!(engine.generate(&[1], &none, |_| true).unwrap_err().to_string().contains("vocabulary"));
     let options = |max_tokens| GenerateOptions { max_tokens, ..Default::default() };
     let all = engine.generate(&[1, 5], &options(30), |_| true).unwrap();
     assert_eq!((all.tokens.len(), all.finish), (30, FinishReason::Length));
@@ -138,7 +145,7 @@ fn sampling_is_the_same_for_the_same_seed_and_any_threads() {
         let engine =
             engine(&common::spec(false), &mixed(TokenPolicy::SinkAttention), EngineOptions::threads(threads));
         let sampling = Sampling { temperature: 0.9, top_k: 20, top_p: 0.95, seed };
-        let options = GenerateOptions { max_tokens: 40, sampling, stop_ids: Vec::new() };
+        let options = GenerateOptions { max_tokens: 40, sampling, ..Default::default() };
         engine.generate(&[1], &options, |_| true).unwrap().tokens
     };
     assert_eq!(run(1, 1), run(1, 2));

@@ -50,7 +50,7 @@ fn requests(engine: &Engine) -> Vec<(Vec<u32>, GenerateOptions)> {
             let sampling = Sampling { temperature, top_k: (i % 2) as usize * 9, top_p: 0.95, seed: i };
             // One text without a token, one that fills the model.
             let max_tokens = [12, 5, 0, 30, 200][i as usize % 5];
-            (prompt, GenerateOptions { max_tokens, sampling, stop_ids: vec![2, 3] })
+            (prompt, GenerateOptions { max_tokens, sampling, stop_ids: vec![2, 3], vocabulary: None })
         })
         .collect()
 }

@@ -3,12 +3,21 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use squat_files::read::ReadError;
 use squat_quant::spelling::nearest;
 
 /// Error of every fallible function of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
+    /// A file that cannot be read.
+    #[error(transparent)]
+    Read(ReadError),
+
+    /// Work that was asked to stop; see [`squat_files::interrupt`].
+    #[error("{0}")]
+    Interrupted(#[from] squat_files::interrupt::Interrupted),
+
     /// A file or folder could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
@@ -105,6 +114,16 @@ pub enum EvalError {
     /// The report page could not be made.
     #[error("cannot make the report page: {0}")]
     Report(String),
+}
+
+impl From<ReadError> for EvalError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Missing(path) => Self::Missing { hint: nearest_sibling(&path), path },
+            ReadError::Io { action, path, source } => Self::Io { action, path, source },
+            error => Self::Read(error),
+        }
+    }
 }
 
 impl EvalError {

@@ -67,6 +67,7 @@ pub fn sum_log_likelihoods(
     let mut sums = vec![0.0; sequences.len()];
     let mut done = 0;
     while done < equal.len() {
+        squat_files::interrupt::check()?;
         let mut end = done + 1;
         while end < equal.len() && length(equal[end]) * (end + 1 - done) <= options.batch_tokens {
             end += 1;

@@ -1,7 +1,9 @@
 //! The one way files are written, locked and read, and the flag that asks long work to stop.
 //!
-//! Writing: [`write`], with [`lock`]. Reading what others wrote: [`read`]. Stopping: [`interrupt`].
+//! Writing: [`write`], with [`lock`]. Reading what others wrote: [`read`]. Stopping: [`interrupt`]. Panics of
+//! libraries: [`contain`].
 
+pub mod contain;
 pub mod interrupt;
 pub mod lock;
 pub mod read;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use squat_files::read::ReadError;
 use squat_quant::spelling::{nearest, similarity};
 
 /// Error of every fallible function of this crate.
@@ -19,6 +20,12 @@ pub enum ModelError {
         /// The cause.
         source: io::Error,
     },
+    /// A file that cannot be read.
+    #[error(transparent)]
+    Read(ReadError),
+    /// Work that was asked to stop; see [`squat_files::interrupt`].
+    #[error("{0}")]
+    Interrupted(#[from] squat_files::interrupt::Interrupted),
     /// A path that does not exist.
     #[error("{} does not exist{hint}", path.display())]
     NotFound {
@@ -122,6 +129,16 @@ pub enum ModelError {
         /// What is wrong and what to do.
         message: String,
     },
+}
+
+impl From<ReadError> for ModelError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Missing(path) => Self::not_found(&path),
+            ReadError::Io { action, path, source } => Self::Io { action, path, source },
+            error => Self::Read(error),
+        }
+    }
 }
 
 impl ModelError {

@@ -254,6 +254,10 @@ impl TensorSource for ModelFolder {
         self.weights.read_i32(name)
     }
 
+    fn unknown_type(&self, name: &str) -> Option<String> {
+        self.weights.unknown_type(self.locations.get(name).map_or(name, |location| &location.name))
+    }
+
     fn release(&self, name: &str) {
         self.weights.release(self.locations.get(name).map_or(name, |location| &location.name));
     }

@@ -1,10 +1,10 @@
 //! Typed reading of JSON objects, with errors that name the key.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use squat_files::read::{self, Limit};
 use squat_quant::spelling::nearest;
 
 use crate::error::{ModelError, did_you_mean};
@@ -20,9 +20,8 @@ pub(crate) fn shown(value: &Value) -> String {
 
 /// Reads a file that holds one JSON object.
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError> {
-    crate::open::check_regular(path)?;
-    let text = fs::read_to_string(path).map_err(ModelError::io("read", path))?;
-    match serde_json::from_str(&text) {
+    let bytes = read::whole(path, Limit::Config)?;
+    match serde_json::from_slice(&bytes) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(ModelError::file(path, format!("expected one JSON object, got {}", shown(&other)))),
         Err(error) => {

@@ -44,6 +44,7 @@ pub mod tensors;
 pub mod token_stream;
 pub mod tokenizer;
 pub mod tokenizer_files;
+mod tokenizer_guard;
 mod weights;
 
 pub use atomic::write_folder_atomically;

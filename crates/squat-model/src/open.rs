@@ -1,10 +1,11 @@
 //! Opening a model: what a path holds is decided here, once, by content.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use squat_files::read::{self, Limit};
 
 use crate::error::ModelError;
 use crate::format::gguf::{self, GgufModel};
@@ -68,12 +69,12 @@ pub fn open(path: impl AsRef<Path>) -> Result<OpenedModel, ModelError> {
         };
         return Ok(OpenedModel { path, files });
     }
-    let mut file = File::open(&path).map_err(ModelError::io("open", &path))?;
+    let mut file = read::open(&path)?;
     let mut head = Vec::new();
     (&mut file).take(HEAD).read_to_end(&mut head).map_err(ModelError::io("read", &path))?;
     let length = file.metadata().map_err(ModelError::io("read", &path))?.len();
     let files = if head.starts_with(gguf::MAGIC) {
-        Files::Gguf(GgufModel::from_file(&path, &file)?)
+        Files::Gguf(GgufModel::open(&path)?)
     } else if llama2c::is_checkpoint(&head, length) || has_extension(&path, "bin") {
         Files::Llama2c(Llama2cModel::from_file(&path, file)?)
     } else {
@@ -273,7 +274,7 @@ impl OpenedModel {
 /// A path that does not exist, is neither a folder nor a regular file, or holds nothing of the kind.
 pub fn locate(path: &Path) -> Result<PathBuf, ModelError> {
     if !fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-        check_regular(path)?;
+        read::check_regular(path)?;
         return Ok(path.to_path_buf());
     }
     let is_model = |folder: &Path| folder.join(CONFIG).exists();
@@ -283,8 +284,9 @@ pub fn locate(path: &Path) -> Result<PathBuf, ModelError> {
     if let Some(folder) = snapshot(path)? {
         return locate(&folder);
     }
-    let stages =
-        fs::read_to_string(path.join("recipe.toml")).map(|text| stage_names(&text)).unwrap_or_default();
+    let stages = read::text(&path.join("recipe.toml"), Limit::Config)
+        .map(|text| stage_names(&text))
+        .unwrap_or_default();
     let folders = stages.iter().rev().map(|stage| path.join(stage));
     for folder in std::iter::once(path.to_path_buf()).chain(folders) {
         if let Some(found) = ["best", "last"].map(|name| folder.join(name)).into_iter().find(|f| is_model(f))
@@ -299,27 +301,6 @@ pub fn locate(path: &Path) -> Result<PathBuf, ModelError> {
     Ok(path.to_path_buf())
 }
 
-/// Checks that a path is a file that can be read and mapped.
-///
-/// # Errors
-/// No such path, a link that leads nowhere, a folder, pipe, socket or device.
-pub(crate) fn check_regular(path: &Path) -> Result<(), ModelError> {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => Ok(()),
-        Ok(_) => Err(ModelError::file(path, "expected a regular file, got a folder, pipe, socket or device")),
-        Err(_) => Err(match fs::read_link(path) {
-            Ok(target) => ModelError::file(
-                path,
-                format!(
-                    "a link to {}, which does not exist: finish the download, or copy the file itself",
-                    target.display()
-                ),
-            ),
-            Err(_) => ModelError::not_found(path),
-        }),
-    }
-}
-
 /// The snapshot of a folder `models--OWNER--NAME` of the Hugging Face cache: the one of the branch main, else the only
 /// one.
 fn snapshot(path: &Path) -> Result<Option<PathBuf>, ModelError> {
@@ -327,7 +308,7 @@ fn snapshot(path: &Path) -> Result<Option<PathBuf>, ModelError> {
     if !snapshots.is_dir() {
         return Ok(None);
     }
-    if let Ok(commit) = fs::read_to_string(path.join("refs").join("main")) {
+    if let Ok(commit) = read::text(&path.join("refs").join("main"), Limit::Config) {
         let commit = commit.trim();
         // A commit is a plain name: a path could lead out of the folder.
         if !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric()) {
@@ -429,6 +410,15 @@ pub(crate) fn not_downloaded(head: &[u8]) -> Option<&'static str> {
     )
 }
 
+/// What to do about a SentencePiece model without its `tokenizer.json`.
+pub(crate) fn lone_sentencepiece(folder: &Path) -> String {
+    format!(
+        "there is tokenizer.model, a SentencePiece model; convert it: python -c \"from transformers import AutoTokenizer as T; \
+         T.from_pretrained('{0}').save_pretrained('{0}')\"",
+        folder.display()
+    )
+}
+
 /// Describes the contents of a folder without `config.json` or weights, as the end of a message.
 pub(crate) fn instead(folder: &Path) -> String {
     let names = names(folder).unwrap_or_default();
@@ -445,6 +435,9 @@ pub(crate) fn instead(folder: &Path) -> String {
              AutoModelForCausalLM as M; M.from_pretrained('{0}').save_pretrained('{0}-safetensors')\"",
             folder.display()
         );
+    }
+    if has("tokenizer.model") && !has("tokenizer.json") {
+        return format!("; {}", lone_sentencepiece(folder));
     }
     if let Some(name) = names.iter().find(|name| has_extension(Path::new(name), "safetensors")) {
         return format!("; there is {name}");

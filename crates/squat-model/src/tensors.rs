@@ -7,9 +7,14 @@ use squat_quant::{ActBits, ActPoint, Affine};
 use crate::error::{ModelError, nearest_names};
 use crate::plan::{static_scale_name, static_zero_point_name};
 
+/// Types of floats, for messages.
+const FLOATS: &str = "floats (F32, F16, BF16 or F64)";
+
 /// Element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dtype {
+    /// 64-bit float: read, never written.
+    F64,
     /// 32-bit float.
     F32,
     /// IEEE half.
@@ -28,13 +33,14 @@ impl Dtype {
         match self {
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::I64 => 8,
+            Self::I64 | Self::F64 => 8,
         }
     }
 
     /// Name in safetensors headers.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::F64 => "F64",
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
@@ -45,7 +51,7 @@ impl Dtype {
 
     /// Whether elements are floats.
     pub const fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::Bf16)
     }
 }
 
@@ -71,6 +77,11 @@ pub trait TensorSource {
     /// # Errors
     /// No such tensor, or of another type.
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError>;
+
+    /// Type of a tensor that is there but of a type without a [`Dtype`], in the words of its format.
+    fn unknown_type(&self, _name: &str) -> Option<String> {
+        None
+    }
 
     /// Hints that a tensor will not be read again soon, so its mapped pages can be dropped. Reading it again is allowed.
     fn release(&self, _name: &str) {}
@@ -116,7 +127,7 @@ pub fn check_shape(
         return Err(missing(source, name));
     };
     if !dtype.is_float() {
-        return Err(wrong(source, name, "floats (F32, F16 or BF16)", dtype.name(), ""));
+        return Err(wrong(source, name, FLOATS, dtype.name(), ""));
     }
     if got != shape {
         let hint = "; config.json and the weights do not belong together, or one of them is damaged";
@@ -189,6 +200,9 @@ pub fn missing_tensor(source: &(impl TensorSource + ?Sized), name: &str) -> Mode
 }
 
 pub(crate) fn missing(source: &(impl TensorSource + ?Sized), name: &str) -> ModelError {
+    if let Some(kind) = source.unknown_type(name) {
+        return wrong(source, name, FLOATS, &kind, "; convert the model, for example to F16");
+    }
     let names = source.names();
     ModelError::MissingTensor {
         name: name.to_owned(),

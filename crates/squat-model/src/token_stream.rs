@@ -99,6 +99,9 @@ impl TokenStream<'_> {
     /// As [`Tokenizer::decode`].
     pub fn push(&mut self, id: u32) -> Result<String, ModelError> {
         self.tokenizer.check(id)?;
+        if id as usize >= self.tokenizer.vocab_size() {
+            return Ok(String::new());
+        }
         match &mut self.decoder {
             Decoder::Bytes { bytes_of, pending, strip_space } => {
                 bytes_of.append(id, pending);

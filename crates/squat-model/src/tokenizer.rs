@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use squat_files::contain::contain;
+use squat_files::read::{self, Limit};
 
 use crate::error::ModelError;
 use crate::format::llama2c::{self, Llama2cTokenizer};
@@ -16,6 +18,8 @@ pub struct Tokenizer {
     place: String,
     /// Largest id plus one: ids may have gaps, so counting entries is not enough.
     size: usize,
+    /// Ids that the model knows.
+    rows: usize,
     bos_id: Option<u32>,
     eos_ids: Vec<u32>,
     pad_id: Option<u32>,
@@ -44,12 +48,13 @@ impl Tokenizer {
             if llama2c.is_file() {
                 return Self::open_llama2c(llama2c, spec);
             }
-            return Err(ModelError::folder(
-                path,
-                "tokenizer.json is missing; copy it from the folder the model came from",
-            ));
+            let advice = match path.join("tokenizer.model").is_file() {
+                true => crate::open::lone_sentencepiece(path),
+                false => "copy it from the folder the model came from".to_owned(),
+            };
+            return Err(ModelError::folder(path, format!("tokenizer.json is missing; {advice}")));
         }
-        let bytes = std::fs::read(&file).map_err(ModelError::io("read", &file))?;
+        let bytes = read::whole(&file, Limit::Tokenizer)?;
         Self::from_json(&bytes, &file.display().to_string(), spec)
     }
 
@@ -58,16 +63,13 @@ impl Tokenizer {
     /// # Errors
     /// No valid tokenizer, or one with another vocabulary than the model.
     pub fn from_json(bytes: &[u8], place: &str, spec: &ModelSpec) -> Result<Self, ModelError> {
-        let wrong = |error: tokenizers::Error| ModelError::Tokenizer {
+        let wrong = |error: String| ModelError::Tokenizer {
             place: place.to_owned(),
             message: format!("invalid tokenizer.json ({error}); copy or train it again"),
         };
         // The library panics on some files that are not JSON, so JSON is checked first.
-        check_json(bytes).map_err(|error| wrong(error.into()))?;
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(wrong)?;
-        // Lengths are the caller's business: a tokenizer that cuts or fills would change the model's input silently.
-        tokenizer.with_truncation(None).map_err(wrong)?;
-        tokenizer.with_padding(None);
+        check_json(bytes).map_err(|error| wrong(error.to_string()))?;
+        let tokenizer = crate::tokenizer_guard::build(bytes).map_err(wrong)?;
         Self::new(Kind::HuggingFace(Box::new(tokenizer)), place, spec)
     }
 
@@ -89,27 +91,36 @@ impl Tokenizer {
             }
             Kind::Llama2c(tokenizer) => tokenizer.vocab_size(),
         };
-        let tokenizer = Self {
-            kind,
-            place: place.to_owned(),
-            size,
-            bos_id: spec.bos_token_id,
-            eos_ids: spec.eos_token_ids.clone(),
-            pad_id: spec.pad_token_id,
-        };
-        // Embeddings are sometimes filled up to a round number of rows, by less than 2 % or up to the next 64.
-        let filled = spec.vocab_size.saturating_sub(size) <= (spec.vocab_size / 50).max(63);
-        if size > spec.vocab_size || !filled {
+        let (rows, filled) = (spec.vocab_size, filled(spec.vocab_size));
+        if size > rows + filled {
             return Err(ModelError::Tokenizer {
                 place: place.to_owned(),
                 message: format!(
-                    "expected the model's vocabulary of {} tokens, got {size}; \
-                     use the tokenizer the model was trained with",
-                    spec.vocab_size
+                    "expected the model's vocabulary of {rows} tokens, got {size}; use the tokenizer the model was trained with"
                 ),
             });
         }
-        Ok(tokenizer)
+        Ok(Self {
+            kind,
+            place: place.to_owned(),
+            size,
+            rows,
+            bos_id: spec.bos_token_id,
+            eos_ids: spec.eos_token_ids.clone(),
+            pad_id: spec.pad_token_id,
+        })
+    }
+
+    /// Where the tokenizer has more ids than the model, or many fewer: a sentence that says so. Such a pair runs, unless a
+    /// text has an id that is missing.
+    pub fn size_note(&self) -> Option<String> {
+        let differ = self.size > self.rows || self.size + filled(self.rows) < self.rows;
+        differ.then(|| {
+            format!(
+                "the tokenizer has {} ids, the model {}: is it the model's own tokenizer?",
+                self.size, self.rows
+            )
+        })
     }
 
     /// Number of ids the tokenizer can give: its largest id plus one.
@@ -121,15 +132,25 @@ impl Tokenizer {
     /// ids, as in Hugging Face.
     ///
     /// # Errors
-    /// The tokenizer's own.
+    /// A token that the model does not know, and the tokenizer's own.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        match &self.kind {
-            Kind::HuggingFace(tokenizer) => tokenizer
-                .encode(text, false)
+        let ids = match &self.kind {
+            Kind::HuggingFace(tokenizer) => contain(|| tokenizer.encode(text, false))
+                .unwrap_or_else(|panic| Err(panic.into()))
                 .map(|encoding| encoding.get_ids().to_vec())
-                .map_err(|error| self.error("encode", error)),
-            Kind::Llama2c(tokenizer) => Ok(tokenizer.encode(text)),
+                .map_err(|error| self.error("encode", error))?,
+            Kind::Llama2c(tokenizer) => tokenizer.encode(text),
+        };
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.rows) {
+            let token = self.token(id).unwrap_or_default();
+            let message = format!(
+                "the text contains the token {token:?} with the id {id}, but the model knows ids below {}; leave that token \
+                 out, or use the tokenizer the model was trained with",
+                self.rows
+            );
+            return Err(ModelError::Tokenizer { place: self.place.clone(), message });
         }
+        Ok(ids)
     }
 
     /// The ids that a model is fed for `text`: BOS, then the ids of the text. A text that begins with BOS written out, as
@@ -166,9 +187,14 @@ impl Tokenizer {
     /// An id outside the vocabulary, and the tokenizer's own.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
         ids.iter().try_for_each(|&id| self.check(id))?;
+        // Rows that fill up a table stand for no text.
+        let known: Vec<u32> = ids.iter().copied().filter(|&id| (id as usize) < self.size).collect();
+        let ids = &known[..];
         match &self.kind {
             Kind::HuggingFace(tokenizer) => {
-                tokenizer.decode(ids, true).map_err(|error| self.error("decode", error))
+                let decoded =
+                    contain(|| tokenizer.decode(ids, true)).unwrap_or_else(|panic| Err(panic.into()));
+                decoded.map_err(|error| self.error("decode", error))
             }
             Kind::Llama2c(tokenizer) => Ok(tokenizer.decode(ids)),
         }
@@ -176,10 +202,11 @@ impl Tokenizer {
 
     /// Refuses an id outside the vocabulary.
     pub(crate) fn check(&self, id: u32) -> Result<(), ModelError> {
-        if (id as usize) < self.size {
+        let limit = self.size.max(self.rows);
+        if (id as usize) < limit {
             return Ok(());
         }
-        let message = format!("expected token ids below {}, got {id}", self.size);
+        let message = format!("expected token ids below {limit}, got {id}");
         Err(ModelError::Tokenizer { place: self.place.clone(), message })
     }
 
@@ -228,6 +255,12 @@ impl Tokenizer {
     fn error(&self, verb: &str, error: tokenizers::Error) -> ModelError {
         ModelError::Tokenizer { place: self.place.clone(), message: format!("cannot {verb}: {error}") }
     }
+}
+
+/// Rows by which tables are filled up to a round number: less than 2 %, or up to the next 64. Tokens that were added later
+/// without a row are as few.
+fn filled(rows: usize) -> usize {
+    (rows / 50).max(63)
 }
 
 /// Parses JSON completely and keeps nothing: strings, escapes and all, since the tokenizers library takes some of them

@@ -1,7 +1,8 @@
 //! The files of a tokenizer, copied between folders.
 
-use std::fs;
 use std::path::Path;
+
+use squat_files::read::{self, Limit};
 
 use crate::error::ModelError;
 use crate::format::gguf::{self, GgufFile, is_gguf};
@@ -49,7 +50,7 @@ impl TokenizerFiles {
     /// # Errors
     /// A path that does not exist, a file that cannot be read.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let read = |path: &Path| fs::read(path).map_err(ModelError::io("read", path));
+        let read = |path: &Path| read::whole(path, Limit::Tokenizer);
         if path.is_dir() {
             let mut files = Vec::new();
             for name in Self::NAMES {

@@ -1,6 +1,6 @@
 //! The weight files of a folder: one, or shards with an index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -112,7 +112,7 @@ impl Weights {
         let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| {
             ModelError::file(&path, "expected an object under the key weight_map; copy the file again")
         })?;
-        let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut names: BTreeSet<&str> = BTreeSet::new();
         for (tensor, file) in map {
             // A shard is a plain file name: a path could lead out of the folder.
             let name = file.as_str().filter(|name| !name.contains(['/', '\\']) && *name != "..").ok_or_else(
@@ -123,19 +123,18 @@ impl Weights {
                     )
                 },
             )?;
-            let number = match numbers.get(name) {
-                Some(&number) => number,
-                None => {
-                    weights.files.push(SafetensorsFile::open(&folder.join(name))?);
-                    numbers.insert(name, weights.files.len() - 1);
-                    weights.files.len() - 1
+            names.insert(name);
+        }
+        // The shards say what they hold: an index may promise too much, or forget some.
+        for name in names {
+            let file = SafetensorsFile::open(&folder.join(name))?;
+            for tensor in file.names() {
+                let promised = map.get(tensor).and_then(Value::as_str);
+                if promised.is_none_or(|promised| promised == name) {
+                    weights.index.insert(tensor.to_owned(), weights.files.len());
                 }
-            };
-            if !weights.files[number].contains(tensor) {
-                let message = format!("the index promises tensor \"{tensor}\" in {name}, which lacks it");
-                return Err(ModelError::file(&path, message + "; copy the shards again"));
             }
-            weights.index.insert(tensor.clone(), number);
+            weights.files.push(file);
         }
         Ok(weights)
     }
@@ -199,6 +198,12 @@ impl TensorSource for Weights {
 
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
         self.file(name)?.read_i32(self.name_in_file(name))
+    }
+
+    fn unknown_type(&self, name: &str) -> Option<String> {
+        let file = &self.files[*self.index.get(name)?];
+        let name = self.name_in_file(name);
+        file.type_name(name).filter(|_| file.info(name).is_none()).map(str::to_owned)
     }
 
     fn release(&self, name: &str) {

@@ -102,3 +102,53 @@ fn llama2c_files_of_the_wrong_length_are_named() {
     assert!(write([-8, 12, 2, 2, 1, 10, 16], tied).unwrap_err().to_string().contains("dim"));
     assert!(load_checkpoint(dir.path().join("x.bin")).unwrap_err().to_string().contains("did you mean"));
 }
+
+/// A tokenizer of letters with one part exchanged.
+fn with_part(key: &str, part: serde_json::Value) -> Vec<u8> {
+    let mut json: serde_json::Value = serde_json::from_str(&squat_test::tokenizer::sentencepiece()).unwrap();
+    json[key] = part;
+    json.to_string().into_bytes()
+}
+
+#[test]
+fn parts_that_hang_or_fill_the_memory_are_named() {
+    use serde_json::json;
+    let doubling = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    for (key, part, words) in [
+        (
+            "pre_tokenizer",
+            json!({"type": "FixedLength", "length": 0}),
+            "pre_tokenizer: FixedLength with the length 0",
+        ),
+        (
+            "normalizer",
+            json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"}),
+            "the empty text",
+        ),
+        (
+            "normalizer",
+            json!({"type": "Sequence", "normalizers": vec![doubling; 30]}),
+            "normalizer: its rules lengthen",
+        ),
+    ] {
+        let error =
+            Tokenizer::from_json(&with_part(key, part), "here", &spec(false)).unwrap_err().to_string();
+        assert!(error.contains("here: ") && error.contains(words), "{error}");
+    }
+    // What the library panics on is an error of ours, when it is built or when it is used.
+    let mut json: serde_json::Value = serde_json::from_str(&squat_test::tokenizer::sentencepiece()).unwrap();
+    json["model"]["continuing_subword_prefix"] = "a long prefix".into();
+    let built = Tokenizer::from_json(json.to_string().as_bytes(), "here", &spec(false));
+    let error = built.and_then(|tokenizer| tokenizer.encode("ab ab")).unwrap_err().to_string();
+    assert!(error.contains("here: "), "{error}");
+}
+
+#[test]
+fn dropout_is_for_training_alone() {
+    let mut json: serde_json::Value = serde_json::from_str(&squat_test::tokenizer::sentencepiece()).unwrap();
+    let plain = Tokenizer::from_json(json.to_string().as_bytes(), "here", &spec(false)).unwrap();
+    json["model"]["dropout"] = 0.9.into();
+    let dropping = Tokenizer::from_json(json.to_string().as_bytes(), "here", &spec(false)).unwrap();
+    let text = "ab a ab b".repeat(50);
+    assert_eq!(dropping.encode(&text).unwrap(), plain.encode(&text).unwrap());
+}

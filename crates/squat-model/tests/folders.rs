@@ -173,6 +173,46 @@ fn half_precision_and_bfloat_are_widened() {
     );
 }
 
+/// A folder whose final norm has these bytes in a type.
+fn with_norm(path: &Path, dtype: safetensors::Dtype, bytes: &[u8]) {
+    let spec = spec(false);
+    let tensors = tensors(&spec);
+    write(path, &spec, &tensors);
+    let values: Vec<_> = spec
+        .parameters()
+        .into_iter()
+        .map(|p| {
+            let own: Vec<u8> = tensors.get(&p.name).unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();
+            match p.name == "model.norm.weight" {
+                true => (p.name, p.shape, dtype, bytes.to_vec()),
+                false => (p.name, p.shape, safetensors::Dtype::F32, own),
+            }
+        })
+        .collect();
+    let views = values.iter().map(|(name, shape, dtype, bytes)| {
+        (name.clone(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    fs::write(path.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn doubles_are_rounded_and_other_types_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let width = spec(false).hidden_size;
+    let doubles: Vec<f64> = (0..width).map(|i| 1.0 + i as f64 / 3.0).collect();
+    let bytes: Vec<u8> = doubles.iter().flat_map(|x| x.to_le_bytes()).collect();
+    with_norm(&dir.path().join("f64"), safetensors::Dtype::F64, &bytes);
+    let folder = ModelFolder::open(dir.path().join("f64")).unwrap();
+    let nearest: Vec<f32> = doubles.iter().map(|&x| x as f32).collect();
+    assert_eq!(folder.tensor_f32("model.norm.weight").unwrap(), nearest);
+    with_norm(&dir.path().join("u8"), safetensors::Dtype::U8, &vec![1; width]);
+    let error = error_of(ModelFolder::open(dir.path().join("u8")));
+    assert!(
+        error.contains("\"model.norm.weight\"") && error.contains("got U8") && error.contains("F64"),
+        "{error}"
+    );
+}
+
 #[test]
 fn the_reference_library_reads_our_files() {
     let dir = tempfile::tempdir().unwrap();
@@ -222,10 +262,12 @@ fn shards() {
     };
     index(&map);
     assert_same(&ModelFolder::open(&path).unwrap(), &tensors, &tensors.names());
+    // The index promises a tensor that no shard has and the model does not need, and forgets one that a shard has.
     let mut wrong = map.clone();
-    wrong.insert("lm_head.weight".to_owned(), json!("model-00001-of-00002.safetensors"));
+    wrong.insert("rotary.inv_freq".to_owned(), json!("model-00001-of-00002.safetensors"));
+    wrong.remove("model.norm.weight").unwrap();
     index(&wrong);
-    assert!(error_of(ModelFolder::open(&path)).contains("which lacks it"));
+    assert_same(&ModelFolder::open(&path).unwrap(), &tensors, &tensors.names());
     wrong.insert("lm_head.weight".to_owned(), json!("../secret.safetensors"));
     index(&wrong);
     assert!(error_of(ModelFolder::open(&path)).contains("expected a file name"));
@@ -383,16 +425,35 @@ fn tokenizers() {
     assert_eq!(tokenizer.decode(&[1, 3, 4, 2]).unwrap(), "w3 w4");
     assert_eq!((tokenizer.token(1).as_deref(), tokenizer.id("w7")), (Some("<s>"), Some(7)));
     assert!(error_of(tokenizer.decode(&[19])).contains("below 19, got 19"));
+    assert_eq!(tokenizer.size_note(), None);
+    // One id more than the table has rows: refused where a text has it, and nowhere else.
     let mut other = spec.clone();
     other.vocab_size = 18;
-    assert!(
-        error_of(Tokenizer::open(&path, &other))
-            .contains("expected the model's vocabulary of 18 tokens, got 19")
-    );
+    let larger = Tokenizer::open(&path, &other).unwrap();
+    assert_eq!(larger.encode("w3 w17").unwrap(), [3, 17]);
+    let error = error_of(larger.encode("w3 w18"));
+    assert!(error.contains("\"w18\" with the id 18") && error.contains("ids below 18"), "{error}");
+    assert!(larger.size_note().unwrap().contains("19 ids, the model 18"));
+    // A table with more rows: they stand for no text, also where they arrive one at a time.
     other.vocab_size = 1000;
-    assert!(error_of(Tokenizer::open(&path, &other)).contains("got 19"));
+    let padded = Tokenizer::open(&path, &other).unwrap();
+    assert_eq!(padded.decode(&[1, 3, 500, 4]).unwrap(), "w3 w4");
+    let mut stream = padded.stream();
+    let mut text: String = [3, 999, 4].iter().map(|&id| stream.push(id).unwrap()).collect();
+    text += &stream.finish().unwrap();
+    assert_eq!(text, "w3 w4");
+    assert!(stream.push(1000).is_err() && padded.decode(&[1000]).is_err());
+    assert!(padded.size_note().unwrap().contains("19 ids, the model 1000"));
     fs::write(path.join("tokenizer.json"), "{}").unwrap();
     assert!(error_of(Tokenizer::open(&path, &spec)).contains("invalid tokenizer.json"));
     fs::remove_file(path.join("tokenizer.json")).unwrap();
-    assert!(error_of(Tokenizer::open(&path, &spec)).contains("tokenizer.json is missing"));
+    assert!(error_of(Tokenizer::open(&path, &spec)).contains("tokenizer.json is missing; copy it"));
+    fs::write(path.join("tokenizer.model"), "").unwrap();
+    let error = error_of(Tokenizer::open(&path, &spec));
+    assert!(
+        error.contains("tokenizer.model")
+            && error.contains("AutoTokenizer")
+            && error.contains("save_pretrained"),
+        "{error}"
+    );
 }

@@ -254,6 +254,16 @@ fn what_is_no_model_is_named() {
         std::os::unix::fs::symlink(at("blobs/123"), at("model/model.safetensors")).unwrap();
         assert!(error_of(at("model")).contains("finish the download"));
         assert!(error_of("/dev/null").contains("regular file"));
+        // A pipe in place of any file of a folder is named at once, and nobody waits for a writer.
+        for name in ["config.json", "model.safetensors", "generation_config.json"] {
+            let place = at("piped");
+            folder(&place, &spec(true), &tensors(&spec(true)));
+            let _ = fs::remove_file(place.join(name));
+            assert!(std::process::Command::new("mkfifo").arg(place.join(name)).status().unwrap().success());
+            let error = error_of(&place);
+            assert!(error.contains("regular file, got a pipe") && error.contains(name), "{error}");
+            fs::remove_dir_all(&place).unwrap();
+        }
     }
     assert!(ModelFolder::open(at("nothing")).is_err());
 }

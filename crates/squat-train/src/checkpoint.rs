@@ -20,6 +20,7 @@ use crate::parallel::encode;
 use crate::parameters::{Group, Parameter, Parameters};
 use crate::quantizer::{self, WeightQuantizer, default_quantizer, parameter_name, stored_scales};
 use serde::{Deserialize, Serialize};
+use squat_files::read::{self, Limit};
 use squat_model::plan::{static_scale_name, static_zero_point_name};
 use squat_model::scales::{LearnedScales, scale_name};
 use squat_model::tensors::{Tensors, missing_tensor, read_finite};
@@ -272,7 +273,7 @@ fn present_static_name(name: &str) -> String {
 
 /// A file of `count` f32.
 fn read_floats(path: &Path, name: &str, count: usize) -> Result<Vec<f32>, TrainError> {
-    let bytes = std::fs::read(path.join(name)).map_err(TrainError::io("cannot read", path.join(name)))?;
+    let bytes = read::whole(&path.join(name), Limit::Weights)?;
     if bytes.len() != count * 4 {
         let message = format!(
             "{name} has {} bytes, expected {} for this model; it is truncated or of another model: delete the folder \
@@ -311,7 +312,7 @@ pub(crate) fn made_with_another(path: &Path) -> TrainError {
 
 fn read_state(path: &Path) -> Result<State, TrainError> {
     let file = path.join(STATE);
-    let text = std::fs::read(&file).map_err(TrainError::io("cannot read", &file))?;
+    let text = read::whole(&file, Limit::Weights)?;
     serde_json::from_slice(&text).map_err(|e| TrainError::Checkpoint {
         path: path.to_path_buf(),
         message: format!("{STATE} is damaged ({e}); delete the folder to train the stage again"),

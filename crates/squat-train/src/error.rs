@@ -41,6 +41,12 @@ pub enum TrainError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A file that cannot be read.
+    #[error(transparent)]
+    Read(#[from] squat_files::read::ReadError),
+    /// Work that was asked to stop; see [`squat_files::interrupt`].
+    #[error("{0}")]
+    Interrupted(#[from] squat_files::interrupt::Interrupted),
     /// From the data.
     #[error(transparent)]
     Data(#[from] squat_data::DataError),

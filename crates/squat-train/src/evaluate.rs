@@ -42,7 +42,8 @@ impl Evaluator {
             loaded = loaded.without_quantizers();
         }
         let max_seq = loaded.spec.max_position_embeddings;
-        let (model, params) = loaded.into_model(max_seq);
+        // Tables for all positions of a long context take more memory than a small model: they grow with the sequences.
+        let (model, params) = loaded.into_model(max_seq.min(BLOCK));
         Ok(Self { model, params, threads: threads.max(1), max_seq })
     }
 
@@ -126,7 +127,12 @@ impl Evaluator {
                 inputs.iter().copied().chain(std::iter::repeat_n(0, seq - inputs.len()))
             })
             .collect();
-        let output = self.model.forward(&self.params, &ids, (block.len(), seq), &ForwardOptions::default());
+        let output = self.model.reaching(seq).forward(
+            &self.params,
+            &ids,
+            (block.len(), seq),
+            &ForwardOptions::default(),
+        );
         let data = output.logits.into_data();
         let logits = data.as_slice::<f32>().expect("logits are f32");
         let vocabulary = self.model.spec.vocab_size;
@@ -155,7 +161,12 @@ impl Evaluator {
         if ids.is_empty() {
             return Err(TrainError::Input("an empty sequence has no logits".into()));
         }
-        let output = self.model.forward(&self.params, ids, (1, ids.len()), &ForwardOptions::default());
+        let output = self.model.reaching(ids.len()).forward(
+            &self.params,
+            ids,
+            (1, ids.len()),
+            &ForwardOptions::default(),
+        );
         Ok(output.logits.into_data().try_into_vec::<f32>().expect("logits are f32"))
     }
 
@@ -165,7 +176,11 @@ impl Evaluator {
     /// As [`Evaluator::logits`].
     pub fn token_bits(&self, ids: &[u32]) -> Result<Vec<TokenBits>, TrainError> {
         self.check(&[ids])?;
-        Ok(self.model.forward(&self.params, ids, (1, ids.len()), &ForwardOptions::default()).bits)
+        Ok(self
+            .model
+            .reaching(ids.len())
+            .forward(&self.params, ids, (1, ids.len()), &ForwardOptions::default())
+            .bits)
     }
 }
 

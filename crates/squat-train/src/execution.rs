@@ -16,7 +16,7 @@ pub struct Execution {
     pub group: Group,
     /// Continue from the files of an earlier call.
     pub resume: bool,
-    /// Set from outside to stop after the current step, with a checkpoint.
+    /// Set from outside to stop after the current step, with a checkpoint; [`squat_files::interrupt`] does the same.
     pub stop: Arc<AtomicBool>,
 }
 
@@ -28,6 +28,6 @@ impl Execution {
 
     /// Whether it was told to stop.
     pub fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || squat_files::interrupt::requested()
     }
 }

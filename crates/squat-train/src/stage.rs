@@ -467,7 +467,7 @@ fn open_metrics(input: &StageInput<'_>, step: Option<u64>) -> Result<Option<std:
     let path = folder.join("metrics.jsonl");
     let mut kept = String::new();
     if let Some(step) = step {
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = squat_files::read::text(&path, squat_files::read::Limit::Text).unwrap_or_default();
         for line in text.lines() {
             let at = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|v| v["step"].as_u64());
             if at.is_some_and(|at| at <= step) {

@@ -73,7 +73,7 @@ fn batch(step: usize) -> Vec<Vec<u32>> {
 fn curve(plan: Option<&str>, plain: bool) -> Vec<f64> {
     let recipe = Recipe::parse(RECIPE, &[]).unwrap();
     let config: &StageConfig = &recipe.stages[usize::from(plan.is_some())];
-    let spec = recipe.model.spec(VOCABULARY as usize).unwrap();
+    let spec = recipe.model.as_ref().unwrap().spec(VOCABULARY as usize).unwrap();
     let mut parameters = initial_parameters(&spec, 0.1, 7);
     let (mut teachers, mut plan) = (Vec::new(), plan.map(|name| QuantPlan::named(name).unwrap()));
     let model = |plan| {

@@ -69,7 +69,7 @@ fn step(
 #[test]
 fn a_step_on_each_device_is_that_of_the_cpu() {
     let recipe = Recipe::parse(&format!("{}{}", common::HEAD, common::FP), &[]).unwrap();
-    let spec = recipe.model.spec(90).unwrap();
+    let spec = recipe.model.as_ref().unwrap().spec(90).unwrap();
     let cpu = device("cpu").unwrap();
     assert!(is_cpu(&cpu));
     let mut compared = 0;

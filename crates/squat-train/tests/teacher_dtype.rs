@@ -26,7 +26,7 @@ fn logits_are_those_of_rounded_weights_bit_for_bit() {
     for tied in [true, false] {
         let setting = format!("model.tie_word_embeddings={tied}");
         let recipe = Recipe::parse(&format!("{}{}", common::HEAD, common::FP), &[setting]).unwrap();
-        let spec = recipe.model.spec(301).unwrap();
+        let spec = recipe.model.as_ref().unwrap().spec(301).unwrap();
         let ids: Vec<u32> = (0..3 * 13).map(|i| i * i * 7 % 301).collect();
         let make = |parameters: &Parameters, dtype| {
             let loaded = Loaded::full_precision(spec.clone(), parameters.clone());

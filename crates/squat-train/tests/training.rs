@@ -304,7 +304,7 @@ fn sequences(count: usize, seq: usize, vocabulary: u32) -> Vec<Vec<u32>> {
 
 fn spec(heads: usize) -> squat_model::ModelSpec {
     let recipe = Recipe::parse(&format!("{}{FP}", common::HEAD), &[]).unwrap();
-    let mut spec = recipe.model.spec(90).unwrap();
+    let mut spec = recipe.model.as_ref().unwrap().spec(90).unwrap();
     (spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim) = (heads, heads, 32 / heads);
     spec
 }

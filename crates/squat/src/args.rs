@@ -12,6 +12,16 @@ fn plan_name(name: &str) -> Result<String, ModelError> {
     QuantPlan::named(name).map(|_| name.to_owned())
 }
 
+/// A size of a vocabulary, checked.
+#[cfg(feature = "train")]
+fn vocab_size(text: &str) -> Result<usize, String> {
+    let largest = squat_data::tokenizer::LARGEST;
+    text.parse()
+        .ok()
+        .filter(|size| *size <= largest)
+        .ok_or_else(|| format!("expected a number of at most {largest}"))
+}
+
 /// Small language models at 4 bits and below on ordinary CPUs: train, evaluate, pack, run.
 #[derive(Parser, Debug)]
 #[command(name = "squat", version, propagate_version = true)]
@@ -48,10 +58,33 @@ pub enum Command {
     Inspect(Inspect),
     /// Show the speed limits of this machine and the kernels in use.
     Doctor(Doctor),
+    /// Print the completions of a shell.
+    #[cfg(feature = "manual")]
+    Completions(Completions),
+    /// Print the manual page of the program, or of a verb.
+    #[cfg(feature = "manual")]
+    Man(Man),
+}
+
+#[cfg(feature = "manual")]
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat completions bash")]
+pub struct Completions {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+#[cfg(feature = "manual")]
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat man pack")]
+pub struct Man {
+    /// The verb, such as `pack` or `data prepare`; the program itself if absent.
+    pub verb: Vec<String>,
 }
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat quickstart --out first --seed 2")]
 pub struct Quickstart {
     /// Folder for all results; must not hold a quickstart yet.
     #[arg(long, default_value = "quickstart")]
@@ -81,6 +114,7 @@ pub enum Data {
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat data merge shards")]
 pub struct DataMerge {
     /// The folder given to `prepare` as --out.
     pub out: PathBuf,
@@ -91,6 +125,7 @@ pub struct DataMerge {
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat data prepare texts --tokenizer tokenizer --out shards")]
 pub struct DataPrepare {
     /// Text files (.txt, .gz, .jsonl) or folders of them.
     #[arg(required = true)]
@@ -102,7 +137,7 @@ pub struct DataPrepare {
     #[arg(long)]
     pub out: PathBuf,
     /// Which files of a folder to read, by their names: train, dev, test or all.
-    #[arg(long, default_value = "train")]
+    #[arg(long, default_value = "train", value_parser = ["train", "dev", "test", "valid", "validation", "all"], hide_possible_values = true)]
     pub split: String,
     /// Prepare only part I of N, counted from 0, as one job of an array; `data merge` joins the parts.
     #[arg(long, value_name = "I/N")]
@@ -121,23 +156,28 @@ pub enum Tokenizer {
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat tokenizer train texts --vocab-size 300 --out tokenizer")]
 pub struct TokenizerTrain {
     /// Text files (.txt, .gz, .jsonl) or folders of them.
     #[arg(required = true)]
     pub inputs: Vec<PathBuf>,
     /// Size of the vocabulary.
-    #[arg(long, default_value_t = 16_000)]
+    #[arg(long, default_value_t = 16_000, value_parser = vocab_size)]
     pub vocab_size: usize,
     /// Folder for tokenizer.json.
     #[arg(long)]
     pub out: PathBuf,
     /// Which files of a folder to read, by their names: train, dev, test or all.
-    #[arg(long, default_value = "train")]
+    #[arg(long, default_value = "train", value_parser = ["train", "dev", "test", "valid", "validation", "all"], hide_possible_values = true)]
     pub split: String,
+    /// Print one JSON object instead of a line.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat train recipe.toml --out run")]
 pub struct Train {
     /// Recipe (TOML file).
     pub recipe: PathBuf,
@@ -163,9 +203,13 @@ pub struct Train {
     /// heartbeat of each one later.
     #[arg(long, default_value_t = 300.0, value_name = "SECONDS")]
     pub peer_timeout: f64,
+    /// Print one JSON object instead of the folder of the run.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat pack my-model --plan w8a8 --out small")]
 pub struct Pack {
     /// Model to pack: run, checkpoint, Hugging Face folder or GGUF file.
     pub run: PathBuf,
@@ -182,6 +226,9 @@ pub struct Pack {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  squat eval my-model --task perplexity --data text.txt\n  squat eval small --task pairs --data pairs --json"
+)]
 pub struct Eval {
     /// Model to evaluate: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
@@ -215,12 +262,18 @@ pub struct Eval {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  squat generate small --prompt \"Once upon a time\"\n  squat generate small --prompt-file prompt.txt --temperature 0 --max-tokens 20"
+)]
 pub struct Generate {
     /// Model to run: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
-    /// Text to continue.
-    #[arg(long, default_value = "")]
+    /// Text to continue; `-` reads it from standard input.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub prompt: String,
+    /// File with the text to continue; one line end at its end is left out.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
     /// Maximum number of tokens to generate.
     #[arg(long, default_value_t = 100)]
     pub max_tokens: usize,
@@ -239,9 +292,15 @@ pub struct Generate {
     /// Threads; 0 uses one per core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,
+    /// Print one JSON object instead of the text as it comes.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  squat bench small --compare my-model\n  squat bench --random tiny -p 16 -n 16"
+)]
 pub struct Bench {
     /// Model to measure: packed folder, Hugging Face folder, GGUF file, run or checkpoint; or use --random.
     #[cfg_attr(feature = "train", arg(required_unless_present_any = ["random", "train"], conflicts_with = "random"))]
@@ -317,6 +376,7 @@ pub struct BenchTrain {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat inspect my-model")]
 pub struct Inspect {
     /// Model to inspect: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
@@ -326,6 +386,7 @@ pub struct Inspect {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat doctor")]
 pub struct Doctor {
     /// Print one JSON object instead of a table.
     #[arg(long)]

@@ -112,6 +112,9 @@ impl ModelTokenizer {
     pub fn open(model: &OpenedModel) -> Result<Self> {
         let inner = model.tokenizer()?;
         let bos = inner.required_bos_id()?;
+        if let Some(note) = inner.size_note() {
+            printer::note(&note);
+        }
         if model.adds_bos()? == Some(false) {
             printer::note(&format!(
                 "the tokenizer adds no BOS token of its own; Squat begins every sequence with token {bos}"

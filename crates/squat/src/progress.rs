@@ -30,7 +30,7 @@ impl Progress {
 
     fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
+            Some(bar) => bar.println(printer::message(text)),
             None => printer::note(text),
         }
     }
@@ -61,7 +61,7 @@ impl Progress {
                 ));
                 if self.terminal {
                     let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}");
-                    let bar = ProgressBar::new(*steps);
+                    let bar = printer::bar(*steps);
                     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
                     bar.set_position(*step);
                     self.bar = Some(bar);

@@ -117,7 +117,7 @@ fn corpora() {
     refused(dir, &with("token"), &["no such file or folder: token"]);
     refused(dir, &with("recipe.toml"), &["recipe.toml", "tokenizer"]);
     let split: Vec<&str> = with("token").into_iter().chain(["--split", "tran"]).collect();
-    refused(dir, &split, &["tran", "did you mean `train`?"]);
+    refused(dir, &split, &["tran", "a similar value exists: 'train'"]);
     let tokenizer = ["tokenizer", "train", "texts", "--out", "t", "--vocab-size", "10"];
     refused(dir, &tokenizer, &["vocab_size", "10", "at least 259"]);
 }

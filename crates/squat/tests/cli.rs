@@ -385,3 +385,134 @@ fn a_small_disk_destroys_nothing() {
             .starts_with("The dog")
     );
 }
+
+/// Results that cannot be written are an error in every form of output.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_behind_stdout_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    models(dir);
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["inspect", "packed"],
+        &["inspect", "packed", "--json"],
+        &["pack", "qat", "--out", "again"],
+        &["pack", "qat", "--out", "again", "--json"],
+        &["eval", "packed", "--task", "pairs", "--data", "pairs", "--json"],
+        &["eval", "packed", "--task", "perplexity", "--data", "text"],
+        &["generate", "packed", "--max-tokens", "3"],
+        &["generate", "packed", "--max-tokens", "3", "--json"],
+        &["bench", "packed", "-p", "4", "-n", "0", "-r", "1", "--csv"],
+        &["doctor", "--json"],
+        &[
+            "data",
+            "prepare",
+            "text",
+            "--split",
+            "all",
+            "--tokenizer",
+            "tokenizer",
+            "--out",
+            "shards",
+            "--json",
+        ],
+        &["tokenizer", "train", "text", "--split", "all", "--vocab-size", "300", "--out", "tok"],
+        &["train", "recipe.toml", "--out", "run", "--json"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = squat(dir, args).stdout(full).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "squat {}: {stderr}", args.join(" "));
+        assert!(stderr.contains("error: cannot write the result") && stderr.contains("No space"), "{stderr}");
+    }
+}
+
+#[test]
+fn prompts_from_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    models(dir);
+    let greedy = ["--temperature", "0", "--max-tokens", "4"];
+    let generate = |args: &[&str]| ok(dir, &[&["generate", "packed"], args, &greedy].concat());
+    let want = generate(&["--prompt", "The dog"]);
+    std::fs::write(dir.join("prompt.txt"), "The dog\n").unwrap();
+    assert_eq!(generate(&["--prompt-file", "prompt.txt"]), want);
+    let stdin = std::fs::File::open(dir.join("prompt.txt")).unwrap();
+    let args = [&["generate", "packed", "--prompt", "-"][..], &greedy].concat();
+    let piped = squat(dir, &args).stdin(stdin).output().unwrap();
+    assert_eq!(text(&piped.stdout), want);
+    assert!(generate(&["--prompt", "-x"]).starts_with("-x"));
+    // Longer than an argument can be on Linux; the model takes less, which is said.
+    std::fs::write(dir.join("long.txt"), "dog ".repeat(50_000)).unwrap();
+    let long = output(dir, &["generate", "packed", "--prompt-file", "long.txt"]);
+    check_refusal(&long, &["generate"], &["do not fit", "128"]);
+    let value = json(dir, &[&["generate", "packed", "--prompt", "The dog", "--json"][..], &greedy].concat());
+    assert_eq!(value["text"].as_str().unwrap(), want.trim_end_matches('\n'));
+    assert_eq!((value["tokens"].as_array().unwrap().len(), value["finish"].as_str()), (4, Some("length")));
+    let tok =
+        ["tokenizer", "train", "text", "--split", "all", "--vocab-size", "300", "--out", "tok", "--json"];
+    let value = json(dir, &tok);
+    assert_eq!(value["out"], "tok");
+    assert!(value["ids"].as_u64().unwrap() >= 259, "{value}");
+}
+
+/// Foreign names cannot move the cursor, and a megabyte of a name is cut.
+#[test]
+fn names_from_files_are_shown_without_control_characters() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    models(dir);
+    let pair = |name: &str| {
+        serde_json::json!({"sentence_good": "a b", "sentence_bad": "b a", "UID": name, "linguistics_term": name}).to_string()
+    };
+    let evil = "\u{1b}[2J\u{9b}x\u{202e}";
+    std::fs::write(dir.join("evil.jsonl"), pair(evil) + "\n" + &pair("plain")).unwrap();
+    let eval = ["eval", "packed", "--task", "pairs", "--data", "evil.jsonl"];
+    let table = ok(dir, &eval);
+    assert!(table.contains("\\u{1b}[2J\\u{9b}x\\u{202e}") && !table.contains('\u{1b}'), "{table}");
+    let value = json(dir, &[&eval[..], &["--json"]].concat());
+    assert!(value["groups"].get(evil).is_some(), "programs get the name itself: {value}");
+    // A name of a megabyte and control characters in the name of an architecture, and in the path of a file.
+    let config = std::fs::read_to_string(dir.join("fp/config.json")).unwrap();
+    for name in ["\\u001b[31m".to_owned(), "A".repeat(1 << 20)] {
+        std::fs::write(dir.join("fp/config.json"), config.replace("LlamaForCausalLM", &name)).unwrap();
+        let stderr = text(&output(dir, &["inspect", "fp"]).stderr);
+        assert!(
+            stderr.starts_with("error: ") && stderr.len() < 10_000 && !stderr.contains('\u{1b}'),
+            "{stderr}"
+        );
+    }
+    let stderr = text(&output(dir, &["inspect", "no\u{1b}[31msuch"]).stderr);
+    assert!(stderr.contains("no\\u{1b}[31msuch does not exist"), "{stderr}");
+}
+
+/// Signals while data and tokenizers are made: exit code 130 soon, and nothing half-made is left.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_long_work_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    models(dir);
+    let line = std::fs::read_to_string(dir.join("text/a.txt")).unwrap();
+    std::fs::create_dir(dir.join("long")).unwrap();
+    std::fs::write(dir.join("long/a.train.txt"), line.repeat(400_000)).unwrap();
+    for (signal, args) in [
+        ("-TERM", &["data", "prepare", "long", "--tokenizer", "tokenizer", "--out", "shards"][..]),
+        ("-HUP", &["tokenizer", "train", "long", "--out", "tok"]),
+        ("-INT", &["eval", "packed", "--task", "perplexity", "--data", "long/a.train.txt"]),
+    ] {
+        let before = tree(dir);
+        let child = squat(dir, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let asked = Instant::now();
+        let output = child.wait_with_output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "squat {}: {stderr}", args.join(" "));
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        assert!(output.stdout.is_empty() && !stderr.contains("error"), "{stderr}");
+        assert_eq!(before, tree(dir), "squat {}", args.join(" "));
+    }
+}

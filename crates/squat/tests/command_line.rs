@@ -65,7 +65,8 @@ fn help() {
         "train",
         "pack",
     ];
-    let verbs = verbs.into_iter().chain(["eval", "generate", "bench", "inspect", "doctor"]);
+    let verbs =
+        verbs.into_iter().chain(["eval", "generate", "bench", "inspect", "doctor", "completions", "man"]);
     let all: String = verbs
         .map(|verb| {
             shown(
@@ -202,4 +203,79 @@ fn mistakes() {
     .map(|args| shown(dir, args))
     .collect();
     insta::assert_snapshot!(all);
+}
+
+/// Every verb's help ends with examples, and they run as they stand, in the order of the help.
+#[test]
+fn examples_of_the_help_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    models(dir);
+    let line = std::fs::read_to_string(dir.join("text/a.txt")).unwrap();
+    std::fs::create_dir(dir.join("texts")).unwrap();
+    std::fs::write(dir.join("texts/a.train.txt"), line.repeat(20)).unwrap();
+    std::fs::write(dir.join("text.txt"), line.lines().next().unwrap()).unwrap();
+    std::fs::write(dir.join("prompt.txt"), "The dog\n").unwrap();
+    std::fs::rename(dir.join("fp"), dir.join("my-model")).unwrap();
+    for verb in [
+        "pack",
+        "eval",
+        "generate",
+        "bench",
+        "inspect",
+        "doctor",
+        "tokenizer train",
+        "data prepare",
+        "data merge",
+        "train",
+        "completions",
+        "man",
+        "quickstart",
+    ] {
+        let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let help = text(&output(dir, &words).stdout);
+        let (_, examples) =
+            help.split_once("Examples:\n").unwrap_or_else(|| panic!("{verb} has no examples"));
+        let examples: Vec<&str> = examples.lines().filter_map(|line| line.strip_prefix("  squat ")).collect();
+        assert!(!examples.is_empty(), "{verb}");
+        for example in examples {
+            // Quoted words are one.
+            let mut args: Vec<String> = Vec::new();
+            for (index, part) in example.split('"').enumerate() {
+                match index % 2 {
+                    0 => args.extend(part.split_whitespace().map(str::to_owned)),
+                    _ => args.push(part.to_owned()),
+                }
+            }
+            if verb == "data merge" {
+                // Parts that its example joins.
+                std::fs::remove_dir_all(dir.join("shards")).unwrap();
+                let part = [
+                    "data",
+                    "prepare",
+                    "texts",
+                    "--tokenizer",
+                    "tokenizer",
+                    "--out",
+                    "shards",
+                    "--shard",
+                    "0/1",
+                ];
+                assert!(output(dir, &part).status.success());
+            }
+            if verb == "quickstart" {
+                // The same with little training.
+                let few = ["teacher", "student", "qat"].map(|stage| format!("stage.{stage}.steps=2"));
+                let few = few.into_iter().chain(["data.generated_words=20000".to_owned()]);
+                args.extend(few.flat_map(|setting| ["--set".to_owned(), setting]));
+            }
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let output = output(dir, &args);
+            assert!(
+                output.status.success() && !output.stdout.is_empty(),
+                "squat {example}: {}",
+                text(&output.stderr)
+            );
+        }
+    }
 }

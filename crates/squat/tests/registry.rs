@@ -107,7 +107,7 @@ fn every_recipe_parses() {
         let written = recipe.to_toml().unwrap();
         assert_eq!(Recipe::parse(&written, &[]).unwrap().to_toml().unwrap(), written, "{name}");
         for stage in &recipe.stages {
-            let sizes = stage.model.as_ref().unwrap_or(&recipe.model);
+            let sizes = recipe.sizes(stage).unwrap();
             let spec = sizes.spec(recipe.data.vocab_size).unwrap();
             if let Some(quant) = &stage.quant {
                 let mut plan = quant.plan(recipe.data.seq_len, recipe.seed).unwrap();
@@ -121,4 +121,76 @@ fn every_recipe_parses() {
             assert!(path.starts_with("$SQUAT_DATA/"), "recipes/{name}.toml: {path} is a path of one machine");
         }
     }
+}
+
+/// Code of a file without its unit tests and comments, by line.
+fn code(path: &Path) -> Vec<(usize, String)> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]").next().unwrap();
+    text.lines().enumerate().map(|(n, line)| (n + 1, line.split("//").next().unwrap().to_owned())).collect()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Foreign files are read by `squat_files::read`, and output is written by the printer; whatever passes them by stands
+/// here, with its reason.
+#[test]
+fn files_are_read_and_output_is_written_in_one_place() {
+    const READING: [&str; 8] = [
+        " File::open",
+        "(File::open",
+        "fs::File::open",
+        "fs::read(",
+        "fs::read_to_string",
+        "Mmap",
+        "OpenOptions",
+        "File::options",
+    ];
+    const PRINTING: [&str; 5] = ["println!", "print!(", "io::stdout", "io::stderr", "dbg!"];
+    const ALLOWED: [(&str, &str); 8] = [
+        ("squat-files/src/read", "the one place for reading"),
+        ("squat-files/src/write", "the one place for writing"),
+        ("squat-files/src/lock", "opens the file that it locks"),
+        ("squat-model/src/atomic.rs", "opens what it wrote itself, to flush it"),
+        ("squat-train/src/process.rs", "asks the kernel about this process"),
+        ("squat/src/machine.rs", "asks the kernel about this machine"),
+        ("squat/src/printer.rs", "the one place for printing"),
+        ("squat/src/progress.rs", "asks whether stderr is a terminal; its text passes the printer"),
+    ];
+    let crates = root().join("crates");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&crates).unwrap() {
+        let path = entry.unwrap().path();
+        // Helpers of tests print what they skip.
+        if !path.ends_with("squat-test") {
+            sources(&path.join("src"), &mut files);
+        }
+    }
+    assert!(files.len() > 200, "only {} sources found", files.len());
+    let mut found = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(&crates).unwrap().to_string_lossy().replace('\\', "/");
+        if ALLOWED.iter().any(|(allowed, _)| name.starts_with(allowed)) {
+            continue;
+        }
+        for (number, line) in code(&file) {
+            if READING.iter().chain(&PRINTING).any(|word| line.contains(word)) {
+                found.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "read with squat_files::read, print with squat::printer:\n{}",
+        found.join("\n")
+    );
 }

@@ -209,7 +209,7 @@ impl Manifest {
                 DataError::missing(folder)
             });
         }
-        let bytes = std::fs::read(&path).map_err(DataError::io("read", &path))?;
+        let bytes = squat_files::read::whole(&path, squat_files::read::Limit::Tokenizer)?;
         let manifest: Self = serde_json::from_slice(&bytes).map_err(|e| DataError::DamagedShards {
             path: path.clone(),
             problem: format!("not a manifest ({e})"),

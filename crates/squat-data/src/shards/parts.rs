@@ -11,6 +11,7 @@ use crate::files::write_atomic;
 use crate::hash::sha256;
 use crate::{Corpus, DataError, Result};
 use serde::{Deserialize, Serialize};
+use squat_files::read::{self, Limit};
 use std::path::{Path, PathBuf};
 
 /// Name of the file that records which part a folder holds.
@@ -95,7 +96,7 @@ pub fn prepare_part(
     let prepared = prepare_files(&own, tokenizer, &folder, options, true)?;
     let path = folder.join(FILE_NAME);
     let text = serde_json::to_vec_pretty(&record).map_err(|e| DataError::io("write", &path)(e.into()))?;
-    if std::fs::read(&path).ok().as_ref() != Some(&text) {
+    if read::whole(&path, Limit::Config).ok().as_ref() != Some(&text) {
         write_atomic(&path, &text)?;
     }
     Ok(prepared)
@@ -134,7 +135,8 @@ pub fn merge_parts(out: &Path) -> Result<Prepared> {
     let mut listing: Option<String> = None;
     for folder in folders {
         let path = folder.join(FILE_NAME);
-        let text = std::fs::read(&path).map_err(|_| wrong(&folder, "is missing or not finished"))?;
+        let text =
+            read::whole(&path, Limit::Config).map_err(|_| wrong(&folder, "is missing or not finished"))?;
         let record: PartRecord =
             serde_json::from_slice(&text).map_err(|e| wrong(&path, &format!("is damaged ({e})")))?;
         if listing.get_or_insert_with(|| record.listing.clone()) != &record.listing {
@@ -169,6 +171,7 @@ pub fn merge_parts(out: &Path) -> Result<Prepared> {
     let mut ids = Vec::new();
     for (folder, manifest, shards) in &parts {
         for line in 0..shards.lines() {
+            squat_files::interrupt::check()?;
             let start = shards.line_start(line).unwrap_or(0);
             let end = shards.line_start(line + 1).unwrap_or_else(|| shards.len());
             if end < start {

@@ -2,7 +2,7 @@
 
 use super::manifest::{Manifest, ShardRecord, TokenType};
 use crate::{DataError, Result};
-use memmap2::Mmap;
+use squat_files::read::{self, Map, ReadError};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub struct TokenShards {
 #[derive(Debug)]
 enum Storage {
     Memory { tokens: Vec<u32> },
-    Mapped { token_type: TokenType, shards: Vec<(u64, Mmap)>, lines: Option<Mmap>, len: u64 },
+    Mapped { token_type: TokenType, shards: Vec<(u64, Map)>, lines: Option<Map>, len: u64 },
 }
 
 impl TokenShards {
@@ -30,12 +30,12 @@ impl TokenShards {
         let manifest = Manifest::read(folder)?;
         let size = manifest.token_type.size();
         let mut shards = Vec::with_capacity(manifest.shards.len());
-        let mut len = 0;
+        let mut len = 0u64;
         for record in &manifest.shards {
             if let Some(map) = map_verified(folder, record, size)? {
                 shards.push((len, map));
             }
-            len += record.count;
+            len = len.saturating_add(record.count);
         }
         if len != manifest.tokens {
             let problem = format!("the shards hold {len} tokens, but the manifest lists {}", manifest.tokens);
@@ -167,27 +167,30 @@ impl TokenShards {
 }
 
 /// Maps a file after checking its length and hash; `None` for an empty one, which cannot be mapped.
-fn map_verified(folder: &Path, record: &ShardRecord, size: u64) -> Result<Option<Mmap>> {
+fn map_verified(folder: &Path, record: &ShardRecord, size: u64) -> Result<Option<Map>> {
     let path = folder.join(&record.file);
+    if Path::new(&record.file).file_name() != Some(record.file.as_ref()) {
+        let problem = format!("the manifest names a file {:?}, expected a plain name", record.file);
+        return Err(DataError::DamagedShards { path: folder.to_path_buf(), problem });
+    }
     let damaged = |problem: String| DataError::DamagedShards { path: path.clone(), problem };
-    let file = match std::fs::File::open(&path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+    let map = match read::map(&path) {
+        Ok(map) => map,
+        Err(ReadError::Missing(_)) => {
             return Err(damaged("the manifest lists this file, but it does not exist".to_owned()));
         }
-        Err(e) => return Err(DataError::io("open", &path)(e)),
+        Err(error) => return Err(error.into()),
     };
-    let length = file.metadata().map_err(DataError::io("read", &path))?.len();
-    let expected = record.count * size;
+    let length = map.len() as u64;
+    // A name or count from a file on disk may be anything.
+    let expected =
+        record.count.checked_mul(size).ok_or_else(|| damaged(format!("{} tokens", record.count)))?;
     if length != expected {
         return Err(damaged(format!("{length} bytes long, expected {expected} according to the manifest")));
     }
     if length == 0 {
         return Ok(None);
     }
-    // SAFETY: the map is only read. Files of prepared folders are renamed into place and never written again, so the
-    // mapped file keeps its length and contents unless somebody alters it by hand.
-    let map = unsafe { Mmap::map(&file) }.map_err(DataError::io("map", &path))?;
     if crate::hash::sha256(&map) != record.sha256 {
         return Err(damaged(
             "altered since it was written (its SHA-256 is not that of the manifest)".to_owned(),

@@ -1,12 +1,11 @@
 //! JSON-lines files from a file, a folder or an archive, gzipped or not. Nothing is extracted to disk.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
 use crate::error::EvalError;
-use crate::file::{GZIP_MAGIC, into_text, open, read_text};
+use crate::file::{GZIP_MAGIC, bounded, into_text, open, read_text};
 
 /// One JSON-lines file as text.
 #[derive(Debug)]
@@ -86,9 +85,9 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), EvalError> {
 
 fn read_archive(path: &Path, prefix: &str, files: &mut Vec<SourceFile>) -> Result<(), EvalError> {
     let damaged = |source| EvalError::io("read the archive", path, source);
-    let mut archive = tar::Archive::new(open(path).map_err(damaged)?);
+    let mut archive = tar::Archive::new(open(path)?);
     for entry in archive.entries().map_err(damaged)? {
-        let mut entry = entry.map_err(damaged)?;
+        let entry = entry.map_err(damaged)?;
         if !entry.header().entry_type().is_file() {
             continue;
         }
@@ -96,12 +95,9 @@ fn read_archive(path: &Path, prefix: &str, files: &mut Vec<SourceFile>) -> Resul
         if jsonl_stem(name.rsplit('/').next().unwrap_or(&name)).is_none() {
             continue;
         }
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).map_err(damaged)?;
+        let mut bytes = bounded(entry, path)?;
         if bytes.starts_with(&GZIP_MAGIC) {
-            let mut unpacked = Vec::new();
-            MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked).map_err(damaged)?;
-            bytes = unpacked;
+            bytes = bounded(MultiGzDecoder::new(bytes.as_slice()), path)?;
         }
         files.push(SourceFile { text: into_text(bytes, &name)?, name: format!("{prefix}{name}") });
     }

@@ -6,9 +6,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::fs;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
+
+use squat_files::read::{self, Limit};
 
 use crate::arch;
 use crate::error::ModelError;
@@ -38,7 +39,7 @@ pub struct Llama2cModel {
 
 impl Llama2cModel {
     /// Reads an open checkpoint from its beginning.
-    pub(crate) fn from_file(path: &Path, mut file: fs::File) -> Result<Self, ModelError> {
+    pub(crate) fn from_file(path: &Path, mut file: std::fs::File) -> Result<Self, ModelError> {
         let mut bytes = Vec::new();
         file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(ModelError::io("read", path))?;
         let (spec, tensors) = parse_checkpoint(path, &bytes)?;
@@ -88,7 +89,7 @@ impl Llama2cModel {
     /// A file that cannot be read.
     pub fn tokenizer_files(&self) -> Result<TokenizerFiles, ModelError> {
         match self.tokenizer_path() {
-            Ok(path) => Ok(TokenizerFiles::from_llama2c(read(&path)?)),
+            Ok(path) => Ok(TokenizerFiles::from_llama2c(bytes_of(&path)?)),
             Err(_) => Ok(TokenizerFiles::none()),
         }
     }
@@ -119,7 +120,7 @@ fn file_bytes(spec: &ModelSpec) -> u64 {
 /// No such file; a header that describes no model; a file of another length than the header says; NaN.
 pub fn load_checkpoint(path: impl AsRef<Path>) -> Result<(ModelSpec, Tensors), ModelError> {
     let path = path.as_ref();
-    parse_checkpoint(path, &read(path)?)
+    parse_checkpoint(path, &bytes_of(path)?)
 }
 
 fn parse_checkpoint(path: &Path, bytes: &[u8]) -> Result<(ModelSpec, Tensors), ModelError> {
@@ -179,9 +180,8 @@ fn parse_checkpoint(path: &Path, bytes: &[u8]) -> Result<(ModelSpec, Tensors), M
     Ok((spec, tensors))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
-    crate::open::check_regular(path)?;
-    fs::read(path).map_err(ModelError::io("read", path))
+fn bytes_of(path: &Path) -> Result<Vec<u8>, ModelError> {
+    Ok(read::whole(path, Limit::Weights)?)
 }
 
 fn spec_of_header(header: &[i64]) -> Result<ModelSpec, ModelError> {
@@ -252,7 +252,7 @@ impl Llama2cTokenizer {
     /// No such file, or one with another number of pieces.
     pub fn load(path: impl AsRef<Path>, vocab_size: usize) -> Result<Self, ModelError> {
         let path = path.as_ref();
-        let bytes = read(path)?;
+        let bytes = bytes_of(path)?;
         Self::parse(&bytes, vocab_size).map_err(|message| ModelError::Tokenizer {
             place: path.display().to_string(),
             message: format!("{message}; use the tokenizer file that belongs to the checkpoint"),

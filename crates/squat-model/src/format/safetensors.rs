@@ -6,9 +6,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
+use squat_files::read;
 
 use crate::error::{ModelError, nearest_names};
 use crate::tensors::Dtype;
@@ -30,7 +30,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
-    map: Mmap,
+    map: read::Map,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -42,10 +42,9 @@ impl SafetensorsFile {
     /// # Errors
     /// No such file, or one that is truncated or corrupt.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        crate::open::check_regular(path)?;
-        let file = File::open(path).map_err(ModelError::io("open", path))?;
-        let size = file.metadata().map_err(ModelError::io("read", path))?.len();
-        if size < LENGTH_FIELD as u64 {
+        let map = read::map(path)?;
+        let size = map.len();
+        if size < LENGTH_FIELD {
             return Err(ModelError::file(
                 path,
                 format!(
@@ -53,8 +52,6 @@ impl SafetensorsFile {
                 ),
             ));
         }
-        // SAFETY: the mapping is read-only; as documented, nobody may shorten the file while it is mapped.
-        let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))?;
         if let Some(message) = crate::open::not_downloaded(&map) {
             return Err(ModelError::file(path, message));
         }
@@ -74,6 +71,7 @@ impl SafetensorsFile {
             .map(|(name, info)| {
                 let known = match info.dtype {
                     safetensors::Dtype::F32 => Some(Dtype::F32),
+                    safetensors::Dtype::F64 => Some(Dtype::F64),
                     safetensors::Dtype::F16 => Some(Dtype::F16),
                     safetensors::Dtype::BF16 => Some(Dtype::Bf16),
                     safetensors::Dtype::I32 => Some(Dtype::I32),
@@ -114,6 +112,11 @@ impl SafetensorsFile {
         Some((entry.known?, &entry.shape))
     }
 
+    /// Name of a tensor's type, whatever it is.
+    pub fn type_name(&self, name: &str) -> Option<&str> {
+        self.entries.get(name).map(|entry| entry.dtype.as_str())
+    }
+
     /// Shape of a tensor, whatever its type.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
@@ -149,17 +152,12 @@ impl SafetensorsFile {
     /// Lets the system take the pages of a tensor out of this process; they come back from the file when they are read
     /// again. A hint, which some systems do not know.
     pub fn release(&self, name: &str) {
-        #[cfg(unix)]
         if let Some(entry) = self.entries.get(name) {
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the mapping is shared with the file and never written, so dropped pages read the same again.
-            let _ = unsafe { self.map.unchecked_advise_range(advice, entry.start, entry.end - entry.start) };
+            self.map.release(entry.start..entry.end);
         }
-        #[cfg(not(unix))]
-        let _ = name;
     }
 
-    /// Elements of a float tensor (F32, F16, BF16), widened to f32.
+    /// Elements of a float tensor, in f32: half precision is widened, F64 is rounded to nearest.
     ///
     /// # Errors
     /// No such tensor, or not floats.
@@ -171,7 +169,11 @@ impl SafetensorsFile {
             Some(Dtype::F32) => Ok(quads(bytes).map(f32::from_le_bytes).collect()),
             Some(Dtype::F16) => Ok(pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect()),
             Some(Dtype::Bf16) => Ok(pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
-            _ => Err(self.wrong_type(name, "floats (F32, F16 or BF16)", entry)),
+            Some(Dtype::F64) => {
+                let octet = |b: &[u8]| [b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]];
+                Ok(bytes.chunks_exact(8).map(|b| f64::from_le_bytes(octet(b)) as f32).collect())
+            }
+            _ => Err(self.wrong_type(name, "floats (F32, F16, BF16 or F64)", entry)),
         }
     }
 

@@ -175,6 +175,7 @@ pub fn pack(source: &PackSource<'_>, out: impl AsRef<Path>) -> Result<PackReport
         }
         let mut entries = Vec::with_capacity(jobs.len());
         for job in &jobs {
+            squat_files::interrupt::check()?;
             entries.push(match job {
                 Job::Packed(param, scheme) => write_packed(&mut writer, source, param, *scheme)?,
                 Job::Plain(param) => write_plain(&mut writer, source, param)?,

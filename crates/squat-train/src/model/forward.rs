@@ -89,6 +89,16 @@ impl Model {
         }
     }
 
+    /// The same model where it reaches sequences of `seq` tokens already, else a copy with larger tables.
+    pub(crate) fn reaching(&self, seq: usize) -> std::borrow::Cow<'_, Self> {
+        if seq * self.spec.head_dim / 2 <= self.rope.cos.len() {
+            return std::borrow::Cow::Borrowed(self);
+        }
+        let rope = self.spec.rope.as_ref().expect("models that can be trained have RoPE, callers check");
+        let (cos, sin) = rope.tables(seq, self.spec.head_dim);
+        std::borrow::Cow::Owned(Self { rope: Arc::new(RopeTables { cos, sin }), ..self.clone() })
+    }
+
     /// Runs an operation fused where it can be, else as tensor expressions.
     pub(crate) fn apply(&self, op: impl TensorForm, inputs: Vec<Tensor<2>>) -> Tensor<2> {
         if self.tensor_forms { op.tensor_form(inputs) } else { dispatch(op, inputs) }

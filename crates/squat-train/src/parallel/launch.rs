@@ -5,6 +5,9 @@ use super::ParallelError;
 /// Port of the first process where the launcher names none.
 const PORT: u16 = 29_500;
 
+/// Most processes: every pair has a connection.
+const MOST: usize = 4096;
+
 /// This process among those that were launched together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -96,6 +99,9 @@ impl Launch {
         };
         let rank = first(&[names.rank])?.unwrap_or(0);
         let world = first(names.world)?.unwrap_or(1);
+        if world > MOST {
+            return Err(fail(format!("{world} processes, expected at most {MOST}")));
+        }
         if rank >= world {
             return Err(fail(format!("{} is {rank}, expected a number below {world}", names.rank)));
         }
@@ -208,6 +214,7 @@ mod tests {
         for (variables, word) in [
             (&[("RANK", "2"), ("WORLD_SIZE", "2"), address][..], "below 2"),
             (&[("RANK", "x"), ("WORLD_SIZE", "2"), address], "`x`"),
+            (&[("RANK", "0"), ("WORLD_SIZE", "1000000000"), address], "at most 4096"),
             (&[("RANK", "0")], "only one"),
             (&[("RANK", "0"), ("WORLD_SIZE", "2")], "MASTER_ADDR"),
             (&[("RANK", "0"), ("WORLD_SIZE", "2"), address, ("MASTER_PORT", "99999")], "MASTER_PORT"),

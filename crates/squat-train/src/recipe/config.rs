@@ -16,8 +16,9 @@ pub struct Recipe {
     pub seed: u64,
     /// Corpus and tokenizer.
     pub data: DataConfig,
-    /// Sizes of the model, for stages that give none of their own.
-    pub model: ModelConfig,
+    /// Sizes of the model, for stages that start from no other and give none of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelConfig>,
     /// Training stages, in order.
     #[serde(rename = "stage")]
     pub stages: Vec<StageConfig>,

@@ -9,6 +9,7 @@ pub use config::{
 pub use quant::QuantConfig;
 
 use crate::error::TrainError;
+use squat_files::read::{self, Limit, ReadError};
 use squat_quant::spelling::nearest;
 use std::path::{Path, PathBuf};
 
@@ -30,9 +31,9 @@ impl Recipe {
     /// # Errors
     /// A missing file, bad TOML, unknown keys, or values that contradict each other.
     pub fn load(path: &Path, settings: &[String]) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => squat_data::DataError::missing(path).into(),
-            _ => TrainError::io("cannot read recipe", path)(error),
+        let text = read::text(path, Limit::Config).map_err(|error| match error {
+            ReadError::Missing(path) => squat_data::DataError::missing(&path).into(),
+            error => TrainError::Recipe(format!("cannot read recipe: {error}")),
         })?;
         Self::parse(&text, settings).map_err(|error| match error {
             TrainError::Recipe(message) => TrainError::Recipe(format!("{}: {message}", path.display())),
@@ -100,8 +101,44 @@ impl Recipe {
         })
     }
 
+    /// Sizes of a stage that starts from no other model: its own, else those of the recipe.
+    ///
+    /// # Errors
+    /// Neither are there.
+    pub fn sizes<'a>(&'a self, stage: &'a StageConfig) -> Result<&'a ModelConfig, TrainError> {
+        stage.model.as_ref().or(self.model.as_ref()).ok_or_else(|| {
+            let at = &stage.name;
+            TrainError::Recipe(format!(
+                "stage `{at}`: needs the sizes of its model, [model], or `init` to start from one"
+            ))
+        })
+    }
+
     fn validate(&self) -> Result<(), TrainError> {
         let fail = |message: String| Err(TrainError::Recipe(message));
+        let data = [
+            ("data.seq_len", self.data.seq_len as u64),
+            ("data.vocab_size", self.data.vocab_size as u64),
+            ("data.generated_words", self.data.generated_words as u64),
+        ];
+        let stages = self.stages.iter().flat_map(|stage| {
+            let sizes = [
+                ("steps", stage.steps),
+                ("batch_size", stage.batch_size as u64),
+                ("micro_batch", stage.micro_batch as u64),
+                ("eval_sequences", stage.eval_sequences),
+                ("loss.teacher_top_k", stage.loss.teacher_top_k as u64),
+            ];
+            sizes.map(|(key, value)| (format!("stage `{}`: {key}", stage.name), key, value))
+        });
+        for (place, key, value) in
+            data.map(|(key, value)| (key.to_owned(), key, value)).into_iter().chain(stages)
+        {
+            let most = most(key);
+            if value > most {
+                return fail(format!("{place} is {value}, expected at most {most}"));
+            }
+        }
         if self.stages.is_empty() {
             return fail("no [[stage]]: add at least one".into());
         }
@@ -149,7 +186,7 @@ impl Recipe {
                 _ => {}
             }
             if stage.init.is_none() {
-                let sizes = stage.model.as_ref().unwrap_or(&self.model);
+                let sizes = self.sizes(stage)?;
                 sizes.spec(self.data.vocab_size)?;
                 if sizes.max_position_embeddings < self.data.seq_len {
                     return fail(format!(
@@ -173,6 +210,16 @@ impl Recipe {
             }
         }
         Ok(())
+    }
+}
+
+/// Largest value of a key; anything above is a mistake, and could not be held in memory.
+fn most(key: &str) -> u64 {
+    match key {
+        "data.seq_len" | "batch_size" | "micro_batch" => 1 << 20,
+        "data.vocab_size" | "loss.teacher_top_k" => 1 << 24,
+        "data.generated_words" | "eval_sequences" => 1 << 32,
+        _ => 1 << 40,
     }
 }
 
@@ -319,6 +366,39 @@ quant = { plan = "w4a8", points = { lm_head_input = "fp" } }
         let (new, resolved) = (Recipe::parse(&new, &[]).unwrap(), Recipe::parse_resolved(&old).unwrap());
         assert_eq!(new.stages[1].scale_learning_rate, 2e-3);
         assert_eq!(resolved.to_toml().unwrap(), new.to_toml().unwrap());
+    }
+
+    #[test]
+    fn sizes_are_needed_where_nothing_else_says_them() {
+        let start = RECIPE.find("[model]").unwrap();
+        let end = RECIPE.find("[[stage]]").unwrap();
+        let without = RECIPE.replacen(&RECIPE[start..end], "", 1);
+        let error = Recipe::parse(&without, &[]).unwrap_err().to_string();
+        assert!(error.contains("stage `fp`") && error.contains("[model]"), "{error}");
+        let from_folder =
+            without.replacen("learning_rate = 1e-3", "learning_rate = 1e-3\ninit = \"a-model\"", 1);
+        let recipe = Recipe::parse(&from_folder, &[]).unwrap();
+        assert!(recipe.model.is_none());
+        assert_eq!(
+            Recipe::parse(&recipe.to_toml().unwrap(), &[]).unwrap().to_toml().unwrap(),
+            recipe.to_toml().unwrap()
+        );
+    }
+
+    #[test]
+    fn absurd_numbers_are_refused_with_the_range() {
+        for (setting, words) in [
+            (
+                "stage.fp.batch_size=4294967296",
+                "stage `fp`: batch_size is 4294967296, expected at most 1048576",
+            ),
+            ("data.seq_len=99999999999", "data.seq_len is 99999999999, expected at most"),
+            ("data.vocab_size=99999999999", "data.vocab_size is"),
+            ("stage.q.loss.teacher_top_k=99999999999", "stage `q`: loss.teacher_top_k is"),
+        ] {
+            let error = Recipe::parse(RECIPE, &[setting.to_owned()]).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

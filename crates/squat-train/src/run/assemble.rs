@@ -65,7 +65,7 @@ impl<'a> Assembly<'a> {
         let student = match &config.init {
             Some(name) => checkpoint::load(&self.named_model(name)?)?,
             None => {
-                let spec = config.model.as_ref().unwrap_or(&recipe.model).spec(vocab_size)?;
+                let spec = recipe.sizes(config)?.spec(vocab_size)?;
                 let parameters = initial_parameters(&spec, config.init_std, recipe.seed);
                 Loaded::full_precision(spec, parameters)
             }

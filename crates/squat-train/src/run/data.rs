@@ -62,13 +62,17 @@ pub fn prepare_data(
     };
     let train = open(&config.train, "train")?;
     let valid = open(&config.valid, "dev")?;
+    for note in train.notes().iter().chain(valid.notes()) {
+        report(RunEvent::Note(note.clone()));
+    }
     let tokenizer = match &config.tokenizer {
         Some(path) => expand(path)?,
         None => {
             let place = folder.join("tokenizer");
             let key = tokenizer_key(recipe, &train)?;
             let key_file = place.join("made_from.txt");
-            if std::fs::read_to_string(&key_file).is_ok_and(|text| text == key)
+            if squat_files::read::text(&key_file, squat_files::read::Limit::Config)
+                .is_ok_and(|text| text == key)
                 && locate_tokenizer(&place).is_ok()
             {
                 report(RunEvent::Note(format!("tokenizer: {} (unchanged)", place.display())));
@@ -76,7 +80,7 @@ pub fn prepare_data(
                 report(RunEvent::Note(format!("tokenizer: training, vocabulary {}", config.vocab_size)));
                 let options = TokenizerOptions {
                     vocab_size: config.vocab_size,
-                    max_length: recipe.model.max_position_embeddings,
+                    max_length: max_length(recipe),
                     ..TokenizerOptions::default()
                 };
                 let trained = train_tokenizer(&train, &options)?;
@@ -115,16 +119,20 @@ pub(super) fn open_data(recipe: &Recipe, folder: &Path) -> Result<RunData, Train
     Ok(RunData { train: open("train")?, valid: open("valid")?, tokenizer })
 }
 
+/// Longest sequence that a tokenizer trained here is meant for.
+fn max_length(recipe: &Recipe) -> usize {
+    recipe.model.as_ref().map_or(recipe.data.seq_len, |model| model.max_position_embeddings)
+}
+
 /// Hash of everything that a tokenizer trained here depends on.
 fn tokenizer_key(recipe: &Recipe, corpus: &Corpus) -> Result<String, TrainError> {
     let mut hasher = Sha256::new();
     hasher.update(squat_data::clean::CLEANING_VERSION.to_le_bytes());
     hasher.update((recipe.data.vocab_size as u64).to_le_bytes());
-    hasher.update((recipe.model.max_position_embeddings as u64).to_le_bytes());
+    hasher.update((max_length(recipe) as u64).to_le_bytes());
     for file in corpus.files() {
         hasher.update(file.name.as_bytes());
-        let bytes = std::fs::read(&file.path).map_err(TrainError::io("cannot read", &file.path))?;
-        hasher.update(Sha256::digest(&bytes));
+        hasher.update(squat_data::file_digest(&file.path)?);
     }
     Ok(hex(&hasher.finalize()))
 }

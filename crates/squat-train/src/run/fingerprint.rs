@@ -150,7 +150,8 @@ pub(super) fn fingerprint(recipe: &Recipe, config: &StageConfig, data: [&str; 2]
     data.into_iter().for_each(&mut add);
     for name in config.init.iter().chain(&config.teachers) {
         // A stage of this run is represented by its own fingerprint.
-        add(&std::fs::read_to_string(run.join(name).join("finished")).unwrap_or_else(|_| name.clone()));
+        add(&squat_files::read::text(&run.join(name).join("finished"), squat_files::read::Limit::Config)
+            .unwrap_or_else(|_| name.clone()));
     }
     hex(&hasher.finalize())
 }

@@ -122,7 +122,8 @@ fn run_stages(
         let finished = folder.join(&config.name).join("finished");
         let fingerprint = fingerprint(recipe, config, data.identities(), folder);
         let skipped = options.execution.resume
-            && std::fs::read_to_string(&finished).is_ok_and(|text| text == fingerprint);
+            && squat_files::read::text(&finished, squat_files::read::Limit::Config)
+                .is_ok_and(|text| text == fingerprint);
         // Files that rank 0 has just written may show late elsewhere: it decides for all.
         let decided = group.broadcast(format!("{}{fingerprint}", u8::from(skipped)).into_bytes())?;
         let decided = String::from_utf8_lossy(&decided);

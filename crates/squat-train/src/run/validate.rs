@@ -25,7 +25,9 @@ pub(super) fn refuse_another(recipe: &Recipe, data: &RunData, folder: &Path) -> 
     for config in &recipe.stages {
         let stage = folder.join(&config.name);
         let wanted = fingerprint(recipe, config, data.identities(), folder);
-        if std::fs::read_to_string(stage.join("finished")).is_ok_and(|text| text == wanted) {
+        if squat_files::read::text(&stage.join("finished"), squat_files::read::Limit::Config)
+            .is_ok_and(|text| text == wanted)
+        {
             continue;
         }
         if let Some(found) = checkpoint::fingerprint(&stage.join("last"))?
@@ -41,7 +43,9 @@ pub(super) fn refuse_another(recipe: &Recipe, data: &RunData, folder: &Path) -> 
 
 /// Refuses data other than that of the stages already trained, before any of it is replaced.
 pub(super) fn refuse_other_data(recipe: &Recipe, folder: &Path, held: &Path) -> Result<(), TrainError> {
-    let held = std::fs::read_to_string(held).ok().and_then(|text| Recipe::parse_resolved(&text).ok());
+    let held = squat_files::read::text(held, squat_files::read::Limit::Config)
+        .ok()
+        .and_then(|text| Recipe::parse_resolved(&text).ok());
     let Some(held) = held.filter(|held| held.seed != recipe.seed || held.data != recipe.data) else {
         return Ok(());
     };

@@ -6,7 +6,7 @@ use crate::bench::limits::Limits;
 use crate::bench::measure::{Test, alternate};
 use crate::bench::report::{self, Row};
 use crate::bench::work::Work;
-use crate::{forms, printer};
+use crate::{Usage, forms, printer};
 use anyhow::{Context, Result, bail};
 use squat_engine::Engine;
 use squat_kernels::Kernels;
@@ -22,10 +22,12 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
     let kernels = Kernels::from_environment()?.unwrap_or_else(Kernels::detect);
     let tests = Test::list(args.prompt, args.generate, args.depth, &args.batch);
     if tests.is_empty() {
-        bail!("both tests are skipped; give -p or -n a number of tokens");
+        return Err(Usage("both tests are skipped; give -p or -n a number of tokens".to_owned()).into());
     }
     if args.batch.contains(&0) {
-        bail!("-b counts sequences that are decoded together: at least 1, got 0");
+        return Err(
+            Usage("-b counts sequences that are decoded together: at least 1, got 0".to_owned()).into()
+        );
     }
     let mut rows = Vec::new();
     for &threads in &args.threads {

@@ -1,7 +1,7 @@
 //! `squat data`.
 
 use crate::args::{Data, DataMerge, DataPrepare};
-use crate::printer;
+use crate::{printer, signals};
 use anyhow::Result;
 use serde_json::json;
 use squat_data::{Corpus, Part, PrepareOptions, Prepared, merge_parts, prepare, prepare_part};
@@ -11,6 +11,7 @@ use std::time::Instant;
 
 pub fn run(data: &Data) -> Result<ExitCode> {
     let started = Instant::now();
+    signals::tidy_up();
     let (prepared, out, json) = match data {
         Data::Prepare(args) => (prepared(args)?, args.out.as_path(), args.json),
         Data::Merge(DataMerge { out, json }) => (merge_parts(out)?, out.as_path(), *json),
@@ -22,6 +23,7 @@ pub fn run(data: &Data) -> Result<ExitCode> {
 fn prepared(args: &DataPrepare) -> Result<Prepared> {
     let part = args.shard.as_ref().map(|shard| shard.parse::<Part>()).transpose()?;
     let corpus = Corpus::open(&args.inputs, &args.split.parse()?)?;
+    corpus.notes().iter().for_each(|note| printer::note(note));
     printer::note(&format!("{} files", corpus.files().len()));
     let options = PrepareOptions::default();
     Ok(match part {

@@ -1,5 +1,6 @@
 //! `squat eval`.
 
+use crate::Usage;
 use crate::args::Eval;
 use crate::forms::ModelTokenizer;
 use crate::{forms, printer};
@@ -7,7 +8,6 @@ use anyhow::{Result, bail};
 use squat_eval::table::{accuracy_table, perplexity_table};
 use squat_eval::tasks::{TaskDefinition, TaskKind};
 use squat_eval::{PairSet, ScoringOptions, TokenizedText, Windows, evaluate, perplexity, task};
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -43,14 +43,12 @@ pub fn texts(path: &Path, tokenizer: &ModelTokenizer) -> Result<Vec<TokenizedTex
 /// Refuses options that the task does not use.
 fn check_options(args: &Eval, definition: &TaskDefinition) -> Result<()> {
     match definition.kind {
-        TaskKind::Perplexity if args.limit.is_some() => bail!(
+        TaskKind::Perplexity if args.limit.is_some() => Err(Usage(
             "--limit counts pairs, and the task perplexity has none; --context N sets the length of its windows, --stride N \
-             the tokens that each of them scores"
-        ),
-        TaskKind::MinimalPairs if args.context.is_some() || args.stride.is_some() => bail!(
+             the tokens that each of them scores".to_owned()).into()),
+        TaskKind::MinimalPairs if args.context.is_some() || args.stride.is_some() => Err(Usage(
             "--context and --stride cut running text into windows, for the task perplexity; --limit N takes the first \
-             pairs of each paradigm"
-        ),
+             pairs of each paradigm".to_owned()).into()),
         _ => Ok(()),
     }
 }
@@ -59,10 +57,7 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     let definition = task(&args.task)?;
     check_options(args, definition)?;
     let mut subject = forms::open(&args.model, args.form, forms::threads(args.threads))?;
-    let bar = indicatif::ProgressBar::hidden();
-    if std::io::stderr().is_terminal() {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-    }
+    let bar = printer::bar(0);
     let mut options = ScoringOptions {
         on_progress: Some(Box::new(|done, all| {
             bar.set_length(all as u64);

@@ -2,9 +2,12 @@
 
 use crate::args::Generate;
 use crate::{forms, printer};
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use serde_json::json;
 use squat_engine::{FinishReason, GenerateOptions, Sampling};
+use squat_files::read::{self, Limit};
 use squat_model::GenerationConfig;
+use std::io::Read;
 use std::process::ExitCode;
 
 pub fn run(args: &Generate) -> Result<ExitCode> {
@@ -12,11 +15,12 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
     let (engine, tokenizer) = forms::engine_and_tokenizer(&model, forms::threads(args.threads))?;
     printer::note(&format!("kernels: {}", engine.kernel_name()));
     let tokenizer = tokenizer.inner();
-    let prompt = tokenizer.encode_prompt(&args.prompt)?;
+    let prompt = tokenizer.encode_prompt(&prompt_text(args)?)?;
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         sampling: sampling(args, &model.generation()),
         stop_ids: tokenizer.eos_ids().to_vec(),
+        vocabulary: Some(tokenizer.vocab_size().max(1)),
     };
     let mut stream = tokenizer.stream();
     let begin: Result<Vec<String>, _> = prompt.iter().skip(1).map(|&id| stream.push(id)).collect();
@@ -25,7 +29,8 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
     let mut failed = None;
     let generation = engine.generate(&prompt, &options, |token| {
         match stream.push(token) {
-            Ok(next) => printer::data(&(std::mem::take(&mut text) + &next)),
+            Ok(next) if args.json => text += &next,
+            Ok(next) => printer::generated(&(std::mem::take(&mut text) + &next)),
             Err(error) => failed = Some(error),
         }
         failed.is_none()
@@ -33,12 +38,57 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
     if let Some(error) = failed {
         return Err(error.into());
     }
-    printer::line(&(text + &stream.finish()?));
+    text += &stream.finish()?;
+    match args.json {
+        true => {
+            printer::json(&json!({"text": text, "prompt_tokens": prompt.len(), "tokens": generation.tokens,
+            "finish": finish_name(generation.finish), "seed": args.seed, "kernels": engine.kernel_name()}))
+        }
+        false => printer::generated(&(text + "\n")),
+    }
     if generation.finish == FinishReason::Capacity {
         let capacity = engine.spec().max_position_embeddings;
         printer::note(&format!("the text ends because the model's context of {capacity} tokens is full"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The prompt of the command line, of a file, or of standard input.
+fn prompt_text(args: &Generate) -> Result<String> {
+    let limit = Limit::Config;
+    let mut text = match &args.prompt_file {
+        Some(file) => read::text(file, limit)?,
+        None if args.prompt == "-" => {
+            let mut bytes = Vec::new();
+            std::io::stdin()
+                .take(limit.bytes() + 1)
+                .read_to_end(&mut bytes)
+                .context("cannot read standard input")?;
+            if bytes.len() as u64 > limit.bytes() {
+                bail!("the prompt on standard input has more than {} bytes", limit.bytes());
+            }
+            String::from_utf8(bytes).context("the prompt on standard input: expected UTF-8 text")?
+        }
+        None => return Ok(args.prompt.clone()),
+    };
+    // Editors and `echo` end a file with a line end that nobody means.
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+/// Why a text ended, as programs read it.
+fn finish_name(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Capacity => "capacity",
+        FinishReason::Cancelled => "cancelled",
+    }
 }
 
 /// Options of the command line, then what the model's files say of sampling, then the program's own defaults.

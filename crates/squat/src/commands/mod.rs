@@ -1,12 +1,16 @@
 //! One file for each subcommand.
 
 mod bench;
+#[cfg(feature = "manual")]
+mod completions;
 #[cfg(feature = "train")]
 mod data;
 mod doctor;
 mod eval;
 mod generate;
 mod inspect;
+#[cfg(feature = "manual")]
+mod man;
 mod pack;
 #[cfg(feature = "train")]
 mod quickstart;
@@ -38,5 +42,9 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        #[cfg(feature = "manual")]
+        Command::Completions(args) => completions::run(&args),
+        #[cfg(feature = "manual")]
+        Command::Man(args) => man::run(&args),
     }
 }

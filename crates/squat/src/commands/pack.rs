@@ -1,7 +1,7 @@
 //! `squat pack`.
 
 use crate::args::Pack;
-use crate::{forms, printer};
+use crate::{forms, printer, signals};
 use anyhow::Result;
 use squat_eval::table::Table;
 use squat_model::QuantPlan;
@@ -16,6 +16,7 @@ pub fn run(args: &Pack) -> Result<ExitCode> {
         }
         plan
     });
+    signals::tidy_up();
     let report = model.pack(plan.as_ref(), &args.out)?;
     if args.json {
         printer::json(&serde_json::to_value(&report)?);

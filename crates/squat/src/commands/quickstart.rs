@@ -4,8 +4,8 @@ use crate::args::Quickstart;
 use crate::bench::measure::{Test, alternate};
 use crate::forms::{self, ModelTokenizer};
 use crate::machine::cpu_name;
-use crate::printer;
 use crate::progress::Progress;
+use crate::{printer, signals};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use squat_engine::{Engine, EngineOptions, GenerateOptions, Sampling};
@@ -47,12 +47,13 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
         bail!("{} already contains a quickstart; choose another folder with --out", args.out.display());
     }
     recipe.data.generated_words = recipe.data.generated_words.max(1);
-    let execution = Execution { stop: super::train::stop_flag()?, ..Execution::on_cpu(threads) };
+    signals::tidy_up();
+    let execution = Execution::on_cpu(threads);
     let options = RunOptions { folder: folder.clone(), execution };
     let mut progress = Progress::new();
     if let Outcome::Interrupted { .. } = run_recipe(&recipe, &options, &mut |event| progress.event(&event))? {
         printer::note("stopped; quickstart starts from the beginning next time");
-        return Ok(ExitCode::from(130));
+        return Ok(ExitCode::from(signals::INTERRUPTED));
     }
     let pairs_folder = folder.join("data").join("pairs");
     squat_data::english::write_pairs(&pairs_folder, seed, PAIRS)?;
@@ -216,6 +217,7 @@ fn samples(engine: &Engine, tokenizer: &ModelTokenizer, seed: u64) -> Result<Vec
                 seed: seed.wrapping_add(index as u64),
             },
             stop_ids: tokenizer.inner().eos_ids().to_vec(),
+            vocabulary: None,
         };
         let generation = engine.generate(&ids, &options, |_| true)?;
         // Decoded as one text, because decoders drop the leading space of the first token.
@@ -251,12 +253,16 @@ fn settings(recipe: &Recipe) -> Vec<Setting> {
     add("data", "vocabulary", recipe.data.vocab_size.to_string());
     add("data", "sequence length", recipe.data.seq_len.to_string());
     for stage in &recipe.stages {
-        let sizes = stage.model.as_ref().unwrap_or(&recipe.model);
-        let shape = format!(
-            "{} layers, hidden {}, intermediate {}, {} heads",
-            sizes.num_hidden_layers, sizes.hidden_size, sizes.intermediate_size, sizes.num_attention_heads
-        );
-        add(&stage.name, "model", shape);
+        if let Ok(sizes) = recipe.sizes(stage) {
+            let shape = format!(
+                "{} layers, hidden {}, intermediate {}, {} heads",
+                sizes.num_hidden_layers,
+                sizes.hidden_size,
+                sizes.intermediate_size,
+                sizes.num_attention_heads
+            );
+            add(&stage.name, "model", shape);
+        }
         add(&stage.name, "steps", format!("{} of {} sequences", stage.steps, stage.batch_size));
         add(&stage.name, "learning rate", stage.learning_rate.to_string());
         if let Some(quant) = &stage.quant {
@@ -273,8 +279,7 @@ fn losses(recipe: &Recipe, folder: &Path) -> Result<Vec<LossPoint>> {
     let mut out = Vec::new();
     for stage in &recipe.stages {
         let path = folder.join(&stage.name).join("metrics.jsonl");
-        let text =
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = squat_files::read::text(&path, squat_files::read::Limit::Text)?;
         for line in text.lines() {
             let line: serde_json::Value = serde_json::from_str(line)?;
             let Some(step) = line["step"].as_u64() else { continue };

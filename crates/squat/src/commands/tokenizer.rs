@@ -1,14 +1,16 @@
 //! `squat tokenizer train`.
 
 use crate::args::Tokenizer;
-use crate::printer;
+use crate::{printer, signals};
 use anyhow::Result;
 use squat_data::tokenizer::save;
 use squat_data::{Corpus, TokenizerOptions, train_tokenizer};
 use std::process::ExitCode;
 
 pub fn run(Tokenizer::Train(args): &Tokenizer) -> Result<ExitCode> {
+    signals::tidy_up();
     let corpus = Corpus::open(&args.inputs, &args.split.parse()?)?;
+    corpus.notes().iter().for_each(|note| printer::note(note));
     let options = TokenizerOptions { vocab_size: args.vocab_size, ..TokenizerOptions::default() };
     let tokenizer = train_tokenizer(&corpus, &options)?;
     let existed = args.out.exists();
@@ -17,6 +19,10 @@ pub fn run(Tokenizer::Train(args): &Tokenizer) -> Result<ExitCode> {
             let _ = std::fs::remove_dir_all(&args.out);
         }
     })?;
-    printer::line(&format!("{} ids in {}", tokenizer.get_vocab_size(true), args.out.display()));
+    let ids = tokenizer.get_vocab_size(true);
+    match args.json {
+        true => printer::json(&serde_json::json!({"ids": ids, "out": args.out})),
+        false => printer::line(&format!("{ids} ids in {}", args.out.display())),
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,8 +2,9 @@
 
 use crate::args::Train;
 use crate::progress::Progress;
-use crate::{forms, printer};
+use crate::{forms, printer, signals};
 use anyhow::{Context, Result};
+use serde_json::json;
 use squat_train::Recipe;
 use squat_train::execution::Execution;
 use squat_train::parallel::{Group, Launch};
@@ -11,36 +12,7 @@ use squat_train::run::{RunEvent, RunOptions, group_key, run_recipe};
 use squat_train::stage::{Event, Outcome};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
-/// Exit code after Ctrl-C.
-const INTERRUPTED: u8 = 130;
-
-/// Signals within this time count as one: a launcher forwards the signal that the terminal already sent to all
-/// processes.
-const ONE_SIGNAL: Duration = Duration::from_secs(1);
-
-/// A flag that the first Ctrl-C sets; the second one ends the program at once.
-pub fn stop_flag() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    let mut first: Option<Instant> = None;
-    ctrlc::set_handler(move || {
-        flag.store(true, Ordering::Relaxed);
-        if let Some(first) = first {
-            if first.elapsed() > ONE_SIGNAL {
-                std::process::exit(i32::from(INTERRUPTED));
-            }
-            return;
-        }
-        first = Some(Instant::now());
-        printer::note("stopping after this step; press Ctrl-C again to stop at once");
-    })
-    .context("cannot install the handler of Ctrl-C")?;
-    Ok(stop)
-}
+use std::time::Duration;
 
 pub fn run(args: &Train) -> Result<ExitCode> {
     let recipe = Recipe::load(&args.recipe, &args.settings)?;
@@ -54,7 +26,7 @@ pub fn run(args: &Train) -> Result<ExitCode> {
 fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitCode> {
     let folder = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
     let device = squat_train::device::nth(&args.device, launch.map_or(0, |launch| launch.local_rank))?;
-    let stop = stop_flag()?;
+    signals::tidy_up();
     let (mut threads, mut group) = (forms::threads(args.threads), Group::alone());
     if let Some(launch) = launch {
         if args.threads == 0 {
@@ -66,13 +38,14 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
             .with_context(|| {
                 format!("--peer-timeout {}: expected at least 0.1 seconds", args.peer_timeout)
             })?;
-        group = Group::join(launch, &group_key(recipe, args.resume)?, patience)?;
+        let key = group_key(recipe, args.resume)?;
+        group = signals::while_waiting(|| Group::join(launch, &key, patience))?;
         if group.is_rank0() {
             printer::note(&format!("{} processes", group.world()));
         }
     }
     let is_rank0 = group.is_rank0();
-    let execution = Execution { threads, device, group, resume: args.resume, stop };
+    let execution = Execution { threads, device, group, resume: args.resume, ..Execution::on_cpu(threads) };
     let options = RunOptions { folder: folder.clone(), execution };
     let mut progress = Progress::new();
     let mut steps = 0;
@@ -93,8 +66,12 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
         printer::note(&format!("time and memory by phase, average of {steps} steps:\n{table}"));
     }
     match outcome {
-        Outcome::Finished { .. } => {
-            if is_rank0 {
+        Outcome::Finished { best } => {
+            if is_rank0 && args.json {
+                let stages: Vec<_> = recipe.stages.iter().map(|stage| &stage.name).collect();
+                let best = best.is_finite().then_some(best);
+                printer::json(&json!({"out": folder, "stages": stages, "held_out_cross_entropy": best}));
+            } else if is_rank0 {
                 printer::line(&folder.display().to_string());
             }
             Ok(ExitCode::SUCCESS)
@@ -107,7 +84,7 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
                     folder.display()
                 ));
             }
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(ExitCode::from(signals::INTERRUPTED))
         }
     }
 }

@@ -81,7 +81,7 @@ pub fn ok(dir: &Path, args: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// Bad input: exit code 1, nothing on stdout, one error that has all of `words`, no panic, nothing written.
+/// Bad input: exit code 1, or 2 for a wrong command, nothing on stdout, one error that has all of `words`, no panic, nothing written.
 pub fn refused(dir: &Path, args: &[&str], words: &[&str]) -> String {
     let before = tree(dir);
     let output = output(dir, args);
@@ -94,7 +94,9 @@ pub fn refused(dir: &Path, args: &[&str], words: &[&str]) -> String {
 pub fn check_refusal(output: &Output, args: &[&str], words: &[&str]) {
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     let what = format!("squat {}\n{stderr}", args.join(" "));
-    assert_eq!(output.status.code(), Some(1), "{what}");
+    // A wrong command has another exit code than wrong input.
+    let code = if stderr.contains("For more information, try '--help'.") { 2 } else { 1 };
+    assert_eq!(output.status.code(), Some(code), "{what}");
     assert_eq!(stdout, "", "{what}");
     assert_eq!(stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{what}");
     assert_eq!(stderr.matches("error: ").count(), 1, "{what}");

@@ -21,11 +21,10 @@ pub mod tokenizer;
 pub mod value;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use squat_files::read::{self, Map};
 
 use crate::error::{ModelError, nearest_names};
 pub use blocks::BlockType;
@@ -59,7 +58,7 @@ struct Entry {
 #[derive(Debug)]
 struct Part {
     path: PathBuf,
-    map: Mmap,
+    map: Map,
     /// Where the data begin.
     data: u64,
 }
@@ -78,9 +77,7 @@ pub struct GgufFile {
 /// Whether a regular file begins as GGUF files do.
 pub fn is_gguf(path: &Path) -> bool {
     let mut magic = [0; MAGIC.len()];
-    path.is_file()
-        && File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
-        && magic == MAGIC
+    read::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok()) && magic == MAGIC
 }
 
 impl GgufFile {
@@ -93,13 +90,7 @@ impl GgufFile {
     /// A missing file; one that is not GGUF version 2 or 3, truncated or damaged; a part that is missing or belongs to
     /// another model.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        crate::open::check_regular(path)?;
-        Self::from_file(path, &File::open(path).map_err(ModelError::io("open", path))?)
-    }
-
-    /// [`GgufFile::open`] of an open file.
-    pub(crate) fn from_file(path: &Path, file: &File) -> Result<Self, ModelError> {
-        let (part, metadata, mut entries) = map_part(path, file)?;
+        let (part, metadata, mut entries) = map_part(path)?;
         let Some(split) = Split::of(path, &metadata)? else {
             return Ok(Self { path: path.to_path_buf(), parts: vec![part], metadata, entries });
         };
@@ -122,9 +113,7 @@ impl GgufFile {
                 );
                 return Err(ModelError::file(path, message));
             }
-            crate::open::check_regular(&sibling)?;
-            let (part, metadata, more) =
-                map_part(&sibling, &File::open(&sibling).map_err(ModelError::io("open", &sibling))?)?;
+            let (part, metadata, more) = map_part(&sibling)?;
             if Split::of(&sibling, &metadata)?.is_none_or(|found| found.count != split.count) {
                 let message = format!("expected part {} of {} of one model", number + 1, split.count);
                 return Err(ModelError::file(&sibling, message + "; copy the parts again"));
@@ -306,12 +295,8 @@ fn part_suffix(number: usize, count: usize) -> String {
 }
 
 /// Maps one file and checks that its tensors are within it.
-fn map_part(
-    path: &Path,
-    file: &File,
-) -> Result<(Part, BTreeMap<String, Value>, BTreeMap<String, Entry>), ModelError> {
-    // SAFETY: the mapping is read-only; as documented, nobody may shorten the file while it is mapped.
-    let map = unsafe { Mmap::map(file) }.map_err(ModelError::io("map", path))?;
+fn map_part(path: &Path) -> Result<(Part, BTreeMap<String, Value>, BTreeMap<String, Entry>), ModelError> {
+    let map = read::map(path)?;
     let bad = |message: String| {
         ModelError::file(path, format!("invalid GGUF file: {message}; copy or convert it again"))
     };

@@ -1,7 +1,6 @@
 //! A model in a GGUF file, under the names and with the RoPE convention of Hugging Face.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::Path;
 
 use super::{GgufFile, Value, sampling, tokenizer};
@@ -33,11 +32,6 @@ impl GgufModel {
     /// experts; sampling settings out of range; missing, misshaped or unknown tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         Self::of(GgufFile::open(path.as_ref())?)
-    }
-
-    /// [`GgufModel::open`] of an open file.
-    pub(crate) fn from_file(path: &Path, file: &File) -> Result<Self, ModelError> {
-        Self::of(GgufFile::from_file(path, file)?)
     }
 
     fn of(file: GgufFile) -> Result<Self, ModelError> {
