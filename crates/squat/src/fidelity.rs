@@ -31,13 +31,14 @@ impl Fidelity {
         threads: usize,
     ) -> Result<Self> {
         let (original, quantized) = (original.with_threads(1)?, quantized.with_threads(1)?);
-        let (windows, total) = (Mutex::new(windows.iter()), Mutex::new(Self::default()));
+        let found = Mutex::new(vec![Self::default(); windows.len()]);
+        let windows = Mutex::new(windows.iter().enumerate());
         let work = || -> Result<()> {
             loop {
                 let next = windows.lock().unwrap_or_else(|e| e.into_inner()).next();
-                let Some(window) = next else { return Ok(()) };
-                let found = Self::of_window(&original, &quantized, window)?;
-                total.lock().unwrap_or_else(|e| e.into_inner()).add(&found);
+                let Some((at, window)) = next else { return Ok(()) };
+                let one = Self::of_window(&original, &quantized, window)?;
+                found.lock().unwrap_or_else(|e| e.into_inner())[at] = one;
             }
         };
         std::thread::scope(|scope| {
@@ -48,7 +49,10 @@ impl Fidelity {
                 .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .fold(first, Result::and)
         })?;
-        Ok(total.into_inner().unwrap_or_else(|e| e.into_inner()))
+        // In the order of the windows, so that threads change no digit.
+        let mut total = Self::default();
+        found.into_inner().unwrap_or_else(|e| e.into_inner()).iter().for_each(|one| total.add(one));
+        Ok(total)
     }
 
     fn of_window(original: &Engine, quantized: &Engine, window: &[u32]) -> Result<Self> {

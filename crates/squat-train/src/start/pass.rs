@@ -14,7 +14,9 @@ use crate::quantizer::{parameter_name, stored_scales};
 use burn::tensor::{Device, Tensor, TensorData};
 use squat_model::{LinearKind, ModelSpec, QuantPlan};
 use squat_quant::{ActBits, ActPoint, ActScheme};
-use std::sync::Mutex;
+
+/// Sums that are formed side by side.
+const LANES: usize = 4;
 
 /// A layer is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,14 +206,14 @@ impl Pass {
             let crossed = self.methods.correct > 0.0;
             let quant = self.plan().point(point).map(|scheme| ActQuant { scheme, bits: bits.clone() });
             let transform = self.plan().transform(point);
-            let total = Mutex::new(Gram::new(cols, crossed));
-            let jobs = streams.iter_mut().zip(&mut inputs).zip(&mut plain);
-            let jobs = Mutex::new(jobs);
-            let work = || {
-                let mut gram = Gram::new(cols, crossed);
-                loop {
-                    let next = jobs.lock().unwrap_or_else(|e| e.into_inner()).next();
-                    let Some(((stream, input), kept)) = next else { break };
+            // Always as many sums, added in one order, so that the number of threads changes nothing.
+            let mut lanes: Vec<(Vec<_>, Gram)> = (0..LANES).map(|_| (Vec::new(), Gram::default())).collect();
+            for (at, job) in streams.iter_mut().zip(&mut inputs).zip(&mut plain).enumerate() {
+                lanes[at % LANES].0.push(job);
+            }
+            for_each_job(lanes.iter_mut(), self.threads, |(jobs, gram)| {
+                *gram = Gram::new(cols, crossed);
+                for ((stream, input), kept) in jobs.drain(..) {
                     let x = tensor(std::mem::take(&mut stream.quantized), hidden);
                     let (x, h) = match step {
                         0 => (x.clone(), model.normed(&params, x, &spec.attn_norm_name(layer))),
@@ -243,15 +245,10 @@ impl Pass {
                     transform.apply_rows(&mut wanted, cols);
                     gram.add(&seen, &wanted);
                 }
-                total.lock().unwrap_or_else(|e| e.into_inner()).merge(&gram);
-            };
-            std::thread::scope(|scope| {
-                for _ in 1..self.threads {
-                    scope.spawn(work);
-                }
-                work();
             });
-            let mut gram = total.into_inner().unwrap_or_else(|e| e.into_inner());
+            let mut gram = Gram::new(cols, crossed);
+            lanes.iter().for_each(|(_, lane)| gram.merge(lane));
+            drop(lanes);
             gram.finish(self.methods.damping);
             self.quantize(layer, kinds, &gram);
         }
