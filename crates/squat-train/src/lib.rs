@@ -18,6 +18,7 @@
 //! | [`quantizer`] | where the scales of weights come from: one file each |
 //! | [`fake_quant`] | fake-quantized weights and activations |
 //! | [`calibration`], [`thresholds`] | first static quantizers; thresholds of the token policy |
+//! | [`start`] | first codes and scales of a model trained in full precision |
 //! | [`trainer`] | one optimizer step after another, in memory |
 //! | [`bench`](mod@bench), [`profile`], [`process`] | the speed of a step, and where its time and memory go |
 //! | [`parallel`] | several processes that train one model |
@@ -47,6 +48,7 @@ pub mod recipe;
 mod recompute;
 pub mod run;
 pub mod stage;
+pub mod start;
 pub mod step;
 pub mod tensor_ops;
 pub mod thresholds;

@@ -46,6 +46,9 @@ pub enum Command {
     /// Train from a recipe: pretraining, distillation, quantization-aware training.
     #[cfg(feature = "train")]
     Train(Train),
+    /// Quantize a model that was trained in full precision, better than by rounding: codes and scales of least output error.
+    #[cfg(feature = "train")]
+    Quantize(Quantize),
     /// Pack a model to integers: a trained one with its learned scales, any other by rounding to nearest.
     Pack(Pack),
     /// Evaluate a model: minimal pairs, perplexity.
@@ -204,6 +207,49 @@ pub struct Train {
     #[arg(long, default_value_t = 300.0, value_name = "SECONDS")]
     pub peer_timeout: f64,
     /// Print one JSON object instead of the folder of the run.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(feature = "train")]
+#[derive(Args, Debug)]
+pub struct Quantize {
+    /// Model to quantize: Hugging Face folder, GGUF file, or a run or checkpoint in full precision.
+    pub model: PathBuf,
+    /// Folder for the packed model.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Text like that which the model will see, to calibrate on: a file, or a folder of .txt, .raw and .gz files. Its end is
+    /// held out, to measure on, unless --held-out is given. If absent, the model writes its own text.
+    #[arg(long, conflicts_with = "data_free")]
+    pub data: Option<PathBuf>,
+    /// Calibrate on text that the model writes itself; the default without --data.
+    #[arg(long)]
+    pub data_free: bool,
+    /// Text to measure on, before and after; never calibrated on.
+    #[arg(long, value_name = "TEXT")]
+    pub held_out: Option<PathBuf>,
+    /// Quantization plan: w8, w4, wWaA with W in 8, 4, 3, 2 and A in 8, 4, ternary-a8; with -gN one scale for every N
+    /// inputs, with -t4 embedding and head in 4 bits.
+    #[arg(long, value_parser = plan_name, default_value = "w4a8")]
+    pub plan: String,
+    /// What finds codes and scales: all, none (rounding to nearest), or some of scales, compensate, refine, correct, joined
+    /// by commas.
+    #[arg(long, default_value = "all")]
+    pub methods: squat_train::start::Methods,
+    /// Tokens to calibrate on; more take longer.
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    pub tokens: usize,
+    /// Held-out tokens to measure on.
+    #[arg(long, value_name = "N", default_value_t = 8_192)]
+    pub eval_tokens: usize,
+    /// Seed of the choice of text, and of the text that the model writes.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Threads; 0 uses one per core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print one JSON object instead of a table.
     #[arg(long)]
     pub json: bool,
 }

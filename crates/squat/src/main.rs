@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod commands;
+mod fidelity;
 mod forms;
 mod machine;
 mod printer;

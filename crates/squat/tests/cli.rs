@@ -516,3 +516,44 @@ fn a_signal_ends_long_work_and_leaves_nothing() {
         assert_eq!(before, tree(dir), "squat {}", args.join(" "));
     }
 }
+
+#[test]
+fn quantize_measures_on_other_text_than_it_calibrates_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    models(dir);
+    let english = std::fs::read_to_string(dir.join("text/a.txt")).unwrap();
+    std::fs::write(dir.join("long.txt"), english.repeat(60)).unwrap();
+    let sizes = ["--tokens", "500", "--eval-tokens", "254", "--json", "--threads", "2"];
+    let made = |words: &[&str]| json(dir, &[&["quantize", "fp"], words, &sizes[..]].concat());
+    // Two windows of 127 predicted tokens; the same figure as the packed folder gets from `eval`.
+    std::fs::write(dir.join("held-out.txt"), english.repeat(10)).unwrap();
+    let all = made(&["--data", "long.txt", "--held-out", "held-out.txt", "--plan", "w4a8", "--out", "all"]);
+    has(&all, &["perplexity_before", "perplexity_after", "equal_next_tokens", "bytes_after", "seconds"]);
+    assert_eq!(all["tokens"], 254);
+    assert!(all["kl_divergence"].as_f64().unwrap() > 0.0);
+    let nearest = ["--methods", "none", "--out", "nearest"];
+    let nearest = made(&[&["--data", "long.txt", "--held-out", "held-out.txt"], &nearest[..]].concat());
+    assert!(all["kl_divergence"].as_f64() < nearest["kl_divergence"].as_f64(), "{all} {nearest}");
+    // Rounding by this verb is that of `pack`, byte for byte.
+    let packed = output(dir, &["pack", "fp", "--plan", "w4a8", "--out", "packed-nearest"]);
+    assert!(packed.status.success(), "{}", text(&packed.stderr));
+    let weights = |folder: &str| std::fs::read(dir.join(folder).join("model.safetensors")).unwrap();
+    assert!(weights("nearest") == weights("packed-nearest"));
+    assert!(weights("all") != weights("nearest"));
+    // Text that the model writes itself, the same for the same seed.
+    let free = made(&["--data-free", "--out", "free"]);
+    let again = made(&["--out", "again"]);
+    assert_eq!(free["tokens"], 254);
+    assert_eq!(free["kl_divergence"], again["kl_divergence"]);
+    assert!(weights("free") == weights("again"));
+
+    let refuse = |words: &[&str], expected: &[&str]| {
+        check_refusal(&output(dir, words), words, expected);
+    };
+    refuse(&["quantize", "fp", "--data", "text", "--out", "new"], &["too short", "381 tokens"]);
+    refuse(&["quantize", "fp", "--out", "all"], &["exists already", "--out"]);
+    refuse(&["quantize", "qat", "--out", "new"], &["has quantizers already"]);
+    refuse(&["quantize", "fp", "--plan", "fp", "--out", "new"], &["quantizes no weights"]);
+    assert!(!dir.join("new").exists());
+}

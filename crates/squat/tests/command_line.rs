@@ -63,6 +63,7 @@ fn help() {
         "tokenizer",
         "tokenizer train",
         "train",
+        "quantize",
         "pack",
     ];
     let verbs =

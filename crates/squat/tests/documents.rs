@@ -165,9 +165,9 @@ fn every_option_that_a_page_names_exists() {
     const OF_CARGO: [&str; 5] = ["--workspace", "--doc", "--release", "--test", "--features"];
     let mut known = BTreeSet::new();
     for verb in
-        ["quickstart", "data prepare", "data merge", "tokenizer train", "train", "pack", "eval", "generate"]
+        ["quickstart", "data prepare", "data merge", "tokenizer train", "train", "quantize", "pack", "eval"]
             .into_iter()
-            .chain(["bench", "inspect", "doctor"])
+            .chain(["generate", "bench", "inspect", "doctor"])
     {
         let args: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
         let help = ok(Path::new("."), &args);

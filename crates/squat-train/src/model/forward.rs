@@ -158,7 +158,7 @@ impl Model {
     }
 
     /// The linear layer of this kind.
-    fn projection(
+    pub(crate) fn projection(
         &self,
         params: &ParamTensors,
         x: Tensor<2>,
@@ -265,6 +265,41 @@ impl Model {
         options: &ForwardOptions,
         state: &mut LayerState,
     ) -> Tensor<2> {
+        let bits = match fixed {
+            Some(bits) => bits,
+            None => self.token_bits(layer, &x, &state.sink_probs, seq, &mut state.scores),
+        };
+        let h = self.normed(params, x.clone(), &self.spec.attn_norm_name(layer));
+        self.record(options, Some(layer), ActPoint::AttnIn, &h);
+        let attended = self.attended(params, h, layer, (batch, seq), &bits, options, state);
+        self.record(options, Some(layer), ActPoint::OProjInput, &attended);
+        let x = x + self.projection(params, attended, layer, LinearKind::O, &bits);
+        let h = self.normed(params, x.clone(), &self.spec.mlp_norm_name(layer));
+        self.record(options, Some(layer), ActPoint::MlpIn, &h);
+        let mid = self.gated(params, h, layer, &bits);
+        self.record(options, Some(layer), ActPoint::DownProjInput, &mid);
+        let mid = self.projection(params, mid, layer, LinearKind::Down, &bits);
+        state.bits.push(bits);
+        x + mid
+    }
+
+    /// RMSNorm with the gain of that name.
+    pub(crate) fn normed(&self, params: &ParamTensors, x: Tensor<2>, gain: &str) -> Tensor<2> {
+        let norm = RmsNorm { eps: self.spec.norm_eps as f32 };
+        self.apply(norm, vec![x, params.get(gain)])
+    }
+
+    /// From the input of the query, key and value projections to that of the output projection.
+    pub(crate) fn attended(
+        &self,
+        params: &ParamTensors,
+        h: Tensor<2>,
+        layer: usize,
+        (batch, seq): (usize, usize),
+        bits: &TokenBits,
+        options: &ForwardOptions,
+        state: &mut LayerState,
+    ) -> Tensor<2> {
         let spec = &self.spec;
         let shape = AttentionShape {
             batch,
@@ -273,49 +308,41 @@ impl Model {
             kv_heads: spec.num_key_value_heads,
             head_dim: spec.head_dim,
         };
-        let norm = RmsNorm { eps: spec.norm_eps as f32 };
-        let bits = match fixed {
-            Some(bits) => bits,
-            None => self.token_bits(layer, &x, &state.sink_probs, seq, &mut state.scores),
-        };
-        let at = Some(layer);
-        let h = self.apply(norm, vec![x.clone(), params.get(&spec.attn_norm_name(layer))]);
-        self.record(options, at, ActPoint::AttnIn, &h);
-        let project = |kind, x| self.projection(params, x, layer, kind, &bits);
+        let project = |kind, x| self.projection(params, x, layer, kind, bits);
         let q = self.head_norm(params, project(LinearKind::Q, h.clone()), layer, LinearKind::Q);
         let k = self.head_norm(params, project(LinearKind::K, h.clone()), layer, LinearKind::K);
         let v = project(LinearKind::V, h);
         self.record_heads(layer, [&q, &k, &v], shape, options);
-        self.extra_terms(params, layer, (&q, &k), shape, &bits, options, state);
+        self.extra_terms(params, layer, (&q, &k), shape, bits, options, state);
         let taps = Arc::new(Mutex::new(AttentionTaps {
             wants_sink: self.plan.as_ref().is_some_and(|plan| plan.policy.uniform().is_none()),
             wants_probabilities: options.keep_maps,
             ..AttentionTaps::default()
         }));
-        let attended = self.attention(params, layer, [q, k, v], shape, &bits, taps.clone());
-        {
-            let mut taps = taps.lock().unwrap_or_else(|e| e.into_inner());
-            state.sink_probs = std::mem::take(&mut taps.sink_probs);
-            if options.keep_maps {
-                state.maps.push(taps.probabilities.clone());
-            }
+        let attended = self.attention(params, layer, [q, k, v], shape, bits, taps.clone());
+        let mut taps = taps.lock().unwrap_or_else(|e| e.into_inner());
+        state.sink_probs = std::mem::take(&mut taps.sink_probs);
+        if options.keep_maps {
+            state.maps.push(taps.probabilities.clone());
         }
-        self.record(options, at, ActPoint::OProjInput, &attended);
-        let x = x + project(LinearKind::O, attended);
-        let h = self.apply(norm, vec![x.clone(), params.get(&spec.mlp_norm_name(layer))]);
-        self.record(options, at, ActPoint::MlpIn, &h);
-        let gate = project(LinearKind::Gate, h.clone());
-        let mid = self.apply(SwiGlu, vec![gate, project(LinearKind::Up, h)]);
-        self.record(options, at, ActPoint::DownProjInput, &mid);
-        let mid = project(LinearKind::Down, mid);
-        state.bits.push(bits);
-        x + mid
+        attended
+    }
+
+    /// From the input of the gate and up projections to that of the down projection.
+    pub(crate) fn gated(
+        &self,
+        params: &ParamTensors,
+        h: Tensor<2>,
+        layer: usize,
+        bits: &TokenBits,
+    ) -> Tensor<2> {
+        let gate = self.projection(params, h.clone(), layer, LinearKind::Gate, bits);
+        self.apply(SwiGlu, vec![gate, self.projection(params, h, layer, LinearKind::Up, bits)])
     }
 
     /// Logits `[tokens, vocabulary]` from the output of the last layer.
     pub(crate) fn head(&self, params: &ParamTensors, x: Tensor<2>, options: &ForwardOptions) -> Tensor<2> {
-        let norm = RmsNorm { eps: self.spec.norm_eps as f32 };
-        let x = self.apply(norm, vec![x, params.get(ModelSpec::FINAL_NORM)]);
+        let x = self.normed(params, x, ModelSpec::FINAL_NORM);
         self.record(options, None, ActPoint::LmHeadInput, &x);
         // The head's input is always 8 bits.
         let bits = TokenBits::Uniform(ActBits::A8);

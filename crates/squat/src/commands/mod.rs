@@ -13,6 +13,8 @@ mod inspect;
 mod man;
 mod pack;
 #[cfg(feature = "train")]
+mod quantize;
+#[cfg(feature = "train")]
 mod quickstart;
 #[cfg(feature = "train")]
 mod tokenizer;
@@ -36,6 +38,8 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Tokenizer(args) => tokenizer::run(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::run(&args),
+        #[cfg(feature = "train")]
+        Command::Quantize(args) => quantize::run(&args),
         Command::Pack(args) => pack::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -1,11 +1,21 @@
 //! `squat pack`.
 
 use crate::args::Pack;
+use crate::fidelity::Fidelity;
 use crate::{forms, printer, signals};
 use anyhow::Result;
+use squat_engine::{Engine, EngineOptions};
+use squat_eval::Tokenize;
 use squat_eval::table::Table;
-use squat_model::QuantPlan;
+use squat_model::{ModelKind, OpenedModel, QuantPlan};
+use std::path::Path;
 use std::process::ExitCode;
+
+/// English of several kinds, written for this purpose, that the loss of rounding is measured on.
+const TEXT: &str = include_str!("../built_in_text.txt");
+
+/// Perplexity over the original's from which a loss is said.
+const TOLERATED: f64 = 1.05;
 
 pub fn run(args: &Pack) -> Result<ExitCode> {
     let model = forms::open_model(&args.run)?;
@@ -18,6 +28,9 @@ pub fn run(args: &Pack) -> Result<ExitCode> {
     });
     signals::tidy_up();
     let report = model.pack(plan.as_ref(), &args.out)?;
+    if !report.learned_scales && model.kind() == ModelKind::FullPrecision {
+        say_loss(&model, &args.out)?;
+    }
     if args.json {
         printer::json(&serde_json::to_value(&report)?);
         return Ok(ExitCode::SUCCESS);
@@ -47,4 +60,34 @@ pub fn run(args: &Pack) -> Result<ExitCode> {
     };
     printer::note(&format!("packed with {scales}: {}", args.out.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says on stderr what rounding cost on the built-in text, where it is more than is tolerated.
+fn say_loss(model: &OpenedModel, packed: &Path) -> Result<()> {
+    // A model without a tokenizer can be packed, and its loss is not measured.
+    let Ok(tokenizer) = forms::ModelTokenizer::open(model) else { return Ok(()) };
+    let Ok(tokens) = tokenizer.encode(TEXT) else { return Ok(()) };
+    let length = model.spec().max_position_embeddings.min(256);
+    let windows: Vec<Vec<u32>> = tokens
+        .chunks(length.saturating_sub(1).max(1))
+        .take(4)
+        .map(|chunk| std::iter::once(tokenizer.bos_id()).chain(chunk.iter().copied()).collect())
+        .collect();
+    let original = Engine::from_model(model, EngineOptions::default())?;
+    let packed = Engine::load(packed, 0)?;
+    let found = Fidelity::measure(&original, &packed, &windows, forms::threads(0))?;
+    if found.ratio() > TOLERATED {
+        let [before, after] = found.perplexities();
+        let way = if cfg!(feature = "train") {
+            "`squat quantize` finds better codes and scales; 8 bits (w8a8) lose least"
+        } else {
+            "8 bits (w8a8) lose least; `squat quantize`, in the full build, finds better codes and scales"
+        };
+        printer::note(&format!(
+            "rounding changed the perplexity of {} tokens of built-in English from {before:.1} to {after:.1}, {:.2} times; {way}",
+            found.tokens,
+            found.ratio()
+        ));
+    }
+    Ok(())
 }

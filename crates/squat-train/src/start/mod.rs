@@ -1,0 +1,82 @@
+//! First codes and scales of a model that was trained in full precision: better ones than rounding gives.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `gram` | inputs of linears, summed to `X^T X` |
+//! | `factor` | the factorization `(U + I) D (U + I)^T` of such a sum |
+//! | `solve` | codes and scales of one weight |
+//! | `pass` | the model, layer by layer |
+//!
+//! The layers are quantized in order, and the inputs of each are those of the model as quantized so far, so a layer also
+//! makes up for the errors of those below.
+
+mod factor;
+mod gram;
+mod pass;
+mod solve;
+
+pub use pass::{Progress, Started, start};
+
+use std::str::FromStr;
+
+/// Which methods find the first codes and scales.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Methods {
+    /// Scales of least error of the output, by a search of clip ratios; otherwise of least error of the weight.
+    pub output_error: bool,
+    /// Error-compensating rounding (GPTQ, arXiv 2210.17323, in the form of LDLQ, arXiv 2307.13304).
+    pub compensate: bool,
+    /// Rounds of coordinate descent over codes and scales after rounding.
+    pub refine: usize,
+    /// The share, 0 to 1, of the errors of layers below that a layer makes up for (GPTAQ, arXiv 2504.02692).
+    pub correct: f32,
+    /// Added to the diagonal of `X^T X`, as a share of its mean.
+    pub damping: f32,
+}
+
+impl Default for Methods {
+    fn default() -> Self {
+        Self { output_error: true, compensate: true, refine: 2, correct: 0.5, damping: 0.01 }
+    }
+}
+
+impl Methods {
+    /// Rounding to nearest with scales of least squared error of the weight: what packing does by itself.
+    pub const NONE: Self =
+        Self { output_error: false, compensate: false, refine: 0, correct: 0.0, damping: 0.01 };
+
+    /// Whether the inputs of linears are needed at all.
+    pub(crate) fn calibrates(&self) -> bool {
+        self.output_error || self.compensate || self.refine > 0
+    }
+}
+
+impl FromStr for Methods {
+    type Err = String;
+
+    /// Names joined by commas: `scales`, `compensate`, `refine`, `correct`; `none`; `all` is the default.
+    fn from_str(names: &str) -> Result<Self, String> {
+        let all = Self::default();
+        let mut methods = Self::NONE;
+        for name in names.split(',') {
+            match name {
+                "none" => {}
+                "all" => methods = all,
+                "scales" => methods.output_error = true,
+                "compensate" => methods.compensate = true,
+                "refine" => methods.refine = all.refine,
+                "correct" => methods.correct = all.correct,
+                other => {
+                    return Err(format!(
+                        "expected none, all, or some of scales, compensate, refine, correct, joined by commas; \
+                         got `{other}`"
+                    ));
+                }
+            }
+        }
+        Ok(methods)
+    }
+}
+
+#[cfg(test)]
+mod tests;
