@@ -22,6 +22,8 @@ pub struct Fidelity {
     pub equal: usize,
 }
 
+// `squat pack` shows less of it than `squat quantize`, which the edge build lacks.
+#[cfg_attr(not(feature = "train"), allow(dead_code))]
 impl Fidelity {
     /// Compares two models with one vocabulary on windows of token ids that begin with BOS, each of two tokens or more.
     pub fn measure(

@@ -4,7 +4,7 @@ use crate::Usage;
 use crate::args::Eval;
 use crate::forms::ModelTokenizer;
 use crate::{forms, printer};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use squat_eval::table::{accuracy_table, perplexity_table};
 use squat_eval::tasks::{TaskDefinition, TaskKind};
 use squat_eval::{PairSet, ScoringOptions, TokenizedText, Windows, evaluate, perplexity, task};
@@ -22,7 +22,7 @@ pub fn texts(path: &Path, tokenizer: &ModelTokenizer) -> Result<Vec<TokenizedTex
         let manifest = squat_data::Manifest::read(path)?;
         let shards = squat_data::TokenShards::open(path)?;
         if manifest.vocab_size != tokenizer.inner().vocab_size() {
-            bail!(
+            anyhow::bail!(
                 "{} was prepared with a tokenizer of {} ids, the model's has {}; prepare the text with the model's own",
                 path.display(),
                 manifest.vocab_size,
