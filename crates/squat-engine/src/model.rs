@@ -162,7 +162,7 @@ impl Model {
         }
     }
 
-    /// The quantizer of a point; `layer` is none for the input of the head. `None` where the point is not quantized, and for
+    /// The quantizer of a point; `layer` is `None` for the input of the head. `None` where the point is not quantized, and for
     /// the probabilities, whose bits are in the plan.
     pub(crate) fn quantizer(&self, point: ActPoint, layer: Option<usize>) -> Option<&RowQuantizer> {
         let layer = layer.and_then(|index| self.layers.get(index));

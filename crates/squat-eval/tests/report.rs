@@ -238,7 +238,7 @@ fn a_report_of_little_or_odd_figures_is_a_page_too() {
     report.perplexity[1].standard_error = Some(f64::NAN);
     report.accuracy.truncate(1);
     let page = render_html(&report).expect("made");
-    assert!(!page.contains("\"NaN") && !page.contains("=\"inf"), "no position that is no number");
+    assert!(!page.contains("\"NaN") && !page.contains("=\"inf"), "every position is a number");
     assert!(page.len() < 100_000, "long curves are thinned: {}", page.len());
 
     let empty = QuickstartReport {

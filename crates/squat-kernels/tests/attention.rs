@@ -79,12 +79,12 @@ fn check(setup: &Setup, rows: usize, causal: Causal) -> Result<(), TestCaseError
         let mut scratch = AttentionScratch::new();
         // Twice: the second time with stale buffers.
         for _ in 0..2 {
-            let (mut out, mut column_0) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
-            kernels.attend(&setup.head, causal, queries, &mut scratch, &mut out, &mut column_0);
+            let (mut out, mut sink_probs) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
+            kernels.attend(&setup.head, causal, queries, &mut scratch, &mut out, &mut sink_probs);
             for (r, (want, p)) in want.iter().enumerate() {
                 let out = &out[r * dim..(r + 1) * dim];
                 prop_assert_eq!(bits(out), bits(want), "{}, row {} of {}", kernels.name(), r, rows);
-                prop_assert_eq!(column_0[r].to_bits(), p[0].to_bits());
+                prop_assert_eq!(sink_probs[r].to_bits(), p[0].to_bits());
             }
         }
     }
@@ -160,10 +160,10 @@ proptest! {
             }
         }
         for kernels in kernels() {
-            let (mut out, mut column_0) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
-            kernels.attend_float(&head, causal, &queries, &mut AttentionScratch::new(), &mut out, &mut column_0);
+            let (mut out, mut sink_probs) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
+            kernels.attend_float(&head, causal, &queries, &mut AttentionScratch::new(), &mut out, &mut sink_probs);
             prop_assert_eq!(bits(&out), bits(&want), "{}", kernels.name());
-            prop_assert_eq!(bits(&column_0), bits(&first));
+            prop_assert_eq!(bits(&sink_probs), bits(&first));
         }
     }
 

@@ -111,7 +111,7 @@ fn refuse_foreign_files(target: &Path, new: &Path) -> Result<(), ModelError> {
             return Err(ModelError::folder(
                 target,
                 format!(
-                    "the folder holds \"{name}\", which is no part of the model to be replaced; \
+                    "the folder holds \"{name}\", which is not part of the model to be replaced; \
                      move it away or choose another folder"
                 ),
             ));

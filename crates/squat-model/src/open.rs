@@ -44,7 +44,7 @@ pub struct OpenedModel {
 
 #[derive(Debug)]
 enum Files {
-    /// What a GGUF file holds in few bits is widened when it is read.
+    /// Low-bit tensors of a GGUF file are widened when they are read.
     Gguf(GgufModel),
     Llama2c(Llama2cModel),
     /// Full precision, or a checkpoint.

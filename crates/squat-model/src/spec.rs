@@ -191,7 +191,7 @@ pub enum NormKind {
     Final,
 }
 
-/// What a parameter does.
+/// The role of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ParamKind {
     /// Token table, `[vocab, hidden]`.
@@ -215,7 +215,7 @@ pub struct ParamInfo {
     pub name: String,
     /// `[out, in]` for matrices, one number for gains and biases.
     pub shape: Vec<usize>,
-    /// What it does.
+    /// Its role.
     pub kind: ParamKind,
     /// Layer it belongs to; none for the embedding, the last norm and the head.
     pub layer: Option<usize>,

@@ -151,7 +151,7 @@ pub fn check_finite(values: &[f32], name: &str, place: impl FnOnce() -> String) 
 
 /// The static quantizer of a point and width, from its scale and zero-point tensors.
 ///
-/// `layer` is none for the head's input.
+/// `layer` is `None` for the head's input.
 ///
 /// # Errors
 /// Missing tensors, other shapes, a scale that is not positive and finite, a zero point outside the codes.

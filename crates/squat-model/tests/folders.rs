@@ -419,7 +419,7 @@ fn tokenizers() {
     write(&path, &spec, &tensors(&spec));
     let tokenizer = Tokenizer::open(&path, &spec).unwrap();
     assert_eq!((tokenizer.vocab_size(), tokenizer.bos_id(), tokenizer.pad_id()), (19, Some(1), Some(0)));
-    // The file asks for truncation to two tokens, which is ignored.
+    // The file requests truncation to two tokens, which is ignored.
     assert_eq!(tokenizer.encode("w3 w4 w5 w18").unwrap(), [3, 4, 5, 18]);
     assert_eq!(tokenizer.encode("").unwrap(), Vec::<u32>::new());
     assert_eq!(tokenizer.decode(&[1, 3, 4, 2]).unwrap(), "w3 w4");

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// Whole words between white space: `<pad>` (also for unknown words), `<s>`, `</s>`, then `w3`, `w4`, ... up to `size`
-/// ids. It asks for truncation to two ids, which loaders must ignore.
+/// ids. It requests truncation to two ids, which loaders must ignore.
 pub fn word_level(size: usize) -> String {
     let special = ["<pad>", "<s>", "</s>"];
     let vocab: Map<String, Value> = (0..size)

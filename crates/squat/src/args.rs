@@ -292,7 +292,7 @@ pub struct Eval {
     /// Minimal pairs: only the first N of each paradigm.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Perplexity: tokens of a window, BOS included; 512 if absent, or what the model takes if that is less.
+    /// Perplexity: tokens of a window, BOS included; 512 if absent, or the maximum of the model if that is less.
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
     /// Perplexity: tokens scored in each window, after others that are only context; all tokens after BOS if absent, so

@@ -190,7 +190,7 @@ fn generation_repeats_itself() {
     assert_eq!(text(&scalar.stdout), first);
 }
 
-/// `squat inspect MODEL | head -1`: a reader that goes away is no error.
+/// `squat inspect MODEL | head -1`: a reader that goes away is not an error.
 #[test]
 fn a_closed_pipe_is_no_error() {
     let dir = tempfile::tempdir().unwrap();

@@ -92,7 +92,7 @@ fn words(line: &str) -> Vec<String> {
 /// What follows `squat` in a line, whatever launcher or variable stands before it.
 fn squat_args(line: &str) -> Option<Vec<String>> {
     let mut words = words(line);
-    // `cargo run -p squat -- ARGS` is `squat ARGS`, and other lines of cargo are no commands of ours.
+    // `cargo run -p squat -- ARGS` is `squat ARGS`, and other lines of cargo are not ours.
     let at = match words.first()?.as_str() {
         "cargo" => words
             .iter()

@@ -91,9 +91,12 @@ fn every_task_is_registered() {
 fn every_operation_is_checked() {
     let used = read("crates/squat-train/src/model/forward.rs") + &read("crates/squat-train/src/step.rs");
     for name in names("crates/squat-train/src/ops", "rs").iter().filter(|&name| name != "gradient_check") {
-        assert!(used.contains(&format!("ops::{name}::")), "ops/{name}.rs is used by nothing");
-        let text = read(&format!("crates/squat-train/src/ops/{name}.rs"));
-        assert!(text.contains("#[test]") && text.contains("gradient"), "ops/{name}.rs checks no gradient");
+        assert!(used.contains(&format!("ops::{name}::")), "operation {name} is not used");
+        let operation = format!("crates/squat-train/src/ops/{name}");
+        let own_tests = format!("{operation}/tests.rs");
+        let file = if root().join(&own_tests).is_file() { own_tests } else { format!("{operation}.rs") };
+        let text = read(&file);
+        assert!(text.contains("#[test]") && text.contains("gradient"), "{file} checks no gradient");
     }
 }
 

@@ -5,6 +5,7 @@ use crate::block::Block;
 use crate::rows::RowsView;
 use crate::simd::{IntSimd, PREFETCH_DISTANCE};
 use crate::storage::Storage;
+use core::hint::black_box;
 use core::ops::Range;
 
 /// Sums of a tile: rows times panels, 16 channels each.
@@ -152,7 +153,13 @@ impl<S: IntSimd, const TILE_ROWS: usize, const TILE_PANELS: usize, const UNROLL:
         rows: RowsView<'a>,
         range: Range<usize>,
     ) -> [&'a [U::Codes]; MR] {
-        core::array::from_fn(|i| U::codes(rows.padded(range.start + i)))
+        let codes = core::array::from_fn(|i| U::codes(rows.padded(range.start + i)));
+        match U::STORAGE {
+            // A pointer for each row: as multiples of one stride they take more registers than x86 has, and the loop over
+            // bytes, which need little work, reads a spilled multiple in each step.
+            Storage::Bits8 => black_box(codes),
+            _ => codes,
+        }
     }
 
     #[inline(always)]

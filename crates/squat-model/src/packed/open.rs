@@ -294,7 +294,7 @@ impl PackedModel {
         }
     }
 
-    /// The static quantizer of a point; `layer` is none for the head's input.
+    /// The static quantizer of a point; `layer` is `None` for the head's input.
     ///
     /// # Errors
     /// The plan has no static quantizer there.

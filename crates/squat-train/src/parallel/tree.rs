@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_no_chain() {
+    fn the_order_is_not_a_chain() {
         // In a chain the small numbers would vanish one by one.
         let values = [1e8f32, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0];
         let chain = values.iter().fold(0.0, |a, b| a + b);
