@@ -165,6 +165,9 @@ impl Session {
             ReadError::Io { source, .. } => {
                 EngineError::PrefixFile { verb: "read", path: path.to_path_buf(), source }
             }
+            ReadError::Missing(path) => {
+                EngineError::PrefixFile { verb: "read", path, source: std::io::ErrorKind::NotFound.into() }
+            }
             error => refuse(error.to_string()),
         })?;
         self.sequence = decode(&bytes, &self.sequence).map_err(refuse)?;
