@@ -1,10 +1,6 @@
-//! The one way files are written, locked and read, and the flag that asks long work to stop.
-//!
-//! Writing: [`write`], with [`lock`]. Reading what others wrote: [`read`]. Stopping: [`interrupt`]. Panics of
-//! libraries: [`contain`].
+//! Between this program and what it does not control: files that others wrote ([`read`]), the wish that long work stop
+//! ([`interrupt`]), panics of libraries ([`contain`]).
 
 pub mod contain;
 pub mod interrupt;
-pub mod lock;
 pub mod read;
-pub mod write;

@@ -1,6 +1,6 @@
 //! Reading files that somebody else wrote: regular files only, of bounded size, with errors that name them.
 //!
-//! [`whole`] and [`text`] copy a file, [`open`] streams it, [`map`] maps it. A file that is cut while it is mapped raises a
+//! [`whole`] and [`text`] copy a file, [`open`] streams it, [`map`] and [`map_file`] map it. A file that is cut while it is mapped raises a
 //! signal wherever it is touched next; a program calls [`report_cut_maps`] once to end with a line about that file instead.
 
 use std::fmt;
@@ -12,7 +12,7 @@ mod cut;
 mod map;
 
 pub use cut::report_cut_maps;
-pub use map::{Map, map};
+pub use map::{Map, map, map_file};
 
 /// Most bytes of a file that is read as a whole, by what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

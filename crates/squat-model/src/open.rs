@@ -74,7 +74,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<OpenedModel, ModelError> {
     (&mut file).take(HEAD).read_to_end(&mut head).map_err(ModelError::io("read", &path))?;
     let length = file.metadata().map_err(ModelError::io("read", &path))?.len();
     let files = if head.starts_with(gguf::MAGIC) {
-        Files::Gguf(GgufModel::open(&path)?)
+        Files::Gguf(GgufModel::from_file(&path, &file)?)
     } else if llama2c::is_checkpoint(&head, length) || has_extension(&path, "bin") {
         Files::Llama2c(Llama2cModel::from_file(&path, file)?)
     } else {

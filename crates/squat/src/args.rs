@@ -22,6 +22,14 @@ fn vocab_size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("expected a number of at most {largest}"))
 }
 
+/// A number of tokens that are kept in memory, checked.
+#[cfg(feature = "train")]
+fn tokens(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1 << 24;
+    let number = text.parse().ok().filter(|number| (1..=MOST).contains(number));
+    number.ok_or_else(|| format!("expected a number of tokens from 1 to {MOST}"))
+}
+
 /// Small language models at 4 bits and below on ordinary CPUs: train, evaluate, pack, run.
 #[derive(Parser, Debug)]
 #[command(name = "squat", version, propagate_version = true)]
@@ -213,6 +221,7 @@ pub struct Train {
 
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  squat quantize my-model --tokens 2048 --eval-tokens 512 --out small-w4")]
 pub struct Quantize {
     /// Model to quantize: Hugging Face folder, GGUF file, or a run or checkpoint in full precision.
     pub model: PathBuf,
@@ -238,10 +247,10 @@ pub struct Quantize {
     #[arg(long, default_value = "all")]
     pub methods: squat_train::start::Methods,
     /// Tokens to calibrate on; more take longer.
-    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = tokens)]
     pub tokens: usize,
     /// Held-out tokens to measure on.
-    #[arg(long, value_name = "N", default_value_t = 8_192)]
+    #[arg(long, value_name = "N", default_value_t = 8_192, value_parser = tokens)]
     pub eval_tokens: usize,
     /// Seed of the choice of text, and of the text that the model writes.
     #[arg(long, default_value_t = 1)]

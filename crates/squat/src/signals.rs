@@ -41,8 +41,7 @@ pub fn tidy_up() {
     TIDY.store(true, Ordering::Relaxed);
 }
 
-/// Waits for something, during which a signal ends the program at once.
-#[cfg(feature = "train")]
+/// Work that leaves nothing half-made, during which a signal ends the program at once.
 pub fn while_waiting<T>(wait: impl FnOnce() -> T) -> T {
     let before = TIDY.swap(false, Ordering::Relaxed);
     let result = wait();

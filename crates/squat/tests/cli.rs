@@ -553,6 +553,15 @@ fn quantize_measures_on_other_text_than_it_calibrates_on() {
     };
     refuse(&["quantize", "fp", "--data", "text", "--out", "new"], &["too short", "381 tokens"]);
     refuse(&["quantize", "fp", "--out", "all"], &["exists already", "--out"]);
+    std::fs::write(dir.join("word.txt"), "dog").unwrap();
+    refuse(
+        &["quantize", "fp", "--held-out", "word.txt", "--out", "new"],
+        &["word.txt", "too short", "127 tokens"],
+    );
+    for tokens in ["0", "99999999999999999999", "-1"] {
+        let wrong = output(dir, &["quantize", "fp", "--tokens", tokens, "--out", "new"]);
+        assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));
+    }
     refuse(&["quantize", "qat", "--out", "new"], &["has quantizers already"]);
     refuse(&["quantize", "fp", "--plan", "fp", "--out", "new"], &["quantizes no weights"]);
     assert!(!dir.join("new").exists());

@@ -229,6 +229,7 @@ fn examples_of_the_help_run() {
         "data prepare",
         "data merge",
         "train",
+        "quantize",
         "completions",
         "man",
         "quickstart",

@@ -2,6 +2,7 @@
 
 use super::{ReadError, cut, failed, regular};
 use memmap2::Mmap;
+use std::fs::File;
 use std::path::Path;
 
 /// A file mapped into memory, read-only; its bytes by `Deref`.
@@ -20,10 +21,17 @@ pub struct Map {
 /// # Errors
 /// As [`super::open`].
 pub fn map(path: &Path) -> Result<Map, ReadError> {
-    let (file, _) = regular(path)?;
+    map_file(path, &regular(path)?.0)
+}
+
+/// [`map()`] of a file that [`super::open`] gave; `path` is its name in messages.
+///
+/// # Errors
+/// The system refuses.
+pub fn map_file(path: &Path, file: &File) -> Result<Map, ReadError> {
     // SAFETY: the mapping is read-only. Other processes may change the bytes, as with any file that is read while it is
     // written: every reader checks values, and none relies on reading a byte twice. Cutting is documented above.
-    let map = unsafe { Mmap::map(&file) }.map_err(failed("map", path))?;
+    let map = unsafe { Mmap::map(file) }.map_err(failed("map", path))?;
     let watched = cut::Watched::new(path, &map);
     Ok(Map { map, _watched: watched })
 }

@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `gram` | inputs of linears, summed to `X^T X` |
-//! | `factor` | the factorization `(U + I) D (U + I)^T` of such a sum |
+//! | `factor` | the Cholesky factor of such a sum |
 //! | `solve` | codes and scales of one weight |
 //! | `pass` | the model, layer by layer |
 //!

@@ -29,7 +29,11 @@ pub fn run(args: &Pack) -> Result<ExitCode> {
     signals::tidy_up();
     let report = model.pack(plan.as_ref(), &args.out)?;
     if !report.learned_scales && model.kind() == ModelKind::FullPrecision {
-        say_loss(&model, &args.out)?;
+        // The model is complete: neither a signal nor a failure here takes anything back.
+        let said = signals::while_waiting(|| say_loss(&model, &args.out));
+        if let Err(error) = said {
+            printer::note(&format!("what rounding cost could not be measured: {error:#}"));
+        }
     }
     if args.json {
         printer::json(&serde_json::to_value(&report)?);
@@ -76,7 +80,8 @@ fn say_loss(model: &OpenedModel, packed: &Path) -> Result<()> {
     let original = Engine::from_model(model, EngineOptions::default())?;
     let packed = Engine::load(packed, 0)?;
     let found = Fidelity::measure(&original, &packed, &windows, forms::threads(0))?;
-    if found.ratio() > TOLERATED {
+    // Not a number is a loss too.
+    if found.ratio().is_nan() || found.ratio() > TOLERATED {
         let [before, after] = found.perplexities();
         let way = if cfg!(feature = "train") {
             "`squat quantize` finds better codes and scales; 8 bits (w8a8) lose least"

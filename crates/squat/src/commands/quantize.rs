@@ -3,7 +3,7 @@
 use crate::args::Quantize;
 use crate::fidelity::Fidelity;
 use crate::forms::{self, ModelTokenizer};
-use crate::printer;
+use crate::{printer, signals};
 use anyhow::{Result, bail};
 use serde_json::json;
 use squat_engine::{BatchEntry, Engine, EngineOptions, Sampler, Sampling, SessionOptions};
@@ -50,9 +50,10 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
     if plan.weight.is_none() {
         bail!("the plan {} quantizes no weights; choose another, such as w4a8", args.plan);
     }
+    // First, so that a model that cannot be quantized is refused before text is written.
+    let loaded = checkpoint::load(model.path())?;
     let original = Engine::from_model(&model, EngineOptions::threads(threads))?;
     let text = text(args, &model, &original)?;
-    let loaded = checkpoint::load(model.path())?;
     let started = start(&loaded, &plan, &text.calibration, &args.methods, threads, &mut |progress| {
         let (done, all) = (progress.layers, progress.of);
         if done == all || done % 5 == 0 {
@@ -60,6 +61,7 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
         }
     })?;
     drop(loaded);
+    signals::tidy_up();
     let folder = temporary_folder(&args.out)?;
     let found = started.loaded;
     let checkpoint_folder = folder.path().join("checkpoint");
@@ -68,8 +70,10 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
     checkpoint::save(&checkpoint_folder, &found.spec, quantized, &found.parameters, &tokenizer, None)?;
     drop(found);
     let report = squat_model::open(&checkpoint_folder)?.pack(None, &args.out)?;
-    let packed = Engine::load(&args.out, threads)?;
-    let fidelity = Fidelity::measure(&original, &packed, &text.held_out, threads)?;
+    drop(folder);
+    let fidelity = signals::while_waiting(|| {
+        Fidelity::measure(&original, &Engine::load(&args.out, threads)?, &text.held_out, threads)
+    })?;
     let seconds = began.elapsed().as_secs_f64();
     if args.json {
         let mut all = fidelity.to_json();
@@ -117,6 +121,9 @@ fn text(args: &Quantize, model: &OpenedModel, engine: &Engine) -> Result<Text> {
     let tokenizer = ModelTokenizer::open(model)?;
     let bos = tokenizer.bos_id();
     let length = WINDOW.min(model.spec().max_position_embeddings);
+    if length < 2 {
+        bail!("the model has a context of {length} tokens; expected at least 2");
+    }
     let wanted = |tokens: usize| tokens.div_ceil(length - 1);
     let (calibration, held_out) = (wanted(args.tokens).max(1), wanted(args.eval_tokens).max(1));
     let read = |path: &Path| -> Result<Vec<Vec<u32>>> {
@@ -124,6 +131,13 @@ fn text(args: &Quantize, model: &OpenedModel, engine: &Engine) -> Result<Text> {
         Ok(texts.iter().flat_map(|text| windows(&text.tokens, bos, length)).collect())
     };
     let separate = args.held_out.as_deref().map(read).transpose()?;
+    if let (Some(path), Some([])) = (&args.held_out, separate.as_deref()) {
+        bail!(
+            "{} is too short to measure on: expected text of at least {} tokens; give more, or leave --held-out out",
+            path.display(),
+            length - 1
+        );
+    }
     let Some(data) = &args.data else {
         let more = if separate.is_some() { 0 } else { held_out };
         printer::note("no --data: the model writes the text that it is calibrated on");
@@ -180,7 +194,7 @@ fn warn_of_foreign_text(engine: &Engine, windows: &[Vec<u32>], place: &str) -> R
     Ok(())
 }
 
-/// Whole windows of a text, BOS first; the rest is left out, unless there is nothing else.
+/// Whole windows of a text, BOS first; the rest is left out.
 fn windows(tokens: &[u32], bos: u32, length: usize) -> Vec<Vec<u32>> {
     tokens
         .chunks_exact(length - 1)

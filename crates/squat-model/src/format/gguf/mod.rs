@@ -90,7 +90,12 @@ impl GgufFile {
     /// A missing file; one that is not GGUF version 2 or 3, truncated or damaged; a part that is missing or belongs to
     /// another model.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let (part, metadata, mut entries) = map_part(path)?;
+        Self::from_map(path, read::map(path)?)
+    }
+
+    /// [`GgufFile::open`] of a file that is mapped already.
+    pub(crate) fn from_map(path: &Path, map: Map) -> Result<Self, ModelError> {
+        let (part, metadata, mut entries) = read_part(path, map)?;
         let Some(split) = Split::of(path, &metadata)? else {
             return Ok(Self { path: path.to_path_buf(), parts: vec![part], metadata, entries });
         };
@@ -113,7 +118,7 @@ impl GgufFile {
                 );
                 return Err(ModelError::file(path, message));
             }
-            let (part, metadata, more) = map_part(&sibling)?;
+            let (part, metadata, more) = read_part(&sibling, read::map(&sibling)?)?;
             if Split::of(&sibling, &metadata)?.is_none_or(|found| found.count != split.count) {
                 let message = format!("expected part {} of {} of one model", number + 1, split.count);
                 return Err(ModelError::file(&sibling, message + "; copy the parts again"));
@@ -294,9 +299,11 @@ fn part_suffix(number: usize, count: usize) -> String {
     format!("-{:05}-of-{count:05}.gguf", number + 1)
 }
 
-/// Maps one file and checks that its tensors are within it.
-fn map_part(path: &Path) -> Result<(Part, BTreeMap<String, Value>, BTreeMap<String, Entry>), ModelError> {
-    let map = read::map(path)?;
+/// Reads the header of one mapped file and checks that its tensors are within it.
+fn read_part(
+    path: &Path,
+    map: Map,
+) -> Result<(Part, BTreeMap<String, Value>, BTreeMap<String, Entry>), ModelError> {
     let bad = |message: String| {
         ModelError::file(path, format!("invalid GGUF file: {message}; copy or convert it again"))
     };

@@ -34,6 +34,11 @@ impl GgufModel {
         Self::of(GgufFile::open(path.as_ref())?)
     }
 
+    /// [`GgufModel::open`] of a file that is open already.
+    pub(crate) fn from_file(path: &Path, file: &std::fs::File) -> Result<Self, ModelError> {
+        Self::of(GgufFile::from_map(path, squat_files::read::map_file(path, file)?)?)
+    }
+
     fn of(file: GgufFile) -> Result<Self, ModelError> {
         let family = family_of(&file)?;
         let spec = spec_of(&file, family)?;

@@ -1,1 +1,0 @@
-//! One writer of a folder at a time.
