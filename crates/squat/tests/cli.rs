@@ -558,6 +558,7 @@ fn quantize_measures_on_other_text_than_it_calibrates_on() {
         &["quantize", "fp", "--held-out", "word.txt", "--out", "new"],
         &["word.txt", "too short", "127 tokens"],
     );
+    refuse(&["quantize", "fp", "--out", "word.txt/new"], &["cannot write to word.txt", "--out"]);
     for tokens in ["0", "99999999999999999999", "-1"] {
         let wrong = output(dir, &["quantize", "fp", "--tokens", tokens, "--out", "new"]);
         assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));

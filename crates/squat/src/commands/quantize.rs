@@ -4,7 +4,7 @@ use crate::args::Quantize;
 use crate::fidelity::Fidelity;
 use crate::forms::{self, ModelTokenizer};
 use crate::{printer, signals};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use squat_engine::{BatchEntry, Engine, EngineOptions, Sampler, Sampling, SessionOptions};
 use squat_eval::table::Table;
@@ -50,6 +50,8 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
     if plan.weight.is_none() {
         bail!("the plan {} quantizes no weights; choose another, such as w4a8", args.plan);
     }
+    // Minutes later would be late to learn that nothing can be written there.
+    drop(temporary_folder(&args.out)?);
     // First, so that a model that cannot be quantized is refused before text is written.
     let loaded = checkpoint::load(model.path())?;
     let original = Engine::from_model(&model, EngineOptions::threads(threads))?;
@@ -112,8 +114,9 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
 /// A folder beside `out` that disappears at the end.
 fn temporary_folder(out: &Path) -> Result<tempfile::TempDir> {
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent)?;
-    Ok(tempfile::Builder::new().prefix(".quantize").tempdir_in(parent)?)
+    let made = std::fs::create_dir_all(parent)
+        .and_then(|()| tempfile::Builder::new().prefix(".quantize").tempdir_in(parent));
+    made.with_context(|| format!("cannot write to {}; choose another --out", parent.display()))
 }
 
 /// The text of the arguments, or text that the model writes.
