@@ -5,4 +5,5 @@
 pub mod interrupt;
 pub mod lock;
 pub mod read;
+pub mod sums;
 pub mod write;

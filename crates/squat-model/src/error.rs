@@ -19,6 +19,12 @@ pub enum ModelError {
         /// The cause.
         source: io::Error,
     },
+    /// An output that cannot or may not be written.
+    #[error(transparent)]
+    Write(#[from] squat_files::write::WriteError),
+    /// A folder whose files are not those that were written.
+    #[error(transparent)]
+    Sums(#[from] squat_files::sums::SumsError),
     /// A path that does not exist.
     #[error("{} does not exist{hint}", path.display())]
     NotFound {

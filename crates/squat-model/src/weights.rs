@@ -123,19 +123,20 @@ impl Weights {
                     )
                 },
             )?;
-            let number = match numbers.get(name) {
-                Some(&number) => number,
-                None => {
-                    weights.files.push(SafetensorsFile::open(&folder.join(name))?);
-                    numbers.insert(name, weights.files.len() - 1);
-                    weights.files.len() - 1
-                }
-            };
-            if !weights.files[number].contains(tensor) {
-                let message = format!("the index promises tensor \"{tensor}\" in {name}, which lacks it");
-                return Err(ModelError::file(&path, message + "; copy the shards again"));
+            let number = *numbers.entry(name).or_insert(weights.files.len());
+            if number == weights.files.len() {
+                weights.files.push(SafetensorsFile::open(&folder.join(name))?);
             }
-            weights.index.insert(tensor.clone(), number);
+            // What the index promises and no shard has is missing only if the model needs it.
+            if weights.files[number].contains(tensor) {
+                weights.index.insert(tensor.clone(), number);
+            }
+        }
+        // A shard may have more than the index says.
+        for (number, file) in weights.files.iter().enumerate() {
+            for name in file.names() {
+                weights.index.entry(name.to_owned()).or_insert(number);
+            }
         }
         Ok(weights)
     }

@@ -41,6 +41,12 @@ pub enum TrainError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// An output that cannot or may not be written.
+    #[error(transparent)]
+    Write(#[from] squat_files::write::WriteError),
+    /// A checkpoint whose files are not those that were written.
+    #[error(transparent)]
+    Sums(#[from] squat_files::sums::SumsError),
     /// From the data.
     #[error(transparent)]
     Data(#[from] squat_data::DataError),

@@ -53,9 +53,12 @@ pub enum Command {
 #[cfg(feature = "train")]
 #[derive(Args, Debug)]
 pub struct Quickstart {
-    /// Folder for all results; must not hold a quickstart yet.
+    /// Folder for all results; an interrupted quickstart is continued.
     #[arg(long, default_value = "quickstart")]
     pub out: PathBuf,
+    /// Replace a quickstart that the folder holds, and whatever else has its names there.
+    #[arg(long)]
+    pub force: bool,
     /// Seed of the data, the weights and the sampling.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -84,6 +87,9 @@ pub enum Data {
 pub struct DataMerge {
     /// The folder given to `prepare` as --out.
     pub out: PathBuf,
+    /// Replace what the output folder holds even if squat did not write it; files with other names stay.
+    #[arg(long)]
+    pub force: bool,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -101,6 +107,9 @@ pub struct DataPrepare {
     /// Folder for the shards.
     #[arg(long)]
     pub out: PathBuf,
+    /// Replace what the output folder holds even if squat did not write it; files with other names stay.
+    #[arg(long)]
+    pub force: bool,
     /// Which files of a folder to read, by their names: train, dev, test or all.
     #[arg(long, default_value = "train")]
     pub split: String,
@@ -131,6 +140,9 @@ pub struct TokenizerTrain {
     /// Folder for tokenizer.json.
     #[arg(long)]
     pub out: PathBuf,
+    /// Replace what the output folder holds even if squat did not write it; files with other names stay.
+    #[arg(long)]
+    pub force: bool,
     /// Which files of a folder to read, by their names: train, dev, test or all.
     #[arg(long, default_value = "train")]
     pub split: String,
@@ -150,6 +162,9 @@ pub struct Train {
     /// Continue a run where it stopped.
     #[arg(long)]
     pub resume: bool,
+    /// Replace a run that the folder holds, and whatever else has its names there.
+    #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
     /// Device to compute on: cpu, or cuda, vulkan, metal, wgpu in a build with the feature of that name.
     #[arg(long, default_value = "cpu")]
     pub device: String,
@@ -172,6 +187,9 @@ pub struct Pack {
     /// Folder for the packed model.
     #[arg(long)]
     pub out: PathBuf,
+    /// Replace what the output folder holds even if squat did not write it; files with other names stay.
+    #[arg(long)]
+    pub force: bool,
     /// Quantization plan for a model that was not trained with one (rounds to nearest): w8, w4, wWaA with W in 8, 4,
     /// 3, 2 and A in 8, 4, ternary-a8; with -gN one scale for every N inputs, with -t4 embedding and head in 4 bits.
     #[arg(long, value_parser = plan_name)]
@@ -320,6 +338,9 @@ pub struct BenchTrain {
 pub struct Inspect {
     /// Model to inspect: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
+    /// Prove that no file has changed since the model was written, by the checksums in its folder.
+    #[arg(long)]
+    pub verify: bool,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     pub json: bool,

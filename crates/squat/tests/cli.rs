@@ -321,7 +321,7 @@ fn a_full_disk_destroys_nothing() {
     std::fs::write(dir.join("recipe.toml"), &recipe).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let execution = Execution { stop: stop.clone(), ..Execution::on_cpu(1) };
-    let options = RunOptions { folder: dir.join("run"), execution };
+    let options = RunOptions { folder: dir.join("run"), execution, force: false };
     let outcome = run_recipe(&Recipe::parse(&recipe, &[]).unwrap(), &options, &mut |event| {
         if let RunEvent::Training(Event::Step { step: 5, .. }) = event {
             stop.store(true, Ordering::Relaxed);

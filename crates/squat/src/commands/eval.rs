@@ -59,6 +59,7 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     let definition = task(&args.task)?;
     check_options(args, definition)?;
     let mut subject = forms::open(&args.model, args.form, forms::threads(args.threads))?;
+    squat_files::sums::verify(&squat_model::open::locate(&args.model)?)?;
     let bar = indicatif::ProgressBar::hidden();
     if std::io::stderr().is_terminal() {
         bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());

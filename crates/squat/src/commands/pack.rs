@@ -4,7 +4,7 @@ use crate::args::Pack;
 use crate::{forms, printer};
 use anyhow::Result;
 use squat_eval::table::Table;
-use squat_model::QuantPlan;
+use squat_model::{Output, QuantPlan};
 use std::process::ExitCode;
 
 pub fn run(args: &Pack) -> Result<ExitCode> {
@@ -16,7 +16,8 @@ pub fn run(args: &Pack) -> Result<ExitCode> {
         }
         plan
     });
-    let report = model.pack(plan.as_ref(), &args.out)?;
+    let output = if args.force { Output::forced(&args.out) } else { Output::from(&args.out) };
+    let report = model.pack(plan.as_ref(), output)?;
     if args.json {
         printer::json(&serde_json::to_value(&report)?);
         return Ok(ExitCode::SUCCESS);

@@ -11,12 +11,7 @@ pub fn run(Tokenizer::Train(args): &Tokenizer) -> Result<ExitCode> {
     let corpus = Corpus::open(&args.inputs, &args.split.parse()?)?;
     let options = TokenizerOptions { vocab_size: args.vocab_size, ..TokenizerOptions::default() };
     let tokenizer = train_tokenizer(&corpus, &options)?;
-    let existed = args.out.exists();
-    save(&tokenizer, &args.out, options.max_length).inspect_err(|_| {
-        if !existed {
-            let _ = std::fs::remove_dir_all(&args.out);
-        }
-    })?;
+    save(&tokenizer, &args.out, options.max_length, args.force)?;
     printer::line(&format!("{} ids in {}", tokenizer.get_vocab_size(true), args.out.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -73,7 +73,7 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
     }
     let is_rank0 = group.is_rank0();
     let execution = Execution { threads, device, group, resume: args.resume, stop };
-    let options = RunOptions { folder: folder.clone(), execution };
+    let options = RunOptions { folder: folder.clone(), execution, force: args.force };
     let mut progress = Progress::new();
     let mut steps = 0;
     if args.profile {
