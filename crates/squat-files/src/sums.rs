@@ -129,7 +129,7 @@ impl Sums {
             if found != *sum {
                 return Err(SumsError::Changed {
                     path,
-                    got: format!("{length} bytes other than those written"),
+                    got: format!("{length} bytes that are not those written"),
                 });
             }
             bytes += length;

@@ -47,9 +47,6 @@ pub struct State {
     pub best: Option<u64>,
     /// Hash of the resolved stage, data and tokenizer: a resume with anything else is refused.
     pub fingerprint: String,
-    /// Bytes and SHA-256 of `metrics.jsonl` at this step; absent in states from before they were kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metrics: Option<(u64, String)>,
     /// Learned values of static points `[log_scale, zero_point]` before rounding, by name, as bits.
     pub static_points: Vec<(String, Vec<u32>)>,
     /// Name of the weight quantizer; states from before there was a choice have none, which is `lsq-log`.

@@ -1,87 +1,77 @@
 //! `metrics.jsonl`: a line for each step that is reported.
 
-use crate::checkpoint::State;
 use crate::error::TrainError;
 use crate::stage::StageInput;
-use sha2::{Digest, Sha256};
 use squat_files::write::{NewFile, Replace, append};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-const FILE_NAME: &str = "metrics.jsonl";
-
-/// The file, and a hash of its content so far.
+/// The file, open for more lines.
 pub(crate) struct Metrics {
     file: File,
     path: PathBuf,
-    hasher: Sha256,
-    bytes: u64,
 }
 
 impl Metrics {
-    /// Begins the file of a stage, or keeps the lines that it had in `state`. Only one process writes it.
+    /// Begins the file of a stage, or keeps its lines up to `step`. Only one process writes it.
     ///
     /// # Errors
-    /// Lines that are not those the state knows, and the file system's.
-    pub fn open(input: &StageInput<'_>, state: Option<&State>) -> Result<Option<Self>, TrainError> {
+    /// A line that is damaged, and the file system's.
+    pub fn open(input: &StageInput<'_>, step: Option<u64>) -> Result<Option<Self>, TrainError> {
         if !input.execution.group.is_rank0() {
             return Ok(None);
         }
-        let path = input.folder.join(FILE_NAME);
-        let kept = match state {
-            Some(state) => kept(&path, state)?,
+        let path = input.folder.join("metrics.jsonl");
+        let lines = match step {
+            Some(step) => kept(&path, step)?,
             None => Vec::new(),
         };
         // The kept lines go to a new file first: a full disk must not destroy the old one.
-        NewFile::write(&path, Replace::Any, &kept)?;
-        let file = append(&path)?;
-        let hasher = Sha256::new_with_prefix(&kept);
-        Ok(Some(Self { file, path, hasher, bytes: kept.len() as u64 }))
+        NewFile::write(&path, Replace::Any, &lines)?;
+        Ok(Some(Self { file: append(&path)?, path }))
     }
 
     /// Adds a line.
     pub fn add(&mut self, line: &serde_json::Value) -> Result<(), TrainError> {
-        let text = format!("{line}\n");
-        self.file.write_all(text.as_bytes()).map_err(TrainError::io("cannot write", &self.path))?;
-        self.hasher.update(&text);
-        self.bytes += text.len() as u64;
-        Ok(())
-    }
-
-    /// Bytes and SHA-256 of the file, which is on disk then.
-    pub fn position(&self) -> Result<(u64, String), TrainError> {
-        self.file.sync_data().map_err(TrainError::io("cannot write", &self.path))?;
-        Ok((self.bytes, crate::run::hex(&self.hasher.clone().finalize())))
+        self.file
+            .write_all(format!("{line}\n").as_bytes())
+            .map_err(TrainError::io("cannot write", &self.path))
     }
 }
 
-/// The lines of a file up to a state.
-fn kept(path: &Path, state: &State) -> Result<Vec<u8>, TrainError> {
-    let mut text = match std::fs::read(path) {
+/// The lines of a file up to a step. The last line may be incomplete, if its writer was killed, and is left out then.
+fn kept(path: &Path, step: u64) -> Result<Vec<u8>, TrainError> {
+    let text = match std::fs::read(path) {
         Ok(text) => text,
         // Whoever moved it away does not want it.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(TrainError::io("cannot read", path)(error)),
     };
-    if let Some((bytes, sha256)) = &state.metrics {
-        let length = usize::try_from(*bytes).unwrap_or(usize::MAX);
-        if text.get(..length).is_some_and(|text| squat_files::sums::sha256(text) == *sha256) {
-            text.truncate(length);
-            return Ok(text);
-        }
-        return Err(TrainError::Checkpoint {
-            path: path.to_path_buf(),
-            message: format!(
-                "the lines up to step {} are not those that were written (their SHA-256 is another): the file is damaged or \
-                 was changed; put it back, or move it away to continue without these lines",
-                state.step
-            ),
-        });
+    // A file of lines ends with one: anything else at its end is incomplete, but not the whole file.
+    if !text.is_empty() && !text.contains(&b'\n') {
+        return Err(damaged(path, 1));
     }
-    let is_kept = |line: &&[u8]| {
-        let at = serde_json::from_slice::<serde_json::Value>(line).ok().and_then(|v| v["step"].as_u64());
-        at.is_some_and(|at| at <= state.step)
-    };
-    Ok(text.split_inclusive(|&b| b == b'\n').filter(is_kept).flatten().copied().collect())
+    let mut kept = Vec::new();
+    for (index, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
+        if !line.ends_with(b"\n") {
+            break;
+        }
+        let value = serde_json::from_slice::<serde_json::Value>(line).ok();
+        let at = value.and_then(|value| value["step"].as_u64()).ok_or_else(|| damaged(path, index + 1))?;
+        if at <= step {
+            kept.extend(line);
+        }
+    }
+    Ok(kept)
+}
+
+fn damaged(path: &Path, line: usize) -> TrainError {
+    TrainError::Checkpoint {
+        path: path.to_path_buf(),
+        message: format!(
+            "line {line} is damaged: expected a JSON object with a number `step`; put the file back, or move it away to \
+             continue without the lines of earlier steps"
+        ),
+    }
 }

@@ -219,7 +219,7 @@ impl<'a> StageRun<'a> {
         }
         let mut model = Model::new(loaded.spec, loaded.plan, input.seq_len);
         model.quantizer = loaded.quantizer;
-        let metrics = Metrics::open(&input, Some(&state))?;
+        let metrics = Metrics::open(&input, Some(state.step))?;
         let best = state.best.map(f64::from_bits);
         let trainer = trainer(&mut input, model, loaded.parameters, moments, state.step);
         Ok(Self { input, trainer, best, metrics })
@@ -384,10 +384,8 @@ impl<'a> StageRun<'a> {
         let path = self.input.folder.join("last");
         let plan = self.trainer.model.plan.as_ref();
         let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|x| x.to_bits()).collect() };
-        let metrics = self.metrics.as_ref().map(Metrics::position).transpose()?;
         let state = State {
             step: self.trainer.step,
-            metrics,
             thresholds: plan.map(|plan| bits(&plan.thresholds)).unwrap_or_default(),
             best: self.best.map(f64::to_bits),
             fingerprint: self.input.fingerprint.clone(),

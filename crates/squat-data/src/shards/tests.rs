@@ -92,7 +92,11 @@ fn the_cache_is_used_only_when_nothing_changed() {
         let prepared = setup.prepare(&options).unwrap();
         assert!(!prepared.reused, "{what}");
         let mut expected: Vec<String> = prepared.manifest.shards.iter().map(|s| s.file.clone()).collect();
-        expected.extend([prepared.manifest.lines.file.clone(), "manifest.json".to_owned()]);
+        expected.extend([
+            prepared.manifest.lines.file.clone(),
+            "manifest.json".to_owned(),
+            ".squat".to_owned(),
+        ]);
         expected.sort();
         assert_eq!(names(&setup.at("out")), expected, "{what}: old shards are gone");
         assert!(setup.prepare(&options).unwrap().reused, "{what}");

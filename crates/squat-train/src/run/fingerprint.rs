@@ -156,7 +156,7 @@ pub(super) fn fingerprint(recipe: &Recipe, config: &StageConfig, data: [&str; 2]
 }
 
 /// Bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
