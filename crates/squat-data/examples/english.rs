@@ -15,6 +15,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     write_pairs(&dir.join("pairs"), seed, 200)?;
     let options = TokenizerOptions { vocab_size: 1024, ..TokenizerOptions::default() };
     let tokenizer = train_tokenizer(&Corpus::open(&[corpus], &Split::All)?, &options)?;
-    save(&tokenizer, &dir.join("tokenizer"), 128)?;
+    save(&tokenizer, &dir.join("tokenizer"), 128, false)?;
     Ok(())
 }

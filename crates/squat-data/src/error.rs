@@ -27,6 +27,10 @@ pub enum DataError {
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
+    /// An output that cannot or may not be written.
+    #[error(transparent)]
+    Write(#[from] squat_files::write::WriteError),
+
     /// A file with an unsupported extension.
     #[error(
         "{}: expected a folder or a file ending in .txt, .jsonl, .gz, .txt.gz or .jsonl.gz; convert or rename it",

@@ -9,7 +9,6 @@ pub mod batch;
 pub mod clean;
 pub mod english;
 mod error;
-mod files;
 mod hash;
 pub mod permutation;
 pub mod shards;

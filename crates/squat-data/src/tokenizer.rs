@@ -5,11 +5,11 @@
 //! removes those spaces.
 
 use crate::clean::{CleanOptions, Event};
-use crate::files::{create_folder, write_atomic};
 use crate::{Corpus, DataError, Result};
 use serde::{Deserialize, Serialize};
 use squat_files::contain::contain;
 use squat_files::read::{self, Limit};
+use squat_files::write::{FolderKind, NewFolder};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
@@ -169,12 +169,20 @@ fn refused(e: tokenizers::Error) -> DataError {
     DataError::Tokenizer { path: None, reason: e.to_string() }
 }
 
-/// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` into `folder`, each atomically.
+/// A folder with a tokenizer that was trained here; one from before there were checksums is known in a run.
+const FOLDER: FolderKind = FolderKind {
+    name: "tokenizer",
+    files: &["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"],
+    recognize: |folder| folder.join("made_from.txt").is_file(),
+};
+
+/// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` into `folder`, in one step. A tokenizer
+/// that was written here is replaced; with `force`, any files of these names.
 ///
 /// # Errors
-/// Writing.
-pub fn save(tokenizer: &Tokenizer, folder: &Path, max_length: usize) -> Result<()> {
-    create_folder(folder)?;
+/// A folder that may not be replaced, and the file system's.
+pub fn save(tokenizer: &Tokenizer, folder: &Path, max_length: usize, force: bool) -> Result<()> {
+    let mut folder = NewFolder::create(folder, &FOLDER, force)?;
     let mut json = tokenizer.to_string(true).map_err(refused)?;
     json.push('\n');
     let added: serde_json::Map<String, serde_json::Value> = [PAD, BOS, EOS]
@@ -199,9 +207,10 @@ pub fn save(tokenizer: &Tokenizer, folder: &Path, max_length: usize) -> Result<(
         "tokenizer_class": "PreTrainedTokenizerFast",
     });
     let map = serde_json::json!({"bos_token": BOS, "eos_token": EOS, "pad_token": PAD});
-    write_atomic(&folder.join("tokenizer.json"), json.as_bytes())?;
-    write_atomic(&folder.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())?;
-    write_atomic(&folder.join("special_tokens_map.json"), format!("{map:#}\n").as_bytes())
+    folder.write("tokenizer.json", json.as_bytes())?;
+    folder.write("tokenizer_config.json", format!("{config:#}\n").as_bytes())?;
+    folder.write("special_tokens_map.json", format!("{map:#}\n").as_bytes())?;
+    Ok(folder.place()?)
 }
 
 /// The `tokenizer.json` of a path: the file itself, or the one in the folder.
@@ -347,8 +356,8 @@ mod tests {
     #[test]
     fn deterministic_and_saved() {
         let dir = tempfile::tempdir().unwrap();
-        save(&tokenizer(), &dir.path().join("a"), 128).unwrap();
-        save(&tokenizer(), &dir.path().join("b"), 128).unwrap();
+        save(&tokenizer(), &dir.path().join("a"), 128, false).unwrap();
+        save(&tokenizer(), &dir.path().join("b"), 128, false).unwrap();
         for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
             let read = |d: &str| std::fs::read(dir.path().join(d).join(name)).unwrap();
             assert_eq!(read("a"), read("b"), "{name}");

@@ -18,7 +18,7 @@ fn run(split: &str, vocab_size: usize) {
     let options = TokenizerOptions { vocab_size, ..TokenizerOptions::default() };
     let tokenizer = train_tokenizer(&corpus, &options).unwrap();
     assert_eq!(tokenizer.get_vocab_size(true), vocab_size);
-    save(&tokenizer, &dir.path().join("tokenizer"), 1024).unwrap();
+    save(&tokenizer, &dir.path().join("tokenizer"), 1024, false).unwrap();
     eprintln!("{split}: tokenizer of {vocab_size} trained in {:.1} s", start.elapsed().as_secs_f64());
 
     let start = Instant::now();

@@ -10,6 +10,7 @@ use crate::sequence::check_ids;
 use crate::session::{Session, SessionOptions};
 use crate::source::Unpacked;
 use squat_kernels::Kernels;
+use squat_model::scales::stored_scales;
 use squat_model::{ModelError, ModelKind, ModelSpec, OpenedModel, PackedModel, QuantPlan, TensorSource};
 use squat_quant::{ActBits, ActPoint, WeightBits};
 use std::path::Path;
@@ -106,13 +107,15 @@ impl Engine {
     /// (`*.weight_scale`) of a weight where there are any, to nearest otherwise.
     ///
     /// # Errors
-    /// A spec or plan that is not valid, missing, misshaped or non-finite tensors, a thread that cannot be started.
+    /// A spec or plan that is not valid, learned scales of some weights only, missing, misshaped or non-finite tensors, a thread that cannot be started.
     pub fn from_parts(
         spec: &ModelSpec,
         plan: &QuantPlan,
         tensors: &(dyn TensorSource + Sync),
         options: EngineOptions,
     ) -> Result<Self> {
+        // All or none: a scale is never made up beside learned ones.
+        stored_scales(tensors, spec, plan)?;
         let (spec, plan) = (spec.clone(), plan.clone());
         Self::build(options, |weights, kernels, pool| {
             Model::build(spec, plan, &Unpacked(tensors), weights, kernels, pool)

@@ -1,5 +1,6 @@
 //! Errors of loading and running models. Messages say what was expected, what was found and what to do.
 
+use squat_files::write::WriteError;
 use squat_kernels::{CacheError, MatrixError, UnknownIsa};
 use squat_model::ModelError;
 use std::path::PathBuf;
@@ -81,6 +82,9 @@ pub enum EngineError {
         /// The cause.
         source: std::io::Error,
     },
+    /// An output that may not be written.
+    #[error(transparent)]
+    Write(WriteError),
     /// Something made for another model.
     #[error("{what} belongs to another model than the one that runs: expected one of the same engine")]
     OtherModel {
@@ -142,3 +146,13 @@ pub enum EngineError {
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, EngineError>;
+
+impl EngineError {
+    /// A saved prefix that could not be written.
+    pub(crate) fn prefix(error: WriteError) -> Self {
+        match error {
+            WriteError::Io { path, source, .. } => Self::PrefixFile { verb: "write", path, source },
+            other => Self::Write(other),
+        }
+    }
+}

@@ -19,10 +19,8 @@ use crate::sequence::{Sequence, check_ids};
 use crate::session::Session;
 use serde_json::{Value, json};
 use squat_files::read::{self, Limit, ReadError};
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use squat_files::write::{NewFile, Replace};
+use std::path::Path;
 
 /// Version 2: the fingerprint covers every parameter by name.
 const MAGIC: [u8; 8] = *b"SQUATKV\x02";
@@ -141,12 +139,13 @@ fn decode(bytes: &[u8], held: &Sequence) -> std::result::Result<Sequence, String
 }
 
 impl Session {
-    /// Writes tokens, keys, values and logits to a file, which appears whole or not at all.
+    /// Writes tokens, keys, values and logits to a file, which appears whole or not at all. It replaces a saved prefix.
     ///
     /// # Errors
-    /// The file system's.
+    /// A file that is not a saved prefix, another writer, and the file system's.
     pub fn save_prefix(&self, path: impl AsRef<Path>) -> Result<()> {
-        write_atomically(path.as_ref(), &encode(&self.sequence))
+        let same_kind = Replace::StartingWith(&MAGIC[..MAGIC.len() - 1]);
+        NewFile::write(path.as_ref(), same_kind, &encode(&self.sequence)).map_err(EngineError::prefix)
     }
 
     /// Replaces all that the session holds by what [`Session::save_prefix`] wrote: the same bits follow as if the
@@ -173,25 +172,4 @@ impl Session {
         self.sequence = decode(&bytes, &self.sequence).map_err(refuse)?;
         Ok(())
     }
-}
-
-/// Writes a sibling of `path`, syncs it and renames it.
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    /// Removes the file unless it was renamed.
-    struct Scratch(PathBuf);
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            // After the rename it is gone, and this does nothing.
-            let _ = fs::remove_file(&self.0);
-        }
-    }
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let failed = |source| EngineError::PrefixFile { verb: "write", path: path.to_path_buf(), source };
-    let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
-    let unique = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-    let scratch = Scratch(path.with_file_name(format!(".{}.new-{unique}", name.to_string_lossy())));
-    let mut file = File::create_new(&scratch.0).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    drop(file);
-    fs::rename(&scratch.0, path).map_err(failed)
 }

@@ -22,6 +22,10 @@ pub enum EvalError {
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
 
+    /// An output that cannot or may not be written.
+    #[error(transparent)]
+    Write(#[from] squat_files::write::WriteError),
+
     /// A path that does not exist.
     #[error("{} does not exist{hint}", path.display())]
     Missing { path: PathBuf, hint: String },

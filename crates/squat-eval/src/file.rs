@@ -1,7 +1,6 @@
-//! Reads plain or gzipped text, and writes files atomically.
+//! Reads plain or gzipped text.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -54,22 +53,4 @@ pub(crate) fn into_text(bytes: Vec<u8>, file: &str) -> Result<String, EvalError>
         text.drain(..'\u{feff}'.len_utf8());
     }
     Ok(text)
-}
-
-/// Writes `text` to a temporary file next to `path` and renames it: a full disk leaves no partial file behind.
-pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), EvalError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = Path::new(&name);
-    let written = File::create(temporary)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(temporary, path));
-    written.map_err(|source| {
-        // The first error is the one to report; there may be nothing to remove.
-        let _ = std::fs::remove_file(temporary);
-        EvalError::io("write", path, source)
-    })
 }

@@ -275,9 +275,9 @@ fn the_file_is_written_whole() {
     assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1, "no temporary file is left");
     assert!(matches!(
         write_html(&example(), &folder.path().join("no/report.html")),
-        Err(EvalError::Io { .. })
+        Err(EvalError::Write(_))
     ));
-    assert!(matches!(write_html(&example(), folder.path()), Err(EvalError::Io { .. })));
+    assert!(matches!(write_html(&example(), folder.path()), Err(EvalError::Write(_))));
     let beside = folder.path().parent().expect("a parent");
     let left = std::fs::read_dir(beside).expect("listed").flatten().filter(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();

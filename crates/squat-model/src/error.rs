@@ -26,6 +26,12 @@ pub enum ModelError {
     /// Work that was asked to stop; see [`squat_files::interrupt`].
     #[error("{0}")]
     Interrupted(#[from] squat_files::interrupt::Interrupted),
+    /// An output that cannot or may not be written.
+    #[error(transparent)]
+    Write(#[from] squat_files::write::WriteError),
+    /// A folder whose files are not those that were written.
+    #[error(transparent)]
+    Sums(#[from] squat_files::sums::SumsError),
     /// A path that does not exist.
     #[error("{} does not exist{hint}", path.display())]
     NotFound {

@@ -12,9 +12,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use squat_files::write::{FolderKind, NewFolder};
 
 use crate::arch;
-use crate::atomic::write_folder_atomically;
 use crate::error::{ModelError, did_you_mean};
 use crate::format::safetensors::{Declaration, Writer};
 use crate::generation::GenerationConfig;
@@ -31,6 +31,32 @@ use crate::weights::{TensorLocation, WEIGHTS, Weights};
 pub(crate) const CONFIG: &str = "config.json";
 /// Name of the generation defaults.
 const GENERATION: &str = "generation_config.json";
+
+/// Files of a model folder of this program, besides those of training states.
+pub(crate) const MODEL_FILES: &[&str] = &[
+    CONFIG,
+    GENERATION,
+    WEIGHTS,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "tokenizer.bin",
+    "trainer_state.json",
+    "optimizer_state.bin",
+    "quantizer_state.bin",
+];
+
+/// A model or checkpoint in full precision.
+const FULL_PRECISION: FolderKind =
+    FolderKind { name: "model in full precision", files: MODEL_FILES, recognize: is_checkpoint };
+
+/// Whether a folder without checksums is a checkpoint: it has a training state, or lies in a run.
+fn is_checkpoint(folder: &Path) -> bool {
+    let run = folder.join("../..");
+    folder.join("trainer_state.json").is_file()
+        || (run.join("recipe.toml").is_file() && run.join("provenance.json").is_file())
+}
 
 /// A model folder in full precision, opened: configuration read, weights mapped, shapes checked.
 #[derive(Debug)]
@@ -317,7 +343,7 @@ pub struct FolderContents<'a> {
 ///
 /// # Errors
 /// An inconsistent spec or plan, missing, foreign or non-finite tensors, a `path` that may not be
-/// replaced (see [`write_folder_atomically`]), and the file system's.
+/// replaced (see [`NewFolder::create`]), and the file system's.
 pub fn write_folder(path: impl AsRef<Path>, contents: &FolderContents<'_>) -> Result<(), ModelError> {
     let declarations = declare(contents)?;
     let mut config = arch::checked_config(contents.spec)?;
@@ -329,52 +355,36 @@ pub fn write_folder(path: impl AsRef<Path>, contents: &FolderContents<'_>) -> Re
     if let Some(plan) = contents.plan {
         config.insert(squat_config::KEY.to_owned(), squat_config::to_json(plan));
     }
-    write_folder_atomically(path.as_ref(), |folder| {
-        write_side_files(folder, &config, contents.spec, contents.tokenizer, contents.generation)?;
-        for (name, bytes) in contents.extra_files {
-            write_new(folder, name, bytes)?;
+    let mut folder = NewFolder::create(path.as_ref(), &FULL_PRECISION, false)?;
+    write_side_files(&mut folder, &config, contents.spec, contents.tokenizer, contents.generation)?;
+    for (name, bytes) in contents.extra_files {
+        folder.write(name, bytes)?;
+    }
+    let mut writer = Writer::new(folder.file(WEIGHTS)?, declarations)?;
+    for declaration in writer.order().to_vec() {
+        let Declaration { name, dtype, shape } = &declaration;
+        if *dtype == Dtype::I32 {
+            writer.write_i32(name, &contents.tensors.read_i32(name)?)?;
+        } else {
+            writer.write_f32(name, &read_finite(contents.tensors, name, shape)?)?;
         }
-        let mut writer = Writer::create(&folder.join(WEIGHTS), declarations)?;
-        for declaration in writer.order().to_vec() {
-            let Declaration { name, dtype, shape } = &declaration;
-            if *dtype == Dtype::I32 {
-                writer.write_i32(name, &contents.tensors.read_i32(name)?)?;
-            } else {
-                writer.write_f32(name, &read_finite(contents.tensors, name, shape)?)?;
-            }
-        }
-        writer.finish()
-    })
+    }
+    folder.add(writer.into_file()?)?;
+    Ok(folder.place()?)
 }
 
 /// `config.json`, `generation_config.json` and the tokenizer.
 pub(crate) fn write_side_files(
-    folder: &Path,
+    folder: &mut NewFolder,
     config: &Map<String, Value>,
     spec: &ModelSpec,
     tokenizer: &TokenizerFiles,
     generation: Option<&GenerationConfig>,
 ) -> Result<(), ModelError> {
-    let pretty = |value: &dyn Fn() -> Result<String, serde_json::Error>, name: &str| {
-        value().map_err(|error| ModelError::file(folder.join(name), error.to_string()))
-    };
-    let text = pretty(&|| serde_json::to_string_pretty(config), CONFIG)?;
-    write_new(folder, CONFIG, (text + "\n").as_bytes())?;
+    folder.write(CONFIG, format!("{:#}\n", Value::Object(config.clone())).as_bytes())?;
     let generation = generation.cloned().unwrap_or_else(|| GenerationConfig::of_spec(spec)).to_json();
-    let text = pretty(&|| serde_json::to_string_pretty(&generation), GENERATION)?;
-    write_new(folder, GENERATION, (text + "\n").as_bytes())?;
-    tokenizer.iter().try_for_each(|(name, bytes)| write_new(folder, name, bytes))
-}
-
-fn write_new(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), ModelError> {
-    let path = folder.join(name);
-    if name.contains(['/', '\\']) || path.exists() {
-        return Err(ModelError::file(
-            &path,
-            "expected a plain file name that is not in use by the model itself",
-        ));
-    }
-    fs::write(&path, bytes).map_err(ModelError::io("write", &path))
+    folder.write(GENERATION, format!("{generation:#}\n").as_bytes())?;
+    tokenizer.iter().try_for_each(|(name, bytes)| Ok(folder.write(name, bytes)?))
 }
 
 /// Checks the contents and lists the tensors of the file.

@@ -23,7 +23,6 @@
 #![warn(missing_docs)]
 
 pub mod arch;
-pub mod atomic;
 pub mod error;
 pub mod format;
 pub mod generation;
@@ -47,12 +46,11 @@ pub mod tokenizer_files;
 mod tokenizer_guard;
 mod weights;
 
-pub use atomic::write_folder_atomically;
 pub use error::ModelError;
 pub use generation::GenerationConfig;
 pub use hf::{FolderContents, ModelFolder, WeightDtype, write_folder};
 pub use open::{ModelKind, OpenedModel, open};
-pub use packed::{PackReport, PackSource, PackedModel, PackedTensor, pack};
+pub use packed::{Output, PackReport, PackSource, PackedModel, PackedTensor, pack};
 pub use plan::QuantPlan;
 pub use spec::{Architecture, LinearKind, LinearSet, Mlp, ModelSpec, Norm, NormKind, ParamInfo, ParamKind};
 pub use summary::ModelSummary;

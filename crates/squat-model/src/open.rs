@@ -13,7 +13,7 @@ use crate::format::llama2c::{self, Llama2cModel};
 use crate::generation::GenerationConfig;
 use crate::hf::{CONFIG, ModelFolder, open_config};
 use crate::json::{optional_bool, read_object};
-use crate::packed::{PackReport, PackSource, PackedModel, pack, schema};
+use crate::packed::{Output, PackReport, PackSource, PackedModel, pack, schema};
 use crate::plan::QuantPlan;
 use crate::spec::{ModelSpec, ParamInfo};
 use crate::tensors::TensorSource;
@@ -237,11 +237,40 @@ impl OpenedModel {
         }
     }
 
+    /// Compares every file of the folder with the checksums written beside them; returns how many files that are, or none
+    /// where there are no checksums.
+    ///
+    /// # Errors
+    /// The first file that was changed, truncated or removed.
+    pub fn verify(&self) -> Result<Option<usize>, ModelError> {
+        Ok(squat_files::sums::verify(&self.path)?.map(|sums| sums.files.len()))
+    }
+
+    /// Parameters with weights that are NaN or infinite, and the flat index of the first one. Reads every parameter that
+    /// is not stored as integers.
+    ///
+    /// # Errors
+    /// A tensor that cannot be read.
+    pub fn not_finite(&self) -> Result<Vec<(String, usize)>, ModelError> {
+        let mut found = Vec::new();
+        for param in self.spec().parameters() {
+            if self.packed().is_some_and(|packed| packed.is_packed(&param.name)) {
+                continue;
+            }
+            let values = self.tensors().read_f32(&param.name)?;
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                found.push((param.name.clone(), index));
+            }
+            self.tensors().release(&param.name);
+        }
+        Ok(found)
+    }
+
     /// Packs the model into `out`, by `plan` or, without one, by the checkpoint's own.
     ///
     /// # Errors
     /// A model that is packed already, no plan at all, and as [`crate::pack`].
-    pub fn pack(&self, plan: Option<&QuantPlan>, out: impl AsRef<Path>) -> Result<PackReport, ModelError> {
+    pub fn pack(&self, plan: Option<&QuantPlan>, out: impl Into<Output>) -> Result<PackReport, ModelError> {
         match &self.files {
             Files::Folder(model) => return model.pack(plan, out),
             Files::Packed(_) => {

@@ -85,7 +85,7 @@ pub(crate) fn stored_name(
 ///
 /// # Errors
 /// Scales of some weights only, another shape, both forms at once.
-pub(crate) fn stored_scales(
+pub fn stored_scales(
     tensors: &(impl TensorSource + ?Sized),
     spec: &ModelSpec,
     plan: &QuantPlan,

@@ -175,7 +175,7 @@ fn checkpoints_are_packed_with_thresholds_and_static_quantizers() {
     assert_eq!(model.plan(), &plan);
     assert_eq!(
         listing(&out),
-        ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
+        ["SHA256SUMS", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
     );
     for (point, layer, bits) in plan.static_quantizers(&spec) {
         let want = squat_model::tensors::read_static_affine(&tensors, point, layer, bits).unwrap();

@@ -47,6 +47,12 @@ pub enum TrainError {
     /// Work that was asked to stop; see [`squat_files::interrupt`].
     #[error("{0}")]
     Interrupted(#[from] squat_files::interrupt::Interrupted),
+    /// An output that cannot or may not be written.
+    #[error(transparent)]
+    Write(#[from] squat_files::write::WriteError),
+    /// A checkpoint whose files are not those that were written.
+    #[error(transparent)]
+    Sums(#[from] squat_files::sums::SumsError),
     /// From the data.
     #[error(transparent)]
     Data(#[from] squat_data::DataError),

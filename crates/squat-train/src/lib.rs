@@ -36,6 +36,7 @@ pub mod execution;
 pub mod fake_quant;
 mod half_matrix;
 mod memory;
+mod metrics;
 pub mod model;
 pub mod ops;
 pub mod optimizer;

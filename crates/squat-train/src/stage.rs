@@ -8,6 +8,7 @@ use crate::checkpoint::{self, State};
 use crate::error::TrainError;
 use crate::evaluate::held_out_loss;
 use crate::execution::Execution;
+use crate::metrics::Metrics;
 use crate::model::{
     ForwardOptions, Model, ParamTensors, add_quantizer_parameters, pack_linears, transform_weights,
 };
@@ -21,9 +22,9 @@ use crate::thresholds;
 use crate::trainer::{StepFailure, StepReport, Trainer, merge_scores};
 use serde_json::json;
 use squat_data::{Chunks, Sequential};
+use squat_files::write::create_folder;
 use squat_model::QuantPlan;
 use squat_model::TokenizerFiles;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -147,7 +148,7 @@ struct StageRun<'a> {
     trainer: Trainer,
     best: Option<f64>,
     /// Of the process that writes.
-    metrics: Option<std::fs::File>,
+    metrics: Option<Metrics>,
 }
 
 /// Trains a stage.
@@ -166,7 +167,7 @@ pub fn train(input: StageInput<'_>, report: &mut dyn FnMut(Event)) -> Result<Out
             input.config.micro_batch
         )));
     }
-    std::fs::create_dir_all(&input.folder).map_err(TrainError::io("cannot create", &input.folder))?;
+    create_folder(&input.folder)?;
     let last = input.folder.join("last");
     // Rank 0 decides, because only the process that writes is sure to see its own files.
     let resume = input
@@ -201,12 +202,13 @@ impl<'a> StageRun<'a> {
         let moments = Moments::zeros(&parameters);
         let mut model = Model::new(spec, plan, input.seq_len);
         model.quantizer = input.quantizer;
-        let metrics = open_metrics(&input, None)?;
+        let metrics = Metrics::open(&input, None)?;
         let trainer = trainer(&mut input, model, parameters, moments, 0);
         Ok(Self { input, trainer, best: None, metrics })
     }
 
     fn resume(mut input: StageInput<'a>, last: &Path) -> Result<Self, TrainError> {
+        squat_files::sums::verify(last)?;
         let mut loaded = checkpoint::load(last)?;
         let (state, moments) = checkpoint::load_state(last, &mut loaded)?;
         if state.fingerprint != input.fingerprint {
@@ -217,7 +219,7 @@ impl<'a> StageRun<'a> {
         }
         let mut model = Model::new(loaded.spec, loaded.plan, input.seq_len);
         model.quantizer = loaded.quantizer;
-        let metrics = open_metrics(&input, Some(state.step))?;
+        let metrics = Metrics::open(&input, Some(state.step))?;
         let best = state.best.map(f64::from_bits);
         let trainer = trainer(&mut input, model, loaded.parameters, moments, state.step);
         Ok(Self { input, trainer, best, metrics })
@@ -411,8 +413,7 @@ impl<'a> StageRun<'a> {
 
     fn write_metrics(&mut self, line: &serde_json::Value) -> Result<(), TrainError> {
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
-        writeln!(metrics, "{line}")
-            .map_err(TrainError::io("cannot write", self.input.folder.join("metrics.jsonl")))
+        metrics.add(line)
     }
 }
 
@@ -456,29 +457,4 @@ fn first_thresholds(
         );
     }
     plan.thresholds = thresholds::initial(&scores, seq, plan.rho);
-}
-
-/// Creates `metrics.jsonl`, or keeps its lines up to `step`. Only one process writes it.
-fn open_metrics(input: &StageInput<'_>, step: Option<u64>) -> Result<Option<std::fs::File>, TrainError> {
-    if !input.execution.group.is_rank0() {
-        return Ok(None);
-    }
-    let folder = &input.folder;
-    let path = folder.join("metrics.jsonl");
-    let mut kept = String::new();
-    if let Some(step) = step {
-        let text = squat_files::read::text(&path, squat_files::read::Limit::Text).unwrap_or_default();
-        for line in text.lines() {
-            let at = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|v| v["step"].as_u64());
-            if at.is_some_and(|at| at <= step) {
-                kept.push_str(line);
-                kept.push('\n');
-            }
-        }
-    }
-    // The kept lines go to a new file first: a full disk must not destroy the old one.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(TrainError::io("cannot create", &path))?;
-    file.write_all(kept.as_bytes()).map_err(TrainError::io("cannot write", &path))?;
-    let file = file.persist(&path).map_err(|error| TrainError::io("cannot write", &path)(error.error))?;
-    Ok(Some(file))
 }

@@ -97,9 +97,12 @@ pub struct Man {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  squat quickstart --out first --seed 2")]
 pub struct Quickstart {
-    /// Folder for all results; must not hold a quickstart yet.
+    /// Folder for all results; an interrupted quickstart is continued.
     #[arg(long, default_value = "quickstart")]
     pub out: PathBuf,
+    /// Replace a quickstart that the folder holds, and whatever else has its names there.
+    #[arg(long)]
+    pub force: bool,
     /// Seed of the data, the weights and the sampling.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -129,6 +132,9 @@ pub enum Data {
 pub struct DataMerge {
     /// The folder given to `prepare` as --out.
     pub out: PathBuf,
+    /// Replace what the output folder holds even if squat did not write it; files with other names stay.
+    #[arg(long)]
+    pub force: bool,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -147,6 +153,9 @@ pub struct DataPrepare {
     /// Folder for the shards.
     #[arg(long)]
     pub out: PathBuf,
+    /// Replace what the output folder holds even if squat did not write it; files with other names stay.
+    #[arg(long)]
+    pub force: bool,
     /// Which files of a folder to read, by their names: train, dev, test or all.
     #[arg(long, default_value = "train", value_parser = ["train", "dev", "test", "valid", "validation", "all"], hide_possible_values = true)]
     pub split: String,
@@ -178,6 +187,9 @@ pub struct TokenizerTrain {
     /// Folder for tokenizer.json.
     #[arg(long)]
     pub out: PathBuf,
+    /// Replace what the output folder holds even if squat did not write it; files with other names stay.
+    #[arg(long)]
+    pub force: bool,
     /// Which files of a folder to read, by their names: train, dev, test or all.
     #[arg(long, default_value = "train", value_parser = ["train", "dev", "test", "valid", "validation", "all"], hide_possible_values = true)]
     pub split: String,
@@ -201,6 +213,9 @@ pub struct Train {
     /// Continue a run where it stopped.
     #[arg(long)]
     pub resume: bool,
+    /// Replace a run that the folder holds, and whatever else has its names there.
+    #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
     /// Device to compute on: cpu, or cuda, vulkan, metal, wgpu in a build with the feature of that name.
     #[arg(long, default_value = "cpu")]
     pub device: String,
@@ -228,6 +243,9 @@ pub struct Quantize {
     /// Folder for the packed model.
     #[arg(long)]
     pub out: PathBuf,
+    /// Replace what the output folder holds even if squat did not write it; files with other names stay.
+    #[arg(long)]
+    pub force: bool,
     /// Text like that which the model will see, to calibrate on: a file, or a folder of .txt, .raw and .gz files. Its end is
     /// held out, to measure on, unless --held-out is given. If absent, the model writes its own text.
     #[arg(long, conflicts_with = "data_free")]
@@ -271,6 +289,9 @@ pub struct Pack {
     /// Folder for the packed model.
     #[arg(long)]
     pub out: PathBuf,
+    /// Replace what the output folder holds even if squat did not write it; files with other names stay.
+    #[arg(long)]
+    pub force: bool,
     /// Quantization plan for a model that was not trained with one (rounds to nearest): w8, w4, wWaA with W in 8, 4,
     /// 3, 2 and A in 8, 4, ternary-a8; with -gN one scale for every N inputs, with -t4 embedding and head in 4 bits.
     #[arg(long, value_parser = plan_name)]
@@ -435,6 +456,9 @@ pub struct BenchTrain {
 pub struct Inspect {
     /// Model to inspect: packed folder, Hugging Face folder, GGUF file, run or checkpoint.
     pub model: PathBuf,
+    /// Prove that no file has changed since the model was written, by the checksums in its folder.
+    #[arg(long)]
+    pub verify: bool,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     pub json: bool,

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::command::{RECIPE, check_refusal, models, output, refused, squat, text};
+use common::command::{RECIPE, check_refusal, models, ok, output, refused, squat, text};
 use std::path::Path;
 
 fn write(path: &Path, content: &str) {
@@ -307,11 +307,18 @@ fn names_and_forms() {
     refused(dir, &["pack", "fp", "--out", "out", "--plan", "w4a9"], &["w4a9", "did you mean \"w4a"]);
     refused(dir, &["pack", "fp", "--out", "out", "--plan", "rho50"], &["thresholds", "training"]);
     refused(dir, &["pack", "packed", "--out", "out"], &["packed", "expected weights in full precision"]);
-    refused(dir, &["pack", "qat", "--out", "text"], &["text", "not a model folder"]);
+    refused(dir, &["pack", "qat", "--out", "text"], &["text", "a.txt", "not a packed model", "--force"]);
     refused(dir, &["pack", "qat", "--out", "recipe.toml"], &["recipe.toml", "got a file"]);
     write(&dir.join("mine/config.json"), "{}");
     write(&dir.join("mine/thesis.tex"), "x");
-    refused(dir, &["pack", "qat", "--out", "mine"], &["thesis.tex"]);
+    refused(
+        dir,
+        &["pack", "qat", "--out", "mine"],
+        &["mine", "config.json", "not a packed model", "--force"],
+    );
+    // Forced, the model is written and the thesis stays.
+    assert!(output(dir, &["pack", "qat", "--out", "mine", "--force"]).status.success());
+    assert_eq!(std::fs::read_to_string(dir.join("mine/thesis.tex")).unwrap(), "x");
 
     for (option, value) in
         [("--temperature", "-1"), ("--temperature", "nan"), ("--top-p", "0"), ("--top-p", "1.5")]
@@ -405,4 +412,132 @@ fn a_run_is_never_overwritten() {
     write(&dir.join("file"), "x");
     refused(dir, &["train", "recipe.toml", "--out", "file/run"], &["file"]);
     refused(dir, &["train", "recipe.toml", "--out", "file"], &["file"]);
+}
+
+/// What is there and was not written by this command stays.
+#[test]
+fn outputs_of_others_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    models(dir);
+    let at = |name: &str| dir.join(name);
+    let text = ["text", "--split", "all"];
+    let pack = |out| ["pack", "qat", "--out", out];
+    let tokenizer =
+        |out| [&["tokenizer", "train"], &text[..], &["--vocab-size", "300", "--out", out]].concat();
+    let prepare =
+        |out| [&["data", "prepare"], &text[..], &["--tokenizer", "tokenizer", "--out", out]].concat();
+    // A model of another program, and folders that merely have our names.
+    squat_test::files::copy(&at("fp"), &at("theirs"));
+    std::fs::remove_file(at("theirs/SHA256SUMS")).unwrap();
+    std::fs::write(at("theirs/README.md"), "theirs").unwrap();
+    std::fs::create_dir_all(at("work/data")).unwrap();
+    std::fs::write(at("work/manifest.json"), "{}").unwrap();
+    refused(dir, &pack("fp"), &["fp", "a model in full precision", "--force"]);
+    refused(dir, &pack("theirs"), &["theirs", "not a packed model", "--force"]);
+    refused(dir, &tokenizer("theirs"), &["theirs", "not a tokenizer", "--force"]);
+    refused(dir, &tokenizer("packed"), &["packed", "a packed model", "--force"]);
+    refused(dir, &prepare("work"), &["work", "manifest.json", "--force"]);
+    refused(dir, &["train", "recipe.toml", "--out", "work"], &["work", "data", "not a training run"]);
+    refused(dir, &["quickstart", "--out", "theirs/README.md"], &["got a file"]);
+    // One writer at a time: the second is told who the first is.
+    let lock = squat_files::write::Lock::beside(&at("new")).unwrap();
+    let own = format!("process {}", std::process::id());
+    refused(dir, &pack("new"), &["new", &own, "UTC"]);
+    refused(dir, &tokenizer("new"), &["new", &own]);
+    drop(lock);
+    let claim = |name: &str, kind| {
+        squat_files::write::OutputFolder::claim(&at(name), kind, &[], |_| true, false).unwrap()
+    };
+    let (run, shards) = (claim("run", "training run"), claim("shards", "token shards"));
+    refused(dir, &["train", "recipe.toml", "--out", "run"], &["run", &own]);
+    refused(dir, &prepare("shards"), &["shards", &own]);
+    drop((run, shards));
+    // By force the files of a packed model are replaced, and others stay.
+    ok(dir, &["pack", "qat", "--out", "theirs", "--force"]);
+    assert_eq!(std::fs::read_to_string(at("theirs/README.md")).unwrap(), "theirs");
+    ok(dir, &["inspect", "theirs", "--verify"]);
+    ok(dir, &pack("theirs"));
+    assert_eq!(std::fs::read_to_string(at("theirs/README.md")).unwrap(), "theirs");
+}
+
+/// Files that were changed after they were written are named.
+#[test]
+fn changed_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    models(dir);
+    assert!(ok(dir, &["inspect", "packed", "--verify"]).contains("verified: "));
+    let change = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = std::fs::read(dir.join(name)).unwrap();
+        change(&mut bytes);
+        std::fs::write(dir.join(name), bytes).unwrap();
+    };
+    change("packed/model.safetensors", &|bytes| {
+        // A code: every value of it is legal.
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+    refused(dir, &["inspect", "packed", "--verify"], &["model.safetensors", "SHA-256"]);
+    let eval = ["eval", "packed", "--task", "perplexity", "--data", "text"];
+    refused(dir, &eval, &["model.safetensors", "SHA-256"]);
+    std::fs::remove_file(dir.join("packed/SHA256SUMS")).unwrap();
+    ok(dir, &eval);
+    refused(dir, &["inspect", "packed", "--verify"], &["SHA256SUMS", "missing"]);
+    // A weight that is not a number is shown.
+    change("fp/model.safetensors", &|bytes| {
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    let inspected = output(dir, &["inspect", "fp"]);
+    let stderr = text(&inspected.stderr);
+    assert!(inspected.status.success() && stderr.contains("NaN") && stderr.contains("warning"), "{stderr}");
+    // Learned scales are there for all weights or for none: one is never made up.
+    change("qat/model.safetensors", &|bytes| {
+        let name = b"up_proj.weight_scale";
+        let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+        bytes[at + name.len() - 1] = b'X';
+    });
+    refused(dir, &["generate", "qat", "--max-tokens", "2"], &["up_proj.weight_scale", "missing"]);
+}
+
+/// A run goes on after whatever a kill or a disk did to it, or says which file is damaged.
+#[test]
+fn runs_that_were_hurt_go_on_or_say_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(dir.join("recipe.toml"), RECIPE).unwrap();
+    let at = |name: &str| dir.join("run/q").join(name);
+    let resume = ["train", "recipe.toml", "--out", "run", "-t", "1", "--resume"];
+    ok(dir, &["train", "recipe.toml", "--out", "run", "-t", "1"]);
+    std::fs::remove_file(at("finished")).unwrap();
+    let zeroed = |name: &str| {
+        let good = std::fs::read(at(name)).unwrap();
+        std::fs::write(at(name), vec![0; good.len()]).unwrap();
+        check_refusal(&output(dir, &resume), &resume, &[name.rsplit('/').next().unwrap(), "damaged"]);
+        std::fs::write(at(name), good).unwrap();
+    };
+    ["last/optimizer_state.bin", "last/quantizer_state.bin", "last/trainer_state.json", "metrics.jsonl"]
+        .iter()
+        .filter(|name| at(name).exists())
+        .for_each(|name| zeroed(name));
+    // Killed between two renames, while a new checkpoint was written, and by an earlier version.
+    let weights = std::fs::read(at("last/model.safetensors")).unwrap();
+    std::fs::rename(at("last"), at(".last.old-12-0")).unwrap();
+    for name in [".last.new-12-1", ".best.new-7-0"] {
+        std::fs::create_dir(at(name)).unwrap();
+        std::fs::write(at(name).join("model.safetensors"), "half").unwrap();
+    }
+    std::fs::write(at(".best.lock"), "process 7\n").unwrap();
+    let resumed = output(dir, &resume);
+    let stderr = text(&resumed.stderr);
+    assert!(resumed.status.success() && stderr.contains("last was missing"), "{stderr}");
+    assert!(stderr.contains("from step 3"), "{stderr}");
+    assert_eq!(std::fs::read(at("last/model.safetensors")).unwrap(), weights);
+    let mut names: Vec<String> = std::fs::read_dir(at(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["best", "finished", "last", "metrics.jsonl"]);
 }

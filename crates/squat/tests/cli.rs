@@ -321,7 +321,7 @@ fn a_full_disk_destroys_nothing() {
     std::fs::write(dir.join("recipe.toml"), &recipe).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let execution = Execution { stop: stop.clone(), ..Execution::on_cpu(1) };
-    let options = RunOptions { folder: dir.join("run"), execution };
+    let options = RunOptions { folder: dir.join("run"), execution, force: false };
     let outcome = run_recipe(&Recipe::parse(&recipe, &[]).unwrap(), &options, &mut |event| {
         if let RunEvent::Training(Event::Step { step: 5, .. }) = event {
             stop.store(true, Ordering::Relaxed);
@@ -552,13 +552,16 @@ fn quantize_measures_on_other_text_than_it_calibrates_on() {
         check_refusal(&output(dir, words), words, expected);
     };
     refuse(&["quantize", "fp", "--data", "text", "--out", "new"], &["too short", "381 tokens"]);
-    refuse(&["quantize", "fp", "--out", "all"], &["exists already", "--out"]);
+    refuse(&["quantize", "fp", "--out", "fp"], &["is not replaced", "--force"]);
     std::fs::write(dir.join("word.txt"), "dog").unwrap();
     refuse(
         &["quantize", "fp", "--held-out", "word.txt", "--out", "new"],
         &["word.txt", "too short", "127 tokens"],
     );
-    refuse(&["quantize", "fp", "--out", "word.txt/new"], &["cannot write to word.txt", "--out"]);
+    refuse(
+        &["quantize", "fp", "--out", "word.txt/new"],
+        &["word.txt/new", "is a file", "choose another output"],
+    );
     for tokens in ["0", "99999999999999999999", "-1"] {
         let wrong = output(dir, &["quantize", "fp", "--tokens", tokens, "--out", "new"]);
         assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));

@@ -224,7 +224,7 @@ fn what_does_not_fit_is_refused() {
     std::fs::remove_dir_all(dir.join("run")).unwrap();
     std::fs::create_dir(dir.join("run")).unwrap();
     std::fs::write(dir.join("run/recipe.toml"), "").unwrap();
-    fail(&finish(start(dir, 2, &args)), &["holds a run already"]);
+    fail(&finish(start(dir, 2, &args)), &["recipe.toml", "not a training run"]);
     // Half of a launcher's variables.
     let output = squat(dir, &args).env("RANK", "0").env_remove("WORLD_SIZE").output().unwrap();
     fail(&[output], &["only one of the two"]);

@@ -17,14 +17,13 @@ mod fillers;
 mod lexicon;
 mod phenomena;
 
-use crate::files::{create_folder, persist, temp_in, write_atomic};
 use crate::{DataError, Result};
 use draft::Draft;
 use fillers::Fillers;
 use phenomena::PHENOMENA;
 use serde::{Deserialize, Serialize};
+use squat_files::write::{NewFile, Replace, create_folder};
 use squat_quant::random::SplitMix64;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// To be raised whenever the same seed gives another text.
@@ -185,14 +184,12 @@ fn write_lines(
     }
     create_folder(folder)?;
     let path = folder.join(name);
-    let mut out = BufWriter::with_capacity(1 << 17, temp_in(folder)?);
+    let mut out = NewFile::create(&path, Replace::Any)?;
     for line in lines {
-        out.write_all(line.as_bytes())
-            .and_then(|()| out.write_all(b"\n"))
-            .map_err(DataError::io("write", &path))?;
+        out.put(line.as_bytes())?;
+        out.put(b"\n")?;
     }
-    let file = out.into_inner().map_err(|e| DataError::io("write", &path)(e.into_error()))?;
-    persist(file, &path)?;
+    out.finish()?.place()?;
     Ok(path)
 }
 
@@ -211,7 +208,7 @@ pub fn write_pairs(folder: &Path, seed: u64, per_phenomenon: usize) -> Result<Ve
             text.push_str(&serde_json::to_string(pair).map_err(|e| DataError::io("write", &path)(e.into()))?);
             text.push('\n');
         }
-        write_atomic(&path, text.as_bytes())?;
+        NewFile::write(&path, Replace::Any, text.as_bytes())?;
         paths.push(path);
     }
     Ok(paths)

@@ -5,13 +5,13 @@
 //! same manifest as [`super::prepare`], so a later preparation in one piece finds nothing to do.
 
 use super::manifest::{Manifest, ShardRecord};
-use super::prepare::{Prepared, Writer, prepare_files};
+use super::prepare::{Prepared, Writer, claim, prepare_files};
 use super::{PrepareOptions, TokenShards};
-use crate::files::write_atomic;
 use crate::hash::sha256;
 use crate::{Corpus, DataError, Result};
 use serde::{Deserialize, Serialize};
 use squat_files::read::{self, Limit};
+use squat_files::write::{NewFile, Replace};
 use std::path::{Path, PathBuf};
 
 /// Name of the file that records which part a folder holds.
@@ -97,7 +97,7 @@ pub fn prepare_part(
     let path = folder.join(FILE_NAME);
     let text = serde_json::to_vec_pretty(&record).map_err(|e| DataError::io("write", &path)(e.into()))?;
     if read::whole(&path, Limit::Config).ok().as_ref() != Some(&text) {
-        write_atomic(&path, &text)?;
+        NewFile::write(&path, Replace::Any, &text)?;
     }
     Ok(prepared)
 }
@@ -124,8 +124,8 @@ fn share(sizes: &[u64], part: Part) -> std::ops::Range<usize> {
 /// Joins all parts in `out`, with the result of a preparation in one piece. The parts are kept and can be deleted.
 ///
 /// # Errors
-/// Parts that are missing, damaged, or made from other files, with other options or another tokenizer.
-pub fn merge_parts(out: &Path) -> Result<Prepared> {
+/// A folder that may not be written (see [`PrepareOptions::force`]); parts that are missing, damaged, or made from other files, with other options or another tokenizer.
+pub fn merge_parts(out: &Path, force: bool) -> Result<Prepared> {
     let folders = part_folders(out)?;
     let wrong = |path: &Path, problem: &str| DataError::BadPart {
         path: path.to_path_buf(),
@@ -167,7 +167,8 @@ pub fn merge_parts(out: &Path) -> Result<Prepared> {
     {
         return Ok(Prepared { manifest: old.clone(), reused: true, shards });
     }
-    let mut writer = Writer::new(out, plan.token_type, plan.shard_tokens)?;
+    let output = claim(out, force)?;
+    let mut writer = Writer::new(&output, &plan)?;
     let mut ids = Vec::new();
     for (folder, manifest, shards) in &parts {
         for line in 0..shards.lines() {

@@ -3,16 +3,12 @@
 use super::manifest::{FILE_NAME, Manifest, ShardRecord, TokenType};
 use super::tokens::TokenShards;
 use crate::clean::{CleanOptions, Event, Layout};
-use crate::files::{create_folder, persist, temp_in, write_atomic};
-use crate::hash::hex;
 use crate::tokenizer::{SpecialTokens, load, locate};
 use crate::{Corpus, DataError, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use squat_files::write::{NewFile, OutputFolder, WrittenFile};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use tempfile::NamedTempFile;
 use tokenizers::Tokenizer;
 
 /// Bytes of clean text in one tokenizer batch. At most three batches exist at a time.
@@ -26,11 +22,14 @@ pub struct PrepareOptions {
     pub clean: CleanOptions,
     /// Largest number of tokens in one shard.
     pub shard_tokens: u64,
+    /// Write into a folder that holds a `manifest.json` of somebody else's, and replace that.
+    #[serde(skip)]
+    pub force: bool,
 }
 
 impl Default for PrepareOptions {
     fn default() -> Self {
-        Self { clean: CleanOptions::default(), shard_tokens: 1 << 26 }
+        Self { clean: CleanOptions::default(), shard_tokens: 1 << 26, force: false }
     }
 }
 
@@ -51,7 +50,8 @@ pub struct Prepared {
 /// `<s>` is not stored: it is added in front of every sequence when batches are formed.
 ///
 /// # Errors
-/// Reading, tokenizing, writing, or a corpus that is empty after cleaning. The folder is then left unchanged.
+/// A folder that may not be written (see [`PrepareOptions::force`]), reading, tokenizing, writing, or a corpus that is empty
+/// after cleaning. The folder is then left unchanged.
 pub fn prepare(
     corpus: &Corpus,
     tokenizer: &Path,
@@ -94,17 +94,25 @@ pub(super) fn prepare_files(
         && old.identity == plan.identity
         && let Ok(shards) = TokenShards::open(folder)
     {
+        // What a killed writer left is removed, if that is possible: nothing here depends on it.
+        let _ = claim(folder, false);
         return Ok(Prepared { manifest: old.clone(), reused: true, shards });
     }
-    let existed = folder.is_dir();
-    create_folder(folder)?;
-    let result = write_all(corpus, &tokenizer, plan, folder, options, old.as_ref(), may_be_empty);
-    if result.is_err() && !existed {
-        // Fails unless the folder is empty, which is intended.
-        let _ = std::fs::remove_dir(folder);
-    }
-    let manifest = result?;
+    let output = claim(folder, options.force)?;
+    let manifest = match write_all(corpus, &tokenizer, plan, &output, options, old.as_ref(), may_be_empty) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            output.abandon();
+            return Err(error);
+        }
+    };
     Ok(Prepared { shards: TokenShards::open(folder)?, manifest, reused: false })
+}
+
+/// Takes a folder for shards, and keeps other writers out.
+pub(super) fn claim(folder: &Path, force: bool) -> Result<OutputFolder> {
+    let is_ours = |folder: &Path| Manifest::read(folder).is_ok();
+    Ok(OutputFolder::claim(folder, "token shards", &[FILE_NAME], is_ours, force)?)
 }
 
 /// Lines of one file, ready to be tokenized.
@@ -127,12 +135,12 @@ fn write_all(
     corpus: &Corpus,
     tokenizer: &Tokenizer,
     mut manifest: Manifest,
-    folder: &Path,
+    output: &OutputFolder,
     options: &PrepareOptions,
     old: Option<&Manifest>,
     may_be_empty: bool,
 ) -> Result<Manifest> {
-    let mut out = Writer::new(folder, manifest.token_type, options.shard_tokens)?;
+    let mut out = Writer::new(output, &manifest)?;
     let (sender, receiver) = sync_channel::<Batch>(1);
     let invalid = std::thread::scope(|scope| {
         let reader = scope.spawn(|| read_batches(corpus, &options.clean, sender));
@@ -226,67 +234,55 @@ fn tokenize_batches(
     Ok(())
 }
 
-/// A file that is hashed while it is written.
-struct Output {
-    writer: BufWriter<NamedTempFile>,
-    hasher: Sha256,
-    count: u64,
-}
-
-impl Output {
-    fn new(folder: &Path) -> Result<Self> {
-        Ok(Self {
-            writer: BufWriter::with_capacity(1 << 18, temp_in(folder)?),
-            hasher: Sha256::new(),
-            count: 0,
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8], count: u64, folder: &Path) -> Result<()> {
-        self.hasher.update(bytes);
-        self.count += count;
-        self.writer.write_all(bytes).map_err(DataError::io("write token shards in", folder))
-    }
-
-    fn close(self, name: &Path) -> Result<(NamedTempFile, u64, String)> {
-        let Self { writer, hasher, count } = self;
-        let file = writer.into_inner().map_err(|e| DataError::io("write", name)(e.into_error()))?;
-        Ok((file, count, hex(&hasher.finalize())))
-    }
-}
-
 /// Shards and line starts under temporary names; they are removed if dropped before [`Writer::finish`].
-pub(super) struct Writer {
-    folder: PathBuf,
+pub(super) struct Writer<'a> {
+    folder: &'a OutputFolder,
+    /// First part of the names: the beginning of the identity.
+    id: String,
     token_type: TokenType,
     shard_tokens: u64,
     position: u64,
     bytes: Vec<u8>,
-    done: Vec<(NamedTempFile, u64, String)>,
-    shard: Output,
-    lines: Output,
+    done: Vec<(WrittenFile, ShardRecord)>,
+    /// The shard that is being written, and its tokens so far.
+    shard: Option<(NewFile, u64)>,
+    lines: NewFile,
+    line_count: u64,
 }
 
-impl Writer {
-    pub(super) fn new(folder: &Path, token_type: TokenType, shard_tokens: u64) -> Result<Self> {
+impl<'a> Writer<'a> {
+    /// Begins the files of a manifest whose identity is known.
+    pub(super) fn new(folder: &'a OutputFolder, manifest: &Manifest) -> Result<Self> {
+        let id = manifest.identity[..12].to_owned();
+        let lines = folder.file(&format!("lines-{id}.bin"))?;
         Ok(Self {
-            folder: folder.to_path_buf(),
-            token_type,
-            shard_tokens,
+            folder,
+            id,
+            token_type: manifest.token_type,
+            shard_tokens: manifest.shard_tokens,
             position: 0,
             bytes: Vec::new(),
             done: Vec::new(),
-            shard: Output::new(folder)?,
-            lines: Output::new(folder)?,
+            shard: None,
+            lines,
+            line_count: 0,
         })
     }
 
     pub(super) fn line(&mut self, ids: &[u32]) -> Result<()> {
-        self.lines.write(&self.position.to_le_bytes(), 1, &self.folder)?;
+        self.lines.put(&self.position.to_le_bytes())?;
+        self.line_count += 1;
         self.position += ids.len() as u64;
         let mut rest = ids;
         while !rest.is_empty() {
-            let room = (self.shard_tokens - self.shard.count).min(rest.len() as u64) as usize;
+            let (shard, count) = match &mut self.shard {
+                Some(shard) => shard,
+                none => {
+                    let name = format!("tokens-{}-{:05}.bin", self.id, self.done.len());
+                    none.insert((self.folder.file(&name)?, 0))
+                }
+            };
+            let room = (self.shard_tokens - *count).min(rest.len() as u64) as usize;
             let (now, later) = rest.split_at(room);
             self.bytes.clear();
             match self.token_type {
@@ -294,58 +290,62 @@ impl Writer {
                 TokenType::U16 => self.bytes.extend(now.iter().flat_map(|id| (*id as u16).to_le_bytes())),
                 TokenType::U32 => self.bytes.extend(now.iter().flat_map(|id| id.to_le_bytes())),
             }
-            self.shard.write(&self.bytes, room as u64, &self.folder)?;
+            shard.put(&self.bytes)?;
+            *count += room as u64;
             rest = later;
-            if self.shard.count == self.shard_tokens {
-                let full = std::mem::replace(&mut self.shard, Output::new(&self.folder)?);
-                self.done.push(full.close(&self.folder)?);
+            if *count == self.shard_tokens {
+                self.close_shard()?;
             }
+        }
+        Ok(())
+    }
+
+    fn close_shard(&mut self) -> Result<()> {
+        if let Some((shard, count)) = self.shard.take() {
+            self.done.push(closed(shard, count)?);
         }
         Ok(())
     }
 
     /// Renames the files into place, then the manifest, then removes the files of the old manifest.
     pub(super) fn finish(mut self, mut manifest: Manifest, old: Option<&Manifest>) -> Result<Manifest> {
-        if self.shard.count > 0 {
-            self.done.push(self.shard.close(&self.folder)?);
-        }
-        let id = &manifest.identity[..12];
-        let mut named = Vec::new();
-        let (lines, count, sha256) = self.lines.close(&self.folder)?;
-        manifest.lines = ShardRecord { file: format!("lines-{id}.bin"), count, sha256 };
-        named.push((lines, self.folder.join(&manifest.lines.file)));
-        for (index, (file, count, sha256)) in self.done.into_iter().enumerate() {
-            let record = ShardRecord { file: format!("tokens-{id}-{index:05}.bin"), count, sha256 };
-            named.push((file, self.folder.join(&record.file)));
+        self.close_shard()?;
+        let (lines, record) = closed(self.lines, self.line_count)?;
+        manifest.lines = record;
+        let mut files = vec![lines];
+        for (file, record) in self.done {
             manifest.shards.push(record);
+            files.push(file);
         }
-        let mut placed: Vec<PathBuf> = Vec::new();
-        let result = named
-            .into_iter()
-            .try_for_each(|(file, path)| {
-                persist(file, &path)?;
-                placed.push(path);
-                Ok(())
-            })
-            .and_then(|()| {
-                let path = self.folder.join(FILE_NAME);
-                let mut text = serde_json::to_vec_pretty(&manifest)
-                    .map_err(|e| DataError::io("write", &path)(e.into()))?;
-                text.push(b'\n');
-                write_atomic(&path, &text)
-            });
+        let is_kept = |name: &str| old.iter().flat_map(|old| old.files()).any(|kept| kept == name);
+        let result = files.into_iter().try_for_each(|file| Ok(file.place()?)).and_then(|()| {
+            let path = self.folder.path().join(FILE_NAME);
+            let mut text =
+                serde_json::to_vec_pretty(&manifest).map_err(|e| DataError::io("write", &path)(e.into()))?;
+            text.push(b'\n');
+            Ok(self.folder.write(FILE_NAME, &text)?)
+        });
         if let Err(error) = result {
-            for path in placed {
-                let _ = std::fs::remove_file(path);
-            }
+            // The failure is the one to report. Files of the old manifest may have the same names.
+            manifest.files().filter(|name| !is_kept(name)).for_each(|name| {
+                let _ = self.folder.remove(name);
+            });
             return Err(error);
         }
         for stale in old.iter().flat_map(|m| m.files()).filter(|f| !manifest.files().any(|now| now == *f)) {
             // The name comes from a file on disk, so only a plain name in this folder is accepted.
             if Path::new(stale).file_name() == Some(stale.as_ref()) {
-                let _ = std::fs::remove_file(self.folder.join(stale));
+                let _ = self.folder.remove(stale);
             }
         }
         Ok(manifest)
     }
+}
+
+/// A file that is complete, and its record.
+fn closed(file: NewFile, count: u64) -> Result<(WrittenFile, ShardRecord)> {
+    let name = file.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let written = file.finish()?;
+    let sha256 = written.sha256().to_owned();
+    Ok((written, ShardRecord { file: name, count, sha256 }))
 }

@@ -32,7 +32,7 @@ impl Setup {
         let lines = ["The cat sat on the mat.", "The dog ran home, one line at a time."];
         let options = TokenizerOptions { vocab_size, min_frequency: 0, ..TokenizerOptions::default() };
         let tokenizer = train_on_lines(lines.iter().cycle().take(100), &options).unwrap();
-        save(&tokenizer, &self.at("tokenizer"), 64).unwrap();
+        save(&tokenizer, &self.at("tokenizer"), 64, false).unwrap();
     }
 
     fn prepare(&self, options: &PrepareOptions) -> crate::Result<Prepared> {
@@ -92,7 +92,11 @@ fn the_cache_is_used_only_when_nothing_changed() {
         let prepared = setup.prepare(&options).unwrap();
         assert!(!prepared.reused, "{what}");
         let mut expected: Vec<String> = prepared.manifest.shards.iter().map(|s| s.file.clone()).collect();
-        expected.extend([prepared.manifest.lines.file.clone(), "manifest.json".to_owned()]);
+        expected.extend([
+            prepared.manifest.lines.file.clone(),
+            "manifest.json".to_owned(),
+            ".squat".to_owned(),
+        ]);
         expected.sort();
         assert_eq!(names(&setup.at("out")), expected, "{what}: old shards are gone");
         assert!(setup.prepare(&options).unwrap().reused, "{what}");
@@ -248,18 +252,18 @@ fn parts_merge_to_the_whole() {
         };
         for index in (0..count).rev() {
             if index == 0 && count > 1 {
-                let error = merge_parts(&out).unwrap_err().to_string();
+                let error = merge_parts(&out, false).unwrap_err().to_string();
                 assert!(error.contains("is missing") && error.contains("/0"), "{error}");
             }
             assert!(!part(index).reused);
         }
-        let merged = merge_parts(&out).unwrap();
+        let merged = merge_parts(&out, false).unwrap();
         assert!(!merged.reused);
         assert_eq!(merged.manifest, whole.manifest);
         assert!(files(&out) == expected, "{count} parts");
         // Nothing to do: for a part, for the merge, and for a preparation in one piece.
         assert!((0..count).all(|index| part(index).reused));
-        assert!(merge_parts(&out).unwrap().reused);
+        assert!(merge_parts(&out, false).unwrap().reused);
         let again = prepare(&corpus(), &setup.at("tokenizer"), &out, &options).unwrap();
         assert!(again.reused && files(&out) == expected);
     }
@@ -269,15 +273,15 @@ fn parts_merge_to_the_whole() {
         prepare_part(&corpus(), &setup.at("tokenizer"), &out, options, Part::new(1, 2).unwrap()).unwrap()
     };
     one(&PrepareOptions::default());
-    let error = merge_parts(&out).unwrap_err().to_string();
+    let error = merge_parts(&out, false).unwrap_err().to_string();
     assert!(error.contains("a different tokenizer, cleaning or shard size"), "{error}");
     setup.text("notes.txt", "Something else.\n");
     one(&options);
-    let error = merge_parts(&out).unwrap_err().to_string();
+    let error = merge_parts(&out, false).unwrap_err().to_string();
     assert!(error.contains("a different list of files"), "{error}");
     std::fs::create_dir(out.join("parts-of-3")).unwrap();
-    assert!(merge_parts(&out).unwrap_err().to_string().contains("[2, 3]"));
-    assert!(merge_parts(&setup.at("text")).unwrap_err().to_string().contains("--shard"));
+    assert!(merge_parts(&out, false).unwrap_err().to_string().contains("[2, 3]"));
+    assert!(merge_parts(&setup.at("text"), false).unwrap_err().to_string().contains("--shard"));
     // What was merged before is still whole.
     assert!(TokenShards::open(&out).is_ok());
 }

@@ -1,5 +1,6 @@
 //! The HTML page of a report.
 
+use squat_files::write::{NewFile, Replace};
 use std::path::Path;
 
 use minijinja::{Environment, Value, context};
@@ -10,7 +11,6 @@ use super::data::{FormValue, QuickstartReport, format_bytes, value_of};
 use super::scale::significant;
 use super::{dots, heatmap};
 use crate::error::EvalError;
-use crate::file::write_whole;
 use crate::model::Form;
 use crate::table::{Table, fixed};
 
@@ -88,12 +88,16 @@ pub fn render_html(report: &QuickstartReport) -> Result<String, EvalError> {
         .map_err(failed)
 }
 
-/// Writes [`render_html`] to `path` atomically.
+/// First bytes of a page.
+const HEAD: &[u8] = b"<!doctype html>\n<html lang=\"en\">\n";
+
+/// Writes [`render_html`] to `path` atomically. It replaces a page.
 ///
 /// # Errors
-/// Those of [`render_html`], and [`EvalError::Io`].
+/// Those of [`render_html`], and [`EvalError::Write`].
 pub fn write_html(report: &QuickstartReport, path: &Path) -> Result<(), EvalError> {
-    write_whole(path, &render_html(report)?)
+    let page = render_html(report)?;
+    Ok(NewFile::write(path, Replace::StartingWith(HEAD), page.as_bytes())?)
 }
 
 fn safe(svg: String) -> Value {

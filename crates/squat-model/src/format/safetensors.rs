@@ -1,20 +1,22 @@
 //! Safetensors files: reading by mmap, writing as a stream.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 use squat_files::read;
+use squat_files::write::{NewFile, Replace};
 
 use crate::error::{ModelError, nearest_names};
 use crate::tensors::Dtype;
 
 /// Bytes of the length field that begins a file.
 const LENGTH_FIELD: usize = 8;
+
+/// Bytes that a writer collects before it passes them on.
+const BLOCK: usize = 1 << 16;
 
 /// Type, shape and place of a tensor in its file.
 #[derive(Clone, Debug)]
@@ -236,17 +238,26 @@ impl Declaration {
 /// aligned for its type. [`Writer::order`] is the order in which they must be given.
 pub struct Writer {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: NewFile,
     order: Vec<Declaration>,
     next: usize,
 }
 
 impl Writer {
-    /// Creates the file and writes its header.
+    /// Begins a file of its own, which appears at `path` when it is complete.
     ///
     /// # Errors
-    /// The file system's.
+    /// A tensor declared twice, and those of [`NewFile::create`].
     pub fn create(path: &Path, declarations: Vec<Declaration>) -> Result<Self, ModelError> {
+        Self::new(NewFile::create(path, Replace::Any)?, declarations)
+    }
+
+    /// Writes the header of a file that has begun.
+    ///
+    /// # Errors
+    /// A tensor declared twice, and the file system's.
+    pub fn new(file: NewFile, declarations: Vec<Declaration>) -> Result<Self, ModelError> {
+        let path = file.path().to_path_buf();
         let mut order = declarations;
         order.sort_by_key(|declaration| std::cmp::Reverse(declaration.dtype.size()));
         let mut header = Map::new();
@@ -259,7 +270,7 @@ impl Writer {
             });
             if header.insert(declaration.name.clone(), entry).is_some() {
                 return Err(ModelError::file(
-                    path,
+                    &path,
                     format!("tensor \"{}\" declared twice", declaration.name),
                 ));
             }
@@ -268,8 +279,7 @@ impl Writer {
         let mut text = Value::Object(header).to_string().into_bytes();
         // Spaces up to a multiple of 8 keep the data aligned, as the format requires.
         text.resize(text.len().next_multiple_of(8), b' ');
-        let file = File::create(path).map_err(ModelError::io("create", path))?;
-        let mut writer = Self { path: path.to_path_buf(), file: BufWriter::new(file), order, next: 0 };
+        let mut writer = Self { path, file, order, next: 0 };
         writer.put(&(text.len() as u64).to_le_bytes())?;
         writer.put(&text)?;
         Ok(writer)
@@ -281,7 +291,20 @@ impl Writer {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), ModelError> {
-        self.file.write_all(bytes).map_err(ModelError::io("write", &self.path))
+        Ok(self.file.put(bytes)?)
+    }
+
+    /// Writes values of N bytes each, many at a time.
+    fn put_all<const N: usize>(&mut self, values: impl Iterator<Item = [u8; N]>) -> Result<(), ModelError> {
+        let mut bytes = Vec::with_capacity(BLOCK + N);
+        for value in values {
+            bytes.extend(value);
+            if bytes.len() >= BLOCK {
+                self.put(&bytes)?;
+                bytes.clear();
+            }
+        }
+        self.put(&bytes)
     }
 
     /// The next declaration, which must have this name, type and number of elements.
@@ -325,9 +348,9 @@ impl Writer {
                         hint: "; write the model in f32".to_owned(),
                     });
                 }
-                narrow.iter().try_for_each(|h| self.put(&h.to_le_bytes()))
+                self.put_all(narrow.iter().map(|h| h.to_le_bytes()))
             }
-            _ => values.iter().try_for_each(|x| self.put(&x.to_le_bytes())),
+            _ => self.put_all(values.iter().map(|x| x.to_le_bytes())),
         }
     }
 
@@ -337,7 +360,7 @@ impl Writer {
     /// Another tensor is next, or the file system's.
     pub fn write_i32(&mut self, name: &str, values: &[i32]) -> Result<(), ModelError> {
         self.begin(name, &[Dtype::I32], values.len())?;
-        values.iter().try_for_each(|x| self.put(&x.to_le_bytes()))
+        self.put_all(values.iter().map(|x| x.to_le_bytes()))
     }
 
     /// Writes the next tensor, which is I64.
@@ -346,17 +369,27 @@ impl Writer {
     /// Another tensor is next, or the file system's.
     pub fn write_i64(&mut self, name: &str, values: &[i64]) -> Result<(), ModelError> {
         self.begin(name, &[Dtype::I64], values.len())?;
-        values.iter().try_for_each(|x| self.put(&x.to_le_bytes()))
+        self.put_all(values.iter().map(|x| x.to_le_bytes()))
     }
 
-    /// Flushes; every declared tensor must have been written.
+    /// Completes the file; every declared tensor must have been written.
     ///
     /// # Errors
     /// A tensor that was left out, or the file system's.
-    pub fn finish(mut self) -> Result<(), ModelError> {
-        if let Some(left) = self.order.get(self.next) {
-            return Err(ModelError::file(&self.path, format!("tensor \"{}\" was never written", left.name)));
+    pub fn finish(self) -> Result<(), ModelError> {
+        Ok(self.into_file()?.finish()?.place()?)
+    }
+
+    /// The file, to be added to a folder; every declared tensor must have been written.
+    ///
+    /// # Errors
+    /// A tensor that was left out.
+    pub fn into_file(self) -> Result<NewFile, ModelError> {
+        match self.order.get(self.next) {
+            Some(left) => {
+                Err(ModelError::file(&self.path, format!("tensor \"{}\" was never written", left.name)))
+            }
+            None => Ok(self.file),
         }
-        self.file.flush().map_err(ModelError::io("write", &self.path))
     }
 }

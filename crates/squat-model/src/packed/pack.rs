@@ -1,8 +1,9 @@
 //! From a checkpoint, or a plain model, to a packed folder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use squat_files::write::{FolderKind, NewFolder};
 use squat_quant::calibrate::weight_scales;
 use squat_quant::{Affine, Granularity, Transform, WeightBits, WeightScheme};
 
@@ -10,11 +11,11 @@ use super::open::PackedModel;
 use super::schema;
 use super::words::{pack_row, words_per_row};
 use crate::arch;
-use crate::atomic::write_folder_atomically;
 use crate::error::ModelError;
 use crate::format::safetensors::{Declaration, Writer};
 use crate::generation::GenerationConfig;
-use crate::hf::{ModelFolder, declare_static, has_learned_scales, write_side_files};
+use crate::hf::{CONFIG, MODEL_FILES, ModelFolder, declare_static, has_learned_scales, write_side_files};
+use crate::json::read_object;
 use crate::plan::{QuantPlan, describe};
 use crate::scales::LearnedScales;
 use crate::spec::{ModelSpec, ParamInfo};
@@ -36,6 +37,51 @@ pub struct PackSource<'a> {
     /// Generation defaults.
     pub generation: Option<&'a GenerationConfig>,
 }
+
+/// Where a packed model goes.
+#[derive(Clone, Debug)]
+pub struct Output {
+    path: PathBuf,
+    force: bool,
+}
+
+impl Output {
+    /// A folder that may hold files of others: those with the names of a packed model's are replaced.
+    pub fn forced(path: impl AsRef<Path>) -> Self {
+        Self { path: path.as_ref().to_path_buf(), force: true }
+    }
+
+    /// With `force` as [`Output::forced`], otherwise as [`Output::from`].
+    pub fn new(path: impl AsRef<Path>, force: bool) -> Self {
+        Self { path: path.as_ref().to_path_buf(), force }
+    }
+
+    /// Learns before long work whether a packed model may and can be written there.
+    ///
+    /// # Errors
+    /// Those that [`pack`] would return when it begins to write.
+    pub fn check(&self) -> Result<(), ModelError> {
+        NewFolder::create(&self.path, &PACKED, self.force)?;
+        Ok(())
+    }
+}
+
+/// A folder that does not exist, is empty or holds a packed model.
+impl<P: AsRef<Path>> From<P> for Output {
+    fn from(path: P) -> Self {
+        Self { path: path.as_ref().to_path_buf(), force: false }
+    }
+}
+
+/// A packed model. One without checksums is known by its configuration.
+const PACKED: FolderKind = FolderKind {
+    name: "packed model",
+    files: MODEL_FILES,
+    recognize: |folder| {
+        read_object(&folder.join(CONFIG))
+            .is_ok_and(|config| config.contains_key(schema::KEY) && config.contains_key(squat_config::KEY))
+    },
+};
 
 /// What packing did to one parameter.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -72,7 +118,7 @@ impl ModelFolder {
     ///
     /// # Errors
     /// No plan at all, and as [`pack`].
-    pub fn pack(&self, plan: Option<&QuantPlan>, out: impl AsRef<Path>) -> Result<PackReport, ModelError> {
+    pub fn pack(&self, plan: Option<&QuantPlan>, out: impl Into<Output>) -> Result<PackReport, ModelError> {
         let plan = plan.or(self.plan()).ok_or_else(|| {
             ModelError::folder(
                 self.path(),
@@ -92,13 +138,13 @@ impl ModelFolder {
                 ),
             ));
         }
-        let out = out.as_ref();
+        let out = out.into();
         let same = |a: &Path, b: &Path| {
             a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
         };
-        if same(self.path(), out) {
+        if same(self.path(), &out.path) {
             return Err(ModelError::folder(
-                out,
+                &out.path,
                 "packing a model into its own folder would replace its full-precision weights; choose another folder",
             ));
         }
@@ -123,7 +169,7 @@ enum Job {
 /// # Errors
 /// A plan that does not fit the model, is not frozen, or quantizes no weight; missing, misshaped or non-finite
 /// tensors; a target that was left out; and the file system's. Nothing half-written stays.
-pub fn pack(source: &PackSource<'_>, out: impl AsRef<Path>) -> Result<PackReport, ModelError> {
+pub fn pack(source: &PackSource<'_>, out: impl Into<Output>) -> Result<PackReport, ModelError> {
     let PackSource { spec, plan, tensors, .. } = source;
     spec.validate()?;
     plan.validate_frozen(spec)?;
@@ -163,49 +209,51 @@ pub fn pack(source: &PackSource<'_>, out: impl AsRef<Path>) -> Result<PackReport
     config.insert("torch_dtype".to_owned(), "float32".into());
     config.insert(schema::KEY.to_owned(), schema::quantization_config(spec, plan));
     config.insert(squat_config::KEY.to_owned(), squat_config::to_json(plan));
-    write_folder_atomically(out.as_ref(), |folder| {
-        write_side_files(folder, &config, spec, source.tokenizer, source.generation)?;
-        let mut writer = Writer::create(&folder.join(WEIGHTS), declarations)?;
-        // The 8-byte shapes come first in the file.
-        for job in &jobs {
-            if let Job::Packed(param, _) = job {
-                let shape: Vec<i64> = param.shape.iter().map(|&n| n as i64).collect();
-                writer.write_i64(&format!("{}.weight_shape", param.module()), &shape)?;
-            }
+    let Output { path, force } = out.into();
+    let mut folder = NewFolder::create(&path, &PACKED, force)?;
+    write_side_files(&mut folder, &config, spec, source.tokenizer, source.generation)?;
+    let mut writer = Writer::new(folder.file(WEIGHTS)?, declarations)?;
+    // The 8-byte shapes come first in the file.
+    for job in &jobs {
+        if let Job::Packed(param, _) = job {
+            let shape: Vec<i64> = param.shape.iter().map(|&n| n as i64).collect();
+            writer.write_i64(&format!("{}.weight_shape", param.module()), &shape)?;
         }
-        let mut entries = Vec::with_capacity(jobs.len());
-        for job in &jobs {
-            squat_files::interrupt::check()?;
-            entries.push(match job {
-                Job::Packed(param, scheme) => write_packed(&mut writer, source, param, *scheme)?,
-                Job::Plain(param) => write_plain(&mut writer, source, param)?,
-            });
+    }
+    let mut entries = Vec::with_capacity(jobs.len());
+    for job in &jobs {
+        squat_files::interrupt::check()?;
+        entries.push(match job {
+            Job::Packed(param, scheme) => write_packed(&mut writer, source, param, *scheme)?,
+            Job::Plain(param) => write_plain(&mut writer, source, param)?,
+        });
+    }
+    for declaration in &statics {
+        if declaration.dtype == Dtype::I32 {
+            writer.write_i32(&declaration.name, &tensors.read_i32(&declaration.name)?)?;
+        } else {
+            writer.write_f32(&declaration.name, &tensors.read_f32(&declaration.name)?)?;
         }
-        for declaration in &statics {
-            if declaration.dtype == Dtype::I32 {
-                writer.write_i32(&declaration.name, &tensors.read_i32(&declaration.name)?)?;
-            } else {
-                writer.write_f32(&declaration.name, &tensors.read_f32(&declaration.name)?)?;
-            }
+    }
+    folder.add(writer.into_file()?)?;
+    let written = PackedModel::open(folder.path())?;
+    for param in spec.parameters() {
+        let target = plan.scheme_of(&param).is_some();
+        let entry = entries.iter().find(|entry: &&PackedEntry| entry.name == param.name);
+        let done = entry.is_some_and(|entry| entry.quantized) && written.tensor(&param.name).is_ok();
+        if target && !done {
+            let message = "the written folder does not hold its codes".to_owned();
+            return Err(ModelError::NotPacked { name: param.name, message });
         }
-        writer.finish()?;
-        let written = PackedModel::open(folder)?;
-        for param in spec.parameters() {
-            let target = plan.scheme_of(&param).is_some();
-            let entry = entries.iter().find(|entry: &&PackedEntry| entry.name == param.name);
-            let done = entry.is_some_and(|entry| entry.quantized) && written.tensor(&param.name).is_ok();
-            if target && !done {
-                let message = "the written folder does not hold its codes".to_owned();
-                return Err(ModelError::NotPacked { name: param.name, message });
-            }
-        }
-        Ok(PackReport {
-            learned_scales: learned,
-            bytes_before: entries.iter().map(|entry| entry.bytes_before).sum(),
-            bytes_after: written.weight_bytes(),
-            entries,
-        })
-    })
+    }
+    let report = PackReport {
+        learned_scales: learned,
+        bytes_before: entries.iter().map(|entry| entry.bytes_before).sum(),
+        bytes_after: written.weight_bytes(),
+        entries,
+    };
+    folder.place()?;
+    Ok(report)
 }
 
 /// Shape of `weight_scale` on disk.

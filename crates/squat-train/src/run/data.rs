@@ -1,7 +1,7 @@
 //! Tokenizer and token shards of a run.
 
+use super::RunEvent;
 use super::fingerprint::hex;
-use super::{RunEvent, write};
 use crate::error::TrainError;
 use crate::recipe::{Recipe, expand};
 use sha2::{Digest, Sha256};
@@ -10,6 +10,7 @@ use squat_data::tokenizer::{
     TokenizerOptions, locate as locate_tokenizer, save as save_tokenizer, train_tokenizer,
 };
 use squat_data::{Chunks, Corpus, Manifest, Sequential, Split, TokenShards};
+use squat_files::write::{NewFile, Replace};
 use std::path::{Path, PathBuf};
 
 /// Word in a recipe's `data.train` for the built-in English.
@@ -74,6 +75,7 @@ pub fn prepare_data(
             if squat_files::read::text(&key_file, squat_files::read::Limit::Config)
                 .is_ok_and(|text| text == key)
                 && locate_tokenizer(&place).is_ok()
+                && squat_files::sums::verify(&place).is_ok()
             {
                 report(RunEvent::Note(format!("tokenizer: {} (unchanged)", place.display())));
             } else {
@@ -84,8 +86,8 @@ pub fn prepare_data(
                     ..TokenizerOptions::default()
                 };
                 let trained = train_tokenizer(&train, &options)?;
-                save_tokenizer(&trained, &place, options.max_length)?;
-                write(&key_file, key.as_bytes())?;
+                save_tokenizer(&trained, &place, options.max_length, false)?;
+                NewFile::write(&key_file, Replace::Any, key.as_bytes())?;
             }
             place
         }

@@ -24,6 +24,7 @@ use data::open_data;
 use fingerprint::{fingerprint, hex};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use squat_files::write::{NewFile, OutputFolder, Replace, sweep};
 use std::path::{Path, PathBuf};
 use validate::{check_models, refuse_another, refuse_other_data};
 
@@ -34,6 +35,8 @@ pub struct RunOptions {
     pub folder: PathBuf,
     /// Where and with whom; all processes of the group must see the same folder.
     pub execution: Execution,
+    /// Without `resume`: replace a run, and whatever else has its names in the folder.
+    pub force: bool,
 }
 
 /// Progress of a run.
@@ -90,8 +93,11 @@ fn run_together(
     report: &mut dyn FnMut(RunEvent),
 ) -> Result<Outcome, TrainError> {
     let (group, folder) = (&options.execution.group, &options.folder);
+    // The lock of the folder, of the process that writes, until the end.
+    let mut _output = None;
     let data = if group.is_rank0() {
-        let data = begin(recipe, options, report)?;
+        let (data, output) = begin(recipe, options, report)?;
+        _output = Some(output);
         group.broadcast(data.identities().join(" ").into_bytes())?;
         data
     } else {
@@ -145,7 +151,7 @@ fn run_stages(
             return Ok(outcome);
         }
         if group.is_rank0() {
-            write(&finished, fingerprint.as_bytes())?;
+            NewFile::write(&finished, Replace::Any, fingerprint.as_bytes())?;
         }
     }
     Ok(outcome)
@@ -156,33 +162,74 @@ fn begin(
     recipe: &Recipe,
     options: &RunOptions,
     report: &mut dyn FnMut(RunEvent),
-) -> Result<RunData, TrainError> {
-    let folder = &options.folder;
+) -> Result<(RunData, OutputFolder), TrainError> {
+    let RunOptions { folder, execution, force } = options;
     let recipe_path = folder.join("recipe.toml");
-    if recipe_path.exists() && !options.execution.resume {
+    let anew = *force && !execution.resume;
+    if is_run(folder) && recipe_path.exists() && !execution.resume && !anew {
         return Err(TrainError::Recipe(format!(
             "{} holds a run already: continue it with --resume, or choose another --out",
             folder.display()
         )));
     }
     check_models(recipe, report)?;
-    refuse_other_data(recipe, folder, &recipe_path)?;
-    let existed = folder.exists();
-    std::fs::create_dir_all(folder).map_err(TrainError::io("cannot create", folder))?;
-    let data = prepare_data(recipe, folder, report).inspect_err(|_| {
-        if !existed {
-            // The data turned out to be unusable: nothing that was written so far is worth keeping.
-            let _ = std::fs::remove_dir_all(folder);
+    if !anew {
+        refuse_other_data(recipe, folder, &recipe_path)?;
+    }
+    let stages = recipe.stages.iter().map(|stage| stage.name.as_str());
+    let names: Vec<&str> = OWN_NAMES.into_iter().chain(stages).collect();
+    let output = OutputFolder::claim(folder, "training run", &names, is_run, *force)?;
+    let result = (|| {
+        if anew {
+            names.iter().try_for_each(|name| output.remove(name))?;
         }
-    })?;
-    refuse_another(recipe, &data, folder)?;
-    write_description(recipe, &data, folder)?;
-    Ok(data)
+        repair(recipe, &output, report)?;
+        let data = prepare_data(recipe, folder, report)?;
+        refuse_another(recipe, &data, folder)?;
+        write_description(recipe, &data, &output)?;
+        Ok(data)
+    })();
+    match result {
+        Ok(data) => Ok((data, output)),
+        Err(error) => {
+            // A new folder whose data turned out to be unusable holds nothing that is worth keeping.
+            output.abandon();
+            Err(error)
+        }
+    }
+}
+
+/// What a run writes besides its stages.
+const OWN_NAMES: [&str; 4] = ["recipe.toml", "provenance.json", "tokenizer", "data"];
+
+/// Whether a folder is a run: it was taken for one, or, from before that was written down, describes one.
+fn is_run(folder: &Path) -> bool {
+    OutputFolder::is_marked(folder, "training run")
+        || squat_files::read::text(&folder.join("provenance.json"), squat_files::read::Limit::Config)
+            .is_ok_and(|text| text.contains("recipe_sha256"))
+}
+
+/// Removes what a killed process left, and puts checkpoints back that it had moved aside.
+fn repair(
+    recipe: &Recipe,
+    output: &OutputFolder,
+    report: &mut dyn FnMut(RunEvent),
+) -> Result<(), TrainError> {
+    let inner = ["tokenizer", "data", "data/generated/train", "data/generated/dev"].into_iter();
+    for name in inner.chain(recipe.stages.iter().map(|stage| stage.name.as_str())) {
+        for path in sweep(&output.path().join(name))? {
+            report(RunEvent::Note(format!(
+                "{} was missing after an interruption; its former state was put back",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The resolved recipe, and where its results come from.
-fn write_description(recipe: &Recipe, data: &RunData, folder: &Path) -> Result<(), TrainError> {
-    write(&folder.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+fn write_description(recipe: &Recipe, data: &RunData, output: &OutputFolder) -> Result<(), TrainError> {
+    output.write("recipe.toml", recipe.to_toml()?.as_bytes())?;
     let provenance = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "recipe_sha256": hex(&Sha256::digest(recipe.to_toml()?.as_bytes())),
@@ -194,17 +241,5 @@ fn write_description(recipe: &Recipe, data: &RunData, folder: &Path) -> Result<(
         "seed": recipe.seed,
         "kernels": squat_kernels::Kernels::detect().name(),
     });
-    write(
-        &folder.join("provenance.json"),
-        serde_json::to_string_pretty(&provenance).unwrap_or_default().as_bytes(),
-    )
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let error = |source| TrainError::Io { action: "cannot write", path: path.to_path_buf(), source };
-    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(error)?;
-    std::io::Write::write_all(&mut file, bytes).map_err(error)?;
-    file.persist(path).map_err(|e| error(e.error))?;
-    Ok(())
+    Ok(output.write("provenance.json", format!("{provenance:#}").as_bytes())?)
 }

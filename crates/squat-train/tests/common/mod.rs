@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
         let stop = Arc::new(AtomicBool::new(false));
         let execution =
             Execution { resume: self.resume, stop: stop.clone(), ..Execution::on_cpu(self.threads) };
-        let options = RunOptions { folder: self.folder.to_path_buf(), execution };
+        let options = RunOptions { folder: self.folder.to_path_buf(), execution, force: false };
         let mut stage = String::new();
         run_recipe(&recipe, &options, &mut |event| match event {
             RunEvent::Stage { name, .. } => stage = name,

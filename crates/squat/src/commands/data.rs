@@ -14,7 +14,7 @@ pub fn run(data: &Data) -> Result<ExitCode> {
     signals::tidy_up();
     let (prepared, out, json) = match data {
         Data::Prepare(args) => (prepared(args)?, args.out.as_path(), args.json),
-        Data::Merge(DataMerge { out, json }) => (merge_parts(out)?, out.as_path(), *json),
+        Data::Merge(DataMerge { out, json, force }) => (merge_parts(out, *force)?, out.as_path(), *json),
     };
     report(&prepared, out, json, started.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
@@ -25,7 +25,7 @@ fn prepared(args: &DataPrepare) -> Result<Prepared> {
     let corpus = Corpus::open(&args.inputs, &args.split.parse()?)?;
     corpus.notes().iter().for_each(|note| printer::note(note));
     printer::note(&format!("{} files", corpus.files().len()));
-    let options = PrepareOptions::default();
+    let options = PrepareOptions { force: args.force, ..PrepareOptions::default() };
     Ok(match part {
         None => prepare(&corpus, &args.tokenizer, &args.out, &options)?,
         Some(part) => prepare_part(&corpus, &args.tokenizer, &args.out, &options, part)?,

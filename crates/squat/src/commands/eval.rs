@@ -57,6 +57,7 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     let definition = task(&args.task)?;
     check_options(args, definition)?;
     let mut subject = forms::open(&args.model, args.form, forms::threads(args.threads))?;
+    squat_files::sums::verify(&squat_model::open::locate(&args.model)?)?;
     let bar = printer::bar(0);
     let mut options = ScoringOptions {
         on_progress: Some(Box::new(|done, all| {

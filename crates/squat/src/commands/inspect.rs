@@ -2,16 +2,35 @@
 
 use crate::args::Inspect;
 use crate::{forms, printer};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use squat_eval::table::Table;
 use squat_model::ModelSummary;
 use std::process::ExitCode;
 
 pub fn run(args: &Inspect) -> Result<ExitCode> {
     let model = forms::open_model(&args.model)?;
+    let proven = match args.verify {
+        true => Some(model.verify()?.with_context(|| {
+            format!(
+                "{}: nothing to verify against: SHA256SUMS is missing, which pack and train write; write the model again",
+                model.path().display()
+            )
+        })?),
+        false => None,
+    };
     let summary = ModelSummary::of(&model)?;
+    for (name, index) in model.not_finite()? {
+        printer::note(&format!(
+            "warning: {name} has NaN or infinite weights, the first at element {index}: the training run diverged or the \
+             file is damaged"
+        ));
+    }
     if args.json {
-        printer::json(&serde_json::to_value(&summary)?);
+        let mut value = serde_json::to_value(&summary)?;
+        if let Some(files) = proven {
+            value["verified_files"] = files.into();
+        }
+        printer::json(&value);
         return Ok(ExitCode::SUCCESS);
     }
     printer::line(&format!(
@@ -21,6 +40,9 @@ pub fn run(args: &Inspect) -> Result<ExitCode> {
         summary.weight_bytes,
         summary.bits_per_parameter
     ));
+    if let Some(files) = proven {
+        printer::line(&format!("verified: {files} files are as they were written"));
+    }
     let mut table = Table::new(["tensor", "shape", "scheme", "stored as", "bytes", "threshold"]);
     let layers = summary.layers.iter().flat_map(|layer| {
         layer

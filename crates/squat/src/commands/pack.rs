@@ -7,7 +7,7 @@ use anyhow::Result;
 use squat_engine::{Engine, EngineOptions};
 use squat_eval::Tokenize;
 use squat_eval::table::Table;
-use squat_model::{ModelKind, OpenedModel, QuantPlan};
+use squat_model::{ModelKind, OpenedModel, Output, QuantPlan};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ pub fn run(args: &Pack) -> Result<ExitCode> {
         plan
     });
     signals::tidy_up();
-    let report = model.pack(plan.as_ref(), &args.out)?;
+    let report = model.pack(plan.as_ref(), Output::new(&args.out, args.force))?;
     if !report.learned_scales && model.kind() == ModelKind::FullPrecision {
         // The model is complete: neither a signal nor a failure here takes anything back.
         let said = signals::while_waiting(|| say_loss(&model, &args.out));

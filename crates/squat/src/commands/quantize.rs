@@ -4,12 +4,13 @@ use crate::args::Quantize;
 use crate::fidelity::Fidelity;
 use crate::forms::{self, ModelTokenizer};
 use crate::{printer, signals};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 use squat_engine::{BatchEntry, Engine, EngineOptions, Sampler, Sampling, SessionOptions};
 use squat_eval::table::Table;
 use squat_eval::{Tokenize, TokenizedText};
-use squat_model::{ModelKind, OpenedModel, QuantPlan};
+use squat_files::write::ScratchFolder;
+use squat_model::{ModelKind, OpenedModel, Output, QuantPlan};
 use squat_quant::random::SplitMix64;
 use squat_train::checkpoint;
 use squat_train::start::start;
@@ -39,9 +40,6 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
             model.path().display()
         );
     }
-    if args.out.exists() {
-        bail!("{} exists already; choose another --out", args.out.display());
-    }
     let mut plan = QuantPlan::named(&args.plan)?;
     if model.spec().tie_word_embeddings {
         plan.head = plan.embedding;
@@ -50,8 +48,10 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
     if plan.weight.is_none() {
         bail!("the plan {} quantizes no weights; choose another, such as w4a8", args.plan);
     }
-    // Minutes later would be late to learn that nothing can be written there.
-    drop(temporary_folder(&args.out)?);
+    // Minutes later would be late to learn that nothing can be written there. The lock is held to the end.
+    let output = Output::new(&args.out, args.force);
+    output.check()?;
+    let steps = ScratchFolder::beside(&args.out)?;
     // First, so that a model that cannot be quantized is refused before text is written.
     let loaded = checkpoint::load(model.path())?;
     let original = Engine::from_model(&model, EngineOptions::threads(threads))?;
@@ -63,16 +63,14 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
         }
     })?;
     drop(loaded);
-    signals::tidy_up();
-    let folder = temporary_folder(&args.out)?;
     let found = started.loaded;
-    let checkpoint_folder = folder.path().join("checkpoint");
+    let checkpoint_folder = steps.path().join("checkpoint");
     let quantized = (found.plan.as_ref(), found.quantizer);
     let tokenizer = model.tokenizer_files()?;
     checkpoint::save(&checkpoint_folder, &found.spec, quantized, &found.parameters, &tokenizer, None)?;
     drop(found);
-    let report = squat_model::open(&checkpoint_folder)?.pack(None, &args.out)?;
-    drop(folder);
+    let report = squat_model::open(&checkpoint_folder)?.pack(None, output)?;
+    drop(steps);
     let fidelity = signals::while_waiting(|| {
         Fidelity::measure(&original, &Engine::load(&args.out, threads)?, &text.held_out, threads)
     })?;
@@ -109,14 +107,6 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
         args.out.display()
     ));
     Ok(ExitCode::SUCCESS)
-}
-
-/// A folder beside `out` that disappears at the end.
-fn temporary_folder(out: &Path) -> Result<tempfile::TempDir> {
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let made = std::fs::create_dir_all(parent)
-        .and_then(|()| tempfile::Builder::new().prefix(".quantize").tempdir_in(parent));
-    made.with_context(|| format!("cannot write to {}; choose another --out", parent.display()))
 }
 
 /// The text of the arguments, or text that the model writes.

@@ -15,6 +15,7 @@ use squat_eval::report::{
 use squat_eval::{
     Form, PairSet, PerplexityResult, ScoringOptions, TaskResult, Windows, evaluate, perplexity, task,
 };
+use squat_files::write::OutputFolder;
 use squat_model::ModelFolder;
 use squat_train::Recipe;
 use squat_train::evaluate::Evaluator;
@@ -27,6 +28,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 const RECIPE: &str = include_str!("../../../../recipes/quickstart.toml");
+
+/// What the folder is taken for.
+const KIND: &str = "quickstart";
+
+/// The last file of a quickstart.
+const REPORT: &str = "report.html";
 
 /// Held-out pairs of each phenomenon.
 const PAIRS: usize = 100;
@@ -43,16 +50,26 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
     let seed = recipe.seed;
     let folder = args.out.join("run");
     let packed_folder = args.out.join("packed");
-    if folder.join("recipe.toml").exists() {
-        bail!("{} already contains a quickstart; choose another folder with --out", args.out.display());
+    let is_finished = args.out.join(REPORT).exists();
+    let is_ours = |out: &Path| out.join("run").join("provenance.json").is_file();
+    if is_finished && !args.force && (OutputFolder::is_marked(&args.out, KIND) || is_ours(&args.out)) {
+        bail!(
+            "{} already contains a quickstart; choose another folder with --out, or replace it with --force",
+            args.out.display()
+        );
+    }
+    let names = ["run", "packed", REPORT];
+    let output = OutputFolder::claim(&args.out, KIND, &names, is_ours, args.force)?;
+    if args.force {
+        names.iter().try_for_each(|name| output.remove(name))?;
     }
     recipe.data.generated_words = recipe.data.generated_words.max(1);
     signals::tidy_up();
-    let execution = Execution::on_cpu(threads);
-    let options = RunOptions { folder: folder.clone(), execution };
+    let execution = Execution { resume: true, ..Execution::on_cpu(threads) };
+    let options = RunOptions { folder: folder.clone(), execution, force: false };
     let mut progress = Progress::new();
     if let Outcome::Interrupted { .. } = run_recipe(&recipe, &options, &mut |event| progress.event(&event))? {
-        printer::note("stopped; quickstart starts from the beginning next time");
+        printer::note("stopped; the same command continues the quickstart, with --force it begins anew");
         return Ok(ExitCode::from(signals::INTERRUPTED));
     }
     let pairs_folder = folder.join("data").join("pairs");
@@ -119,7 +136,7 @@ pub fn run(args: &Quickstart) -> Result<ExitCode> {
         token_bits: token_bits(&packed, &tokenizer, &set)?,
         samples,
     };
-    write_html(&report, &args.out.join("report.html"))?;
+    write_html(&report, &args.out.join(REPORT))?;
     print(args, &report)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -146,7 +163,7 @@ fn print(args: &Quickstart, report: &QuickstartReport) -> Result<()> {
             "samples": texts,
             "kernel": report.run.kernel,
             "threads": report.run.threads,
-            "report": args.out.join("report.html"),
+            "report": args.out.join(REPORT),
         }));
         return Ok(());
     }

@@ -13,12 +13,7 @@ pub fn run(Tokenizer::Train(args): &Tokenizer) -> Result<ExitCode> {
     corpus.notes().iter().for_each(|note| printer::note(note));
     let options = TokenizerOptions { vocab_size: args.vocab_size, ..TokenizerOptions::default() };
     let tokenizer = train_tokenizer(&corpus, &options)?;
-    let existed = args.out.exists();
-    save(&tokenizer, &args.out, options.max_length).inspect_err(|_| {
-        if !existed {
-            let _ = std::fs::remove_dir_all(&args.out);
-        }
-    })?;
+    save(&tokenizer, &args.out, options.max_length, args.force)?;
     let ids = tokenizer.get_vocab_size(true);
     match args.json {
         true => printer::json(&serde_json::json!({"ids": ids, "out": args.out})),

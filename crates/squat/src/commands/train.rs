@@ -46,7 +46,7 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
     }
     let is_rank0 = group.is_rank0();
     let execution = Execution { threads, device, group, resume: args.resume, ..Execution::on_cpu(threads) };
-    let options = RunOptions { folder: folder.clone(), execution };
+    let options = RunOptions { folder: folder.clone(), execution, force: args.force };
     let mut progress = Progress::new();
     let mut steps = 0;
     if args.profile {

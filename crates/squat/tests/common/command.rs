@@ -116,7 +116,7 @@ pub fn models(dir: &Path) -> ModelSpec {
     let options = TokenizerOptions { vocab_size: VOCABULARY, ..TokenizerOptions::default() };
     let tokenizer = train_on_lines(lines.lines().map(str::to_owned), &options).unwrap();
     assert_eq!(tokenizer.get_vocab_size(true), VOCABULARY);
-    save(&tokenizer, &dir.join("tokenizer"), 128).unwrap();
+    save(&tokenizer, &dir.join("tokenizer"), 128, false).unwrap();
     let files = TokenizerFiles::read(&dir.join("tokenizer")).unwrap();
     let mut parameters = weights(&spec, 7);
     checkpoint::save(&dir.join("fp"), &spec, (None, default_quantizer()), &parameters, &files, None).unwrap();
