@@ -4,35 +4,24 @@
 
 mod common;
 
-use common::command::{RECIPE, squat, text};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use common::command::{squat, text};
+use common::run::{files, long_recipe, recipe, same, step_of, wait_for_lines};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-
-/// Two stages with everything that processes must agree on: losses, thresholds, held-out text, best checkpoints.
-/// Four micro-batches a step.
-fn recipe() -> String {
-    RECIPE
-        .replace(
-            "batch_size = 4\nmicro_batch = 2",
-            "batch_size = 8\nmicro_batch = 2\neval_every = 2\nlog_every = 1",
-        )
-        .replace("steps = 3", "steps = 4\nloss = { gamma = 0.5, entropy = 0.01, alignment = 0.1 }")
-}
 
 /// The ranks of a group, each with one thread.
 fn start(dir: &Path, world: usize, args: &[&str]) -> Vec<Child> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    (0..world).map(|rank| start_rank(dir, (rank, world, port), args)).collect()
+    (0..world).map(|rank| start_rank(dir, (rank, world, port), args, "")).collect()
 }
 
-fn start_rank(dir: &Path, (rank, world, port): (usize, usize, u16), args: &[&str]) -> Child {
+fn start_rank(dir: &Path, (rank, world, port): (usize, usize, u16), args: &[&str], secret: &str) -> Child {
     squat(dir, args)
         .args(["-t", "1"])
         .envs([("MASTER_ADDR", "127.0.0.1".to_owned()), ("MASTER_PORT", port.to_string())])
+        .env("SQUAT_SECRET", secret)
         .envs([("RANK", rank.to_string()), ("WORLD_SIZE", world.to_string())])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -57,35 +46,6 @@ fn all_succeed(outputs: &[Output], out: &str) {
     }
 }
 
-/// Every file of a run, but for the clock's part in the metrics.
-fn files(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let files = common::command::tree(run).into_keys().filter(|path| path.is_file());
-    files
-        .map(|path| {
-            let mut bytes = std::fs::read(&path).unwrap();
-            if path.ends_with("metrics.jsonl") {
-                let lines = String::from_utf8(bytes).unwrap();
-                let lines = lines.lines().map(|line| {
-                    let mut line: Value = serde_json::from_str(line).unwrap();
-                    line.as_object_mut().unwrap().remove("tokens_per_second");
-                    line.to_string() + "\n"
-                });
-                bytes = lines.collect::<String>().into_bytes();
-            }
-            (path.strip_prefix(run).unwrap().to_path_buf(), bytes)
-        })
-        .collect()
-}
-
-fn same(one: &Path, other: &Path) {
-    let (one, other) = (files(one), files(other));
-    assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>());
-    assert!(one.len() > 20 && one.contains_key(Path::new("q/last/optimizer_state.bin")), "{:?}", one.keys());
-    for (path, bytes) in &one {
-        assert!(*bytes == other[path], "{} differs", path.display());
-    }
-}
-
 #[test]
 fn any_number_of_processes_gives_the_same_run() {
     let dir = tempfile::tempdir().unwrap();
@@ -98,26 +58,6 @@ fn any_number_of_processes_gives_the_same_run() {
         all_succeed(&finish(start(dir, world, &["train", "recipe.toml", "--out", &out])), &out);
         same(&dir.join("one"), &dir.join(&out));
     }
-}
-
-fn wait_for_lines(metrics: &Path, lines: usize) {
-    let started = Instant::now();
-    while std::fs::read_to_string(metrics).unwrap_or_default().lines().count() < lines {
-        assert!(started.elapsed() < Duration::from_secs(120), "no step within two minutes");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn step_of(run: &Path) -> u64 {
-    let state = std::fs::read_to_string(run.join("fp/last/trainer_state.json")).unwrap();
-    serde_json::from_str::<Value>(&state).unwrap()["step"].as_u64().unwrap()
-}
-
-/// A recipe of many steps that are written down at the end alone.
-fn long_recipe(dir: &Path) {
-    let recipe = recipe().replacen("steps = 4", "steps = 200\nsave_every = 1000", 1);
-    let recipe = recipe.replacen("eval_every = 2", "eval_every = 1000", 1);
-    std::fs::write(dir.join("recipe.toml"), recipe).unwrap();
 }
 
 /// Ctrl-C on one process stops all at one step; any number of processes goes on from there.
@@ -217,7 +157,9 @@ fn what_does_not_fit_is_refused() {
         }
         assert!(!dir.join("run/fp").exists());
     };
-    let children = vec![start_rank(dir, (0, 2, port), &args), start_rank(dir, (1, 2, port), &other)];
+    let secret = "only those who know it take part";
+    let children =
+        vec![start_rank(dir, (0, 2, port), &args, secret), start_rank(dir, (1, 2, port), &other, secret)];
     fail(&finish(children), &["rank 1", "recipe", "same program"]);
     // More processes than micro-batches; an error of one is told by all.
     fail(&finish(start(dir, 5, &args)), &["micro_batch"]);
@@ -225,6 +167,15 @@ fn what_does_not_fit_is_refused() {
     std::fs::create_dir(dir.join("run")).unwrap();
     std::fs::write(dir.join("run/recipe.toml"), "").unwrap();
     fail(&finish(start(dir, 2, &args)), &["recipe.toml", "not a training run"]);
+    // Without a secret nobody comes in from elsewhere, and a bad one is no secret.
+    let zero = |name: &str, value: &str| {
+        squat(dir, &args)
+            .envs([("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "0.0.0.0"), (name, value)])
+            .output()
+            .unwrap()
+    };
+    fail(&[zero("SQUAT_SECRET", "")], &["SQUAT_SECRET is not set", "openssl rand -hex 32"]);
+    fail(&[zero("SQUAT_SECRET", "12345")], &["fewer than 16 characters"]);
     // Half of a launcher's variables.
     let output = squat(dir, &args).env("RANK", "0").env_remove("WORLD_SIZE").output().unwrap();
     fail(&[output], &["only one of the two"]);

@@ -1,12 +1,12 @@
 //! Rank and size of the group, from the environment variables of a launcher.
 
-use super::ParallelError;
+use super::{ParallelError, SECRET_VARIABLE, Secret};
+
+/// More processes than anybody starts: a number above it is a mistake.
+const MOST_PROCESSES: usize = 4096;
 
 /// Port of the first process where the launcher names none.
 const PORT: u16 = 29_500;
-
-/// Most processes: every pair has a connection.
-const MOST: usize = 4096;
 
 /// This process among those that were launched together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub struct Launch {
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// What keeps strangers out of the group: `SQUAT_SECRET`.
+    pub secret: Secret,
+    /// Whether MPI started this process and carries the bytes.
+    pub mpi: bool,
 }
 
 /// A launcher's names for the same things.
@@ -34,7 +38,7 @@ struct Names {
     local_world: &'static [&'static str],
 }
 
-const LAUNCHERS: [Names; 3] = [
+const LAUNCHERS: [Names; 4] = [
     Names {
         launcher: "RANK and WORLD_SIZE",
         rank: "RANK",
@@ -56,6 +60,14 @@ const LAUNCHERS: [Names; 3] = [
         local_rank: "SLURM_LOCALID",
         local_world: &["SLURM_NTASKS_PER_NODE"],
     },
+    // Those of MPICH and its relatives.
+    Names {
+        launcher: "MPI",
+        rank: "PMI_RANK",
+        world: &["PMI_SIZE"],
+        local_rank: "MPI_LOCALRANKID",
+        local_world: &["MPI_LOCALNRANKS"],
+    },
 ];
 
 impl Launch {
@@ -68,7 +80,7 @@ impl Launch {
     }
 
     /// The same from any source of variables. In order: torchrun's `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`;
-    /// Open MPI's `OMPI_COMM_WORLD_*`; `srun`'s `SLURM_*`. A group of one counts as none.
+    /// Open MPI's `OMPI_COMM_WORLD_*`; `srun`'s `SLURM_*`; `PMI_*` of other MPIs. A group of one counts as none.
     ///
     /// # Errors
     /// Variables that are not numbers, are missing or contradict each other.
@@ -99,11 +111,11 @@ impl Launch {
         };
         let rank = first(&[names.rank])?.unwrap_or(0);
         let world = first(names.world)?.unwrap_or(1);
-        if world > MOST {
-            return Err(fail(format!("{world} processes, expected at most {MOST}")));
-        }
         if rank >= world {
             return Err(fail(format!("{} is {rank}, expected a number below {world}", names.rank)));
+        }
+        if world > MOST_PROCESSES {
+            return Err(fail(format!("{world} processes, expected at most {MOST_PROCESSES}")));
         }
         if world == 1 {
             return Ok(None);
@@ -111,10 +123,17 @@ impl Launch {
         let local_rank = first(&[names.local_rank])?.unwrap_or(0);
         let local_world = first(names.local_world)?.unwrap_or(1).max(1);
         let here = names.launcher == "Open MPI" && local_world == world;
+        // Only a program with MPI inside can use it; another one connects by TCP.
+        let started_by_mpi = match names.launcher {
+            "Open MPI" | "MPI" => true,
+            "Slurm" => get("PMIX_RANK").is_some() || get("PMI_RANK").is_some(),
+            _ => false,
+        };
+        let mpi = cfg!(feature = "mpi") && started_by_mpi;
         let nodes = || get("SLURM_STEP_NODELIST").filter(|_| names.launcher == "Slurm");
         let host = master
             .or_else(|| nodes().map(|list| first_host(&list)))
-            .or_else(|| here.then(|| "127.0.0.1".to_owned()))
+            .or_else(|| (here || mpi).then(|| "127.0.0.1".to_owned()))
             .ok_or_else(|| fail("MASTER_ADDR is not set; give it the machine of rank 0".into()))?;
         let mut port = match get("MASTER_PORT") {
             Some(value) => value
@@ -126,7 +145,8 @@ impl Launch {
             // torchrun itself listens at MASTER_PORT.
             port = port.checked_add(1).unwrap_or(PORT);
         }
-        Ok(Some(Self { rank, world, local_rank, local_world, host, port }))
+        let secret = Secret::new(get(SECRET_VARIABLE))?;
+        Ok(Some(Self { rank, world, local_rank, local_world, host, port, secret, mpi }))
     }
 }
 
@@ -171,8 +191,16 @@ mod tests {
             ("SLURM_NTASKS", "2"),
         ];
         let found = launch(&variables).unwrap().unwrap();
-        let expected =
-            Launch { rank: 3, world: 4, local_rank: 1, local_world: 2, host: "node7".into(), port: 1234 };
+        let expected = Launch {
+            rank: 3,
+            world: 4,
+            local_rank: 1,
+            local_world: 2,
+            host: "node7".into(),
+            port: 1234,
+            secret: Secret::default(),
+            mpi: false,
+        };
         assert_eq!(found, expected);
         variables.push(("TORCHELASTIC_USE_AGENT_STORE", "True"));
         assert_eq!(launch(&variables).unwrap().unwrap().port, 1235);
@@ -199,7 +227,11 @@ mod tests {
         ];
         assert_eq!(launch(&mpi).unwrap().unwrap().host, "127.0.0.1");
         let far = [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")];
-        assert!(launch(&far).unwrap_err().to_string().contains("MASTER_ADDR"));
+        if cfg!(feature = "mpi") {
+            assert!(launch(&far).unwrap().unwrap().mpi);
+        } else {
+            assert!(launch(&far).unwrap_err().to_string().contains("MASTER_ADDR"));
+        }
         for (list, host) in [("a,b", "a"), ("n[1,5]", "n1"), ("r[2-3]n[08-09]x", "r2n08x"), ("solo", "solo")]
         {
             assert_eq!(first_host(list), host);
@@ -215,6 +247,7 @@ mod tests {
             (&[("RANK", "2"), ("WORLD_SIZE", "2"), address][..], "below 2"),
             (&[("RANK", "x"), ("WORLD_SIZE", "2"), address], "`x`"),
             (&[("RANK", "0"), ("WORLD_SIZE", "1000000000"), address], "at most 4096"),
+            (&[("RANK", "0"), ("WORLD_SIZE", "2"), address, (SECRET_VARIABLE, "guess me")], "openssl"),
             (&[("RANK", "0")], "only one"),
             (&[("RANK", "0"), ("WORLD_SIZE", "2")], "MASTER_ADDR"),
             (&[("RANK", "0"), ("WORLD_SIZE", "2"), address, ("MASTER_PORT", "99999")], "MASTER_PORT"),

@@ -1,43 +1,46 @@
-//! Several processes that train one model: data parallelism over TCP.
+//! Several processes that train one model: data parallelism.
 //!
 //! Each process takes its share of a step's micro-batches. Gradients are added in an order that depends on the number
-//! of micro-batches alone ([`tree`]), so a run has the same bits for any number of processes, one included. Every
-//! process then makes the same optimizer step; rank 0 alone writes.
+//! of micro-batches alone ([`tree`]), so a run has the same bits for any number of processes, one included, whoever
+//! carries the bytes. Every process then makes the same optimizer step; rank 0 alone writes.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`launch`] | rank and size from torchrun, `srun` or `mpirun` |
 //! | [`tree`] | the order of the sum |
-//! | `connect` | how processes find each other |
-//! | `link` | a connection with heartbeats |
+//! | `carrier` | what a carrier of bytes does |
+//! | `mpi` | the one for clusters (feature `mpi`) |
+//! | `tcp` | the one for a few computers: a connection between every pair, closed to strangers |
 //! | [`facts`] | results of a micro-batch other than its gradients |
-//!
-//! The group trusts its network: nothing is encrypted, and any process that reaches the port can take part.
 
-mod connect;
+mod carrier;
 mod error;
 pub mod facts;
 pub mod launch;
-mod link;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod tcp;
 pub mod tree;
 
 pub use error::ParallelError;
 pub use launch::Launch;
+pub use tcp::{SECRET_VARIABLE, Secret};
 
-use link::{Link, MAX_PAYLOAD};
+use carrier::Carrier;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tree::{Gradients, Sums, add_slices};
 
-/// Values that travel together: large enough for the network, small enough for the cache.
+/// Most values of one list that travel together: enough for any network, and few enough for the cache.
 const CHUNK: usize = 1 << 20;
 
-/// Longest wait for processes that stop with an error.
-const PARTING: Duration = Duration::from_secs(2);
+/// Most values that a process sends in one exchange.
+const ROUND: usize = 1 << 25;
+
+/// Most bytes of what processes tell each other besides gradients.
+const LONGEST: usize = 1 << 28;
 
 /// The processes that train together, seen from one of them. Every process must call the same operations in the same
 /// order. In a group of one they cost nothing.
@@ -45,17 +48,13 @@ const PARTING: Duration = Duration::from_secs(2);
 pub struct Group(Option<Arc<Members>>);
 
 struct Members {
-    rank: usize,
-    links: Vec<Option<Link>>,
+    carrier: Box<dyn Carrier>,
     operation: AtomicU32,
-    failed: AtomicBool,
-    silence: Duration,
-    heart: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
 impl std::fmt::Debug for Members {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "rank {} of {}", self.rank, self.links.len())
+        write!(f, "rank {} of {}", self.carrier.rank(), self.carrier.world())
     }
 }
 
@@ -71,41 +70,33 @@ impl Group {
     /// # Errors
     /// Processes that do not come in time, or do not belong together.
     pub fn join(launch: &Launch, key: &str, patience: Duration) -> Result<Self, ParallelError> {
-        let streams = connect::connect(launch, key, patience)?;
-        let broken =
-            |error: std::io::Error| ParallelError::Rendezvous(format!("a connection broke: {error}"));
-        let mut links = Vec::with_capacity(streams.len());
-        for (peer, stream) in streams.into_iter().enumerate() {
-            links.push(stream.map(|s| Link::new(peer, s, patience)).transpose().map_err(broken)?);
-        }
-        let pulses: Vec<_> = links.iter().flatten().map(Link::pulse).collect();
-        let (stop, stopped) = channel::<()>();
-        let pause = (patience / 4).min(Duration::from_secs(10));
-        let heart = std::thread::Builder::new().name("heartbeats".into()).spawn(move || {
-            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                pulses.iter().for_each(link::Pulse::beat);
-            }
-        });
         let group = Self(Some(Arc::new(Members {
-            rank: launch.rank,
-            links,
+            carrier: carrier_of(launch, key, patience)?,
             operation: AtomicU32::new(0),
-            failed: AtomicBool::new(false),
-            silence: patience,
-            heart: Mutex::new(Some((stop, heart.map_err(broken)?))),
         })));
-        group.barrier()?;
-        Ok(group)
+        // The first exchange, and with MPI the only look at the keys.
+        match group.gather(key.as_bytes())?.iter().position(|other| other != key.as_bytes()) {
+            None => Ok(group),
+            Some(rank) => {
+                let error = ParallelError::Refused(format!(
+                    "rank {rank} was started with another program, recipe or setting than rank {}; all processes need \
+                     the same program, recipe and settings",
+                    group.rank()
+                ));
+                group.stop(&error.to_string());
+                Err(error)
+            }
+        }
     }
 
     /// Number of this process.
     pub fn rank(&self) -> usize {
-        self.0.as_ref().map_or(0, |members| members.rank)
+        self.0.as_ref().map_or(0, |members| members.carrier.rank())
     }
 
     /// Number of processes.
     pub fn world(&self) -> usize {
-        self.0.as_ref().map_or(1, |members| members.links.len())
+        self.0.as_ref().map_or(1, |members| members.carrier.world())
     }
 
     /// Whether this is rank 0, the process that writes files.
@@ -118,19 +109,10 @@ impl Group {
     /// # Errors
     /// A process that is gone or failed.
     pub fn gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>, ParallelError> {
-        let Some(members) = &self.0 else { return Ok(vec![mine.to_vec()]) };
-        let operation = members.next();
-        for (_, link) in members.others() {
-            link.send(operation, mine)?;
+        match &self.0 {
+            None => Ok(vec![mine.to_vec()]),
+            Some(members) => members.exchange(vec![mine.to_vec(); self.world()], LONGEST),
         }
-        let take = |(rank, link): (usize, &Option<Link>)| match link {
-            Some(link) => link.receive(operation),
-            None => {
-                debug_assert_eq!(rank, members.rank);
-                Ok(mine.to_vec())
-            }
-        };
-        members.links.iter().enumerate().map(take).collect()
     }
 
     /// The bytes of rank 0; those of the others are ignored.
@@ -139,28 +121,11 @@ impl Group {
     /// A process that is gone or failed.
     pub fn broadcast(&self, mine: Vec<u8>) -> Result<Vec<u8>, ParallelError> {
         let Some(members) = &self.0 else { return Ok(mine) };
-        let operation = members.next();
-        match &members.links[0] {
-            None => {
-                for (_, link) in members.others() {
-                    for piece in pieces(&mine) {
-                        link.send(operation, piece)?;
-                    }
-                }
-                Ok(mine)
-            }
-            Some(leader) => {
-                let mut all = Vec::new();
-                loop {
-                    let piece = leader.receive(operation)?;
-                    all.extend_from_slice(&piece);
-                    // The last piece is a short one.
-                    if piece.len() < PIECE {
-                        return Ok(all);
-                    }
-                }
-            }
-        }
+        let outgoing = match self.is_rank0() {
+            true => vec![mine; self.world()],
+            false => vec![Vec::new(); self.world()],
+        };
+        Ok(members.exchange(outgoing, LONGEST)?.swap_remove(0))
     }
 
     /// Waits for all processes.
@@ -203,118 +168,80 @@ impl Group {
     pub fn all_reduce(&self, count: usize, sums: Sums<Gradients>) -> Result<Gradients, ParallelError> {
         let mut own = sums.into_nodes();
         let Some(members) = &self.0 else { return Ok(own.pop().map(|(_, sum)| sum).unwrap_or_default()) };
-        let operation = members.next();
-        let (rank, world) = (members.rank, members.links.len());
+        let (rank, world) = (self.rank(), self.world());
         let total: usize = own.first().map_or(0, |(_, g)| g.iter().map(Vec::len).sum());
-        let part = |rank: usize| chunks(total * rank / world..total * (rank + 1) / world);
-        let mut bytes = Vec::new();
-        // Each starts with its neighbour, so that not all send to the same process at once.
-        for (peer, link) in members.others() {
-            for chunk in part(peer) {
-                for (_, gradients) in &own {
-                    bytes.clear();
-                    visit(gradients, chunk.clone(), |values| encode(values, &mut bytes));
-                    link.send(operation, &bytes)?;
-                }
-            }
-        }
-        let mut mine = Vec::with_capacity(part(rank).map(|chunk| chunk.len()).sum());
-        for chunk in part(rank) {
+        let nodes: Vec<_> =
+            (0..world).map(|peer| tree::nodes(count, tree::share(count, peer, world))).collect();
+        let most_nodes = nodes.iter().map(Vec::len).max().unwrap_or(0);
+        let chunk = CHUNK.min(ROUND / (world * most_nodes.max(1))).max(1);
+        // The part of a process that a round is about; empty where it has fewer rounds than others.
+        let part = |rank: usize, round: usize| {
+            let (start, end) = (total * rank / world, total * (rank + 1) / world);
+            let first = (start + round * chunk).min(end);
+            first..(first + chunk).min(end)
+        };
+        let rounds = total.div_ceil(world).div_ceil(chunk);
+        for round in 0..rounds {
+            let outgoing = (0..world)
+                .map(|peer| {
+                    let mut bytes = Vec::with_capacity(4 * own.len() * part(peer, round).len());
+                    for (_, gradients) in &own {
+                        visit(gradients, part(peer, round), |values| encode(values, &mut bytes));
+                    }
+                    bytes
+                })
+                .collect();
+            let length = part(rank, round).len();
             let mut sums: Sums<Vec<f32>> = Sums::new(count, |sum, addend| add_slices(sum, addend));
-            for (peer, link) in members.links.iter().enumerate() {
-                match link {
-                    Some(link) => {
-                        for node in tree::nodes(count, tree::share(count, peer, world)) {
-                            sums.push(node, decode(link.receive(operation)?, chunk.len(), peer, rank)?);
-                        }
-                    }
-                    None => {
-                        for (node, gradients) in &own {
-                            let mut values = Vec::with_capacity(chunk.len());
-                            visit(gradients, chunk.clone(), |slice| values.extend_from_slice(slice));
-                            sums.push(node.clone(), values);
-                        }
-                    }
+            let incoming = members.exchange(outgoing, 4 * most_nodes * chunk)?;
+            for (peer, (bytes, nodes)) in incoming.into_iter().zip(&nodes).enumerate() {
+                let values = decode(&bytes, length * nodes.len(), peer, rank)?;
+                for (index, node) in nodes.iter().enumerate() {
+                    sums.push(node.clone(), values[index * length..(index + 1) * length].to_vec());
                 }
             }
-            mine.extend(sums.into_nodes().pop().map(|(_, sum)| sum).unwrap_or_default());
-        }
-        let start = part(rank).next().map_or(0, |chunk| chunk.start);
-        for (_, link) in members.others() {
-            for chunk in part(rank) {
-                bytes.clear();
-                encode(&mine[chunk.start - start..chunk.end - start], &mut bytes);
-                link.send(operation, &bytes)?;
-            }
-        }
-        own.truncate(1);
-        let mut all = own.pop().map(|(_, gradients)| gradients).unwrap_or_default();
-        for (peer, link) in members.links.iter().enumerate() {
-            for chunk in part(peer) {
-                let values = match link {
-                    Some(link) => decode(link.receive(operation)?, chunk.len(), peer, rank)?,
-                    None => mine[chunk.start - start..chunk.end - start].to_vec(),
-                };
+            let mut bytes = Vec::with_capacity(4 * length);
+            encode(&sums.into_nodes().pop().map(|(_, sum)| sum).unwrap_or_default(), &mut bytes);
+            let incoming = members.exchange(vec![bytes; world], 4 * chunk)?;
+            for (peer, bytes) in incoming.into_iter().enumerate() {
+                let range = part(peer, round);
+                let values = decode(&bytes, range.len(), peer, rank)?;
                 let mut rest = values.as_slice();
-                visit_mut(&mut all, chunk, |slice| {
+                // Sums take the place of what was sent in this round.
+                let Some((_, all)) = own.first_mut() else { continue };
+                visit_mut(all, range, |slice| {
                     let (now, later) = rest.split_at(slice.len());
                     slice.copy_from_slice(now);
                     rest = later;
                 });
             }
         }
-        Ok(all)
+        own.truncate(1);
+        Ok(own.pop().map(|(_, sum)| sum).unwrap_or_default())
     }
 
-    /// Tells the others why this process stops; they fail with that message.
+    /// Tells the others why this process stops; they fail with that message, or are ended.
     pub fn stop(&self, message: &str) {
         if let Some(members) = &self.0 {
-            members.failed.store(true, Ordering::Relaxed);
-            members.links.iter().flatten().for_each(|link| link.stop(message));
+            members.carrier.stop(message);
         }
     }
 }
 
 impl Members {
-    fn next(&self) -> u32 {
-        self.operation.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
-    }
-
-    /// The other processes, from the next rank on.
-    fn others(&self) -> impl Iterator<Item = (usize, &Link)> {
-        let world = self.links.len();
-        (1..world)
-            .map(move |step| (self.rank + step) % world)
-            .filter_map(|peer| self.links[peer].as_ref().map(|link| (peer, link)))
+    fn exchange(&self, outgoing: Vec<Vec<u8>>, longest: usize) -> Result<Vec<Vec<u8>>, ParallelError> {
+        let operation = self.operation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        self.carrier.exchange(operation, outgoing, longest)
     }
 }
 
-impl Drop for Members {
-    fn drop(&mut self) {
-        let heart = self.heart.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((stop, thread)) = heart {
-            drop(stop);
-            let _ = thread.join();
-        }
-        self.links.iter().flatten().for_each(Link::leave);
-        let limit = if self.failed.load(Ordering::Relaxed) { PARTING } else { self.silence };
-        self.links.iter().flatten().for_each(|link| link.close(limit));
+/// MPI where it started this process and this program has it, and TCP otherwise.
+fn carrier_of(launch: &Launch, key: &str, patience: Duration) -> Result<Box<dyn Carrier>, ParallelError> {
+    #[cfg(feature = "mpi")]
+    if launch.mpi {
+        return Ok(Box::new(mpi::Mpi::connect(launch)?));
     }
-}
-
-/// Bytes of one piece of a long message.
-const PIECE: usize = 1 << 22;
-const _: () = assert!(PIECE <= MAX_PAYLOAD && 4 * CHUNK <= MAX_PAYLOAD);
-
-/// A message in pieces, of which the last one is short, if need be empty.
-fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let whole = bytes.len() / PIECE * PIECE;
-    bytes[..whole].chunks(PIECE).chain([&bytes[whole..]])
-}
-
-fn chunks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let end = range.end;
-    range.step_by(CHUNK).map(move |start| start..end.min(start + CHUNK))
+    Ok(Box::new(tcp::Tcp::connect(launch, key, patience)?))
 }
 
 /// Shows the stretches of `lists`, laid end to end, that lie in `range`.
@@ -346,7 +273,7 @@ pub fn encode(values: &[f32], bytes: &mut Vec<u8>) {
     bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
 }
 
-fn decode(bytes: Vec<u8>, length: usize, rank: usize, own: usize) -> Result<Vec<f32>, ParallelError> {
+fn decode(bytes: &[u8], length: usize, rank: usize, own: usize) -> Result<Vec<f32>, ParallelError> {
     if bytes.len() != 4 * length {
         return Err(ParallelError::Disagree { what: "numbers of values", rank, own });
     }

@@ -9,7 +9,17 @@ fn port() -> u16 {
 }
 
 fn launch(rank: usize, world: usize, port: u16) -> Launch {
-    Launch { rank, world, local_rank: rank, local_world: world, host: "127.0.0.1".into(), port }
+    let secret = Secret::new(Some("a secret of the tests".into())).unwrap();
+    Launch {
+        rank,
+        world,
+        local_rank: rank,
+        local_world: world,
+        host: "127.0.0.1".into(),
+        port,
+        secret,
+        mpi: false,
+    }
 }
 
 /// Runs `act` as every rank at once.
@@ -58,6 +68,7 @@ fn the_sum_has_the_bits_of_one_process() {
 
 #[test]
 fn gathering_and_agreeing() {
+    const PIECE: usize = 1 << 22;
     let long: Vec<u8> = (0..2 * PIECE).map(|i| (i % 251) as u8).collect();
     together(3, |group| {
         let rank = group.rank();
@@ -77,49 +88,16 @@ fn gathering_and_agreeing() {
 }
 
 #[test]
-fn what_does_not_belong_together_is_refused() {
-    for (other, key, word) in
-        [(launch(1, 2, 0), "another", "another"), (launch(1, 3, 0), "same", "of 3 processes")]
-    {
-        let port = port();
-        let other = Launch { port, ..other };
-        let (zero, one) = std::thread::scope(|scope| {
-            let one = scope.spawn(move || Group::join(&other, key, Duration::from_secs(20)).unwrap_err());
-            let zero = Group::join(&launch(0, 2, port), "same", Duration::from_secs(20)).unwrap_err();
-            (zero, one.join().unwrap())
-        });
-        for error in [zero, one] {
-            assert!(matches!(&error, ParallelError::Refused(m) if m.contains(word)), "{error}");
-        }
-    }
-}
-
-#[test]
-fn nobody_waits_for_ever() {
-    let short = Duration::from_millis(300);
-    let error = Group::join(&launch(0, 2, port()), "same", short).unwrap_err();
-    assert!(error.to_string().contains("rank 1 of 2"), "{error}");
-    let error = Group::join(&launch(1, 2, port()), "same", short).unwrap_err();
-    assert!(error.to_string().contains("found nobody"), "{error}");
-    // A visitor that says nothing, and one that talks nonsense, do not keep the others out.
-    let port = port();
-    std::thread::scope(|scope| {
-        let zero = scope.spawn(move || Group::join(&launch(0, 2, port), "same", Duration::from_secs(20)));
-        let visit = || loop {
-            if let Ok(stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
-                return stream;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        std::io::Write::write_all(&mut visit(), b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        drop(visit());
-        let one = Group::join(&launch(1, 2, port), "same", Duration::from_secs(20)).unwrap();
-        let zero = zero.join().unwrap().unwrap();
-        // Both close at once: neither waits for the other for long.
-        let closing = scope.spawn(move || drop(one));
-        drop(zero);
-        closing.join().unwrap();
+fn more_than_agreed_is_refused() {
+    let errors = together(2, |group| {
+        let members = group.0.as_ref().unwrap();
+        let outgoing = vec![vec![1; if group.is_rank0() { 9 } else { 8 }]; 2];
+        let found = members.exchange(outgoing, 8);
+        group.stop("test");
+        found.err()
     });
+    assert!(errors[0].is_none());
+    assert!(errors[1].as_ref().unwrap().to_string().contains("more than 8 bytes"), "{errors:?}");
 }
 
 #[test]
@@ -140,32 +118,11 @@ fn a_failure_reaches_everybody() {
 }
 
 #[test]
-fn a_process_that_says_nothing_is_lost() {
-    let port = port();
-    let patience = Duration::from_secs(1);
-    let (error, waited) = std::thread::scope(|scope| {
-        let silent = scope.spawn(move || {
-            let streams = connect::connect(&launch(1, 2, port), "same", Duration::from_secs(20)).unwrap();
-            // Connected, and then hung: no frame ever.
-            std::thread::sleep(Duration::from_secs(4));
-            drop(streams);
-        });
-        let started = std::time::Instant::now();
-        let error = Group::join(&launch(0, 2, port), "same", patience).unwrap_err();
-        let waited = started.elapsed();
-        silent.join().unwrap();
-        (error, waited)
-    });
-    assert!(error.to_string().contains("no heartbeat"), "{error}");
-    assert!(waited < Duration::from_millis(3900), "{waited:?}");
-}
-
-#[test]
 fn different_operations_are_noticed() {
     let errors = together(2, |group| {
         if group.rank() == 0 {
             // One operation ahead.
-            group.0.as_ref().unwrap().next();
+            group.0.as_ref().unwrap().operation.fetch_add(1, Ordering::Relaxed);
         }
         let error = group.barrier().unwrap_err();
         group.stop(&error.to_string());

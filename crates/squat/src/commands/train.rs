@@ -41,7 +41,8 @@ fn train(args: &Train, recipe: &Recipe, launch: Option<&Launch>) -> Result<ExitC
         let key = group_key(recipe, args.resume)?;
         group = signals::while_waiting(|| Group::join(launch, &key, patience))?;
         if group.is_rank0() {
-            printer::note(&format!("{} processes", group.world()));
+            let carrier = if launch.mpi { ", MPI carries their data" } else { "" };
+            printer::note(&format!("{} processes{carrier}", group.world()));
         }
     }
     let is_rank0 = group.is_rank0();

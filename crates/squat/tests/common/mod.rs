@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used, reason = "each test binary uses its part")]
 
 pub mod command;
+pub mod run;
 
 use squat_model::plan::QuantPlan;
 use squat_model::{ModelFolder, ModelSpec, TokenizerFiles, arch};

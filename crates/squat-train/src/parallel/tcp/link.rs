@@ -1,19 +1,22 @@
 //! A connection to one other process: frames, a thread that reads them, and heartbeats.
 //!
-//! A frame is 16 bytes (kind, three zeros, number of the collective operation as u32, length as u64, little endian)
-//! and its payload. The reading thread always reads, so two processes that send to each other at the same time cannot
-//! block each other. While nothing else is sent, a heartbeat goes out several times within the silence that the other
-//! side accepts; a process that is silent for longer counts as lost. So every wait ends.
+//! A frame is 16 bytes (kind, three zeros, number of the collective operation as u32, length as u64, little endian), its
+//! payload of at most [`MAX_PAYLOAD`] bytes and, where the group has a secret, its seal. The reading thread always reads, so
+//! two processes that send to each other at the same time cannot block each other. While nothing else is sent, a heartbeat
+//! goes out several times within the silence that the other side accepts; a process that is silent for longer counts as
+//! lost. So every wait ends.
 
-use super::ParallelError;
+use super::channel::{Channel, exactly};
+use super::secret::{Seal, TAG};
+use crate::parallel::ParallelError;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Longest payload: collective operations send larger things in pieces.
-pub(super) const MAX_PAYLOAD: usize = 1 << 30;
+/// Longest payload: larger things are sent in pieces.
+pub(super) const MAX_PAYLOAD: usize = 1 << 22;
 
 const HEADER: usize = 16;
 
@@ -32,52 +35,61 @@ enum Arrival {
     Lost(String),
 }
 
+/// The half that sends.
+struct Writer {
+    stream: TcpStream,
+    seal: Seal,
+}
+
 /// One end of a connection.
 pub(super) struct Link {
     peer: usize,
-    writer: Arc<Mutex<TcpStream>>,
+    writer: Arc<Mutex<Writer>>,
     inbox: Mutex<Receiver<Arrival>>,
     /// Hangs up when the reading thread ends.
     ended: Mutex<Receiver<()>>,
 }
 
 /// The writing half, for heartbeats.
-pub(super) struct Pulse(Arc<Mutex<TcpStream>>);
+pub(super) struct Pulse(Arc<Mutex<Writer>>);
 
 impl Pulse {
     /// Sends a heartbeat, unless the process is sending something else.
     pub(super) fn beat(&self) {
-        if let Ok(mut stream) = self.0.try_lock() {
-            let _ = send(&mut stream, Kind::Alive, 0, &[]);
+        if let Ok(mut writer) = self.0.try_lock() {
+            let _ = send(&mut writer, Kind::Alive, 0, &[]);
         }
     }
 }
 
-fn send(stream: &mut TcpStream, kind: Kind, operation: u32, payload: &[u8]) -> std::io::Result<()> {
+fn send(writer: &mut Writer, kind: Kind, operation: u32, payload: &[u8]) -> std::io::Result<()> {
     let mut header = [0; HEADER];
     header[0] = kind as u8;
     header[4..8].copy_from_slice(&operation.to_le_bytes());
     header[8..].copy_from_slice(&(payload.len() as u64).to_le_bytes());
-    stream.write_all(&header)?;
-    stream.write_all(payload)
+    let tag = writer.seal.make(&header, payload);
+    writer.stream.write_all(&header)?;
+    writer.stream.write_all(payload)?;
+    writer.stream.write_all(&tag[..writer.seal.length()])
 }
 
 impl Link {
-    /// Over a connected stream; `silence` is how long the peer may say nothing.
-    pub(super) fn new(peer: usize, stream: TcpStream, silence: Duration) -> std::io::Result<Self> {
+    /// Over an open channel; `silence` is how long the peer may say nothing.
+    pub(super) fn new(peer: usize, channel: Channel, silence: Duration) -> std::io::Result<Self> {
+        let Channel { stream, outgoing, incoming } = channel;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(silence))?;
         stream.set_write_timeout(Some(silence))?;
         let reading = stream.try_clone()?;
-        let (sender, inbox) = channel();
-        let (end, ended) = channel();
+        let (sender, inbox) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
         std::thread::Builder::new().name(format!("from rank {peer}")).spawn(move || {
-            read(reading, &sender, silence);
+            read(reading, incoming, &sender, silence);
             drop(end);
         })?;
         Ok(Self {
             peer,
-            writer: Arc::new(Mutex::new(stream)),
+            writer: Arc::new(Mutex::new(Writer { stream, seal: outgoing })),
             inbox: Mutex::new(inbox),
             ended: Mutex::new(ended),
         })
@@ -89,8 +101,8 @@ impl Link {
 
     /// Sends the payload of an operation.
     pub(super) fn send(&self, operation: u32, payload: &[u8]) -> Result<(), ParallelError> {
-        let mut stream = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        send(&mut stream, Kind::Data, operation, payload).map_err(|error| {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&mut writer, Kind::Data, operation, payload).map_err(|error| {
             // The peer's last message tells more than a broken pipe.
             self.last_words().unwrap_or_else(|| self.lost(&describe(&error, None)))
         })
@@ -112,16 +124,17 @@ impl Link {
 
     /// Tells the peer why this process stops.
     pub(super) fn stop(&self, message: &str) {
-        if let Ok(mut stream) = self.writer.lock() {
-            let _ = send(&mut stream, Kind::Stopped, 0, message.as_bytes());
+        if let Ok(mut writer) = self.writer.lock() {
+            let end = message.floor_char_boundary(MAX_PAYLOAD);
+            let _ = send(&mut writer, Kind::Stopped, 0, &message.as_bytes()[..end]);
         }
     }
 
     /// Announces the end. The peer may still be reading: nothing that was sent is lost.
     pub(super) fn leave(&self) {
-        if let Ok(mut stream) = self.writer.lock() {
-            let _ = send(&mut stream, Kind::Bye, 0, &[]);
-            let _ = stream.shutdown(Shutdown::Write);
+        if let Ok(mut writer) = self.writer.lock() {
+            let _ = send(&mut writer, Kind::Bye, 0, &[]);
+            let _ = writer.stream.shutdown(Shutdown::Write);
         }
     }
 
@@ -129,8 +142,8 @@ impl Link {
     pub(super) fn close(&self, limit: Duration) {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = ended.recv_timeout(limit);
-        if let Ok(stream) = self.writer.lock() {
-            let _ = stream.shutdown(Shutdown::Both);
+        if let Ok(writer) = self.writer.lock() {
+            let _ = writer.stream.shutdown(Shutdown::Both);
         }
     }
 
@@ -149,7 +162,7 @@ impl Link {
         None
     }
 
-    fn lost(&self, reason: &str) -> ParallelError {
+    pub(super) fn lost(&self, reason: &str) -> ParallelError {
         ParallelError::Lost { rank: self.peer, reason: reason.to_owned() }
     }
 }
@@ -168,13 +181,13 @@ fn describe(error: &std::io::Error, silence: Option<Duration>) -> String {
 }
 
 /// Reads frames until the connection ends.
-fn read(mut stream: TcpStream, sender: &Sender<Arrival>, silence: Duration) {
+fn read(mut stream: TcpStream, mut seal: Seal, sender: &Sender<Arrival>, silence: Duration) {
     // A process that needs nothing more still reads until the peer ends: closing earlier would destroy data that the
     // peer has not read yet.
     let deliver = |arrival| drop(sender.send(arrival));
     let mut ended = false;
     loop {
-        match frame(&mut stream) {
+        match frame(&mut stream, &mut seal) {
             Ok((Kind::Alive, ..)) => {}
             Ok((Kind::Data, operation, payload)) => deliver(Arrival::Data(operation, payload)),
             Ok((Kind::Stopped, _, text)) => {
@@ -197,7 +210,7 @@ fn read(mut stream: TcpStream, sender: &Sender<Arrival>, silence: Duration) {
     }
 }
 
-fn frame(stream: &mut TcpStream) -> std::io::Result<(Kind, u32, Vec<u8>)> {
+fn frame(stream: &mut impl Read, seal: &mut Seal) -> std::io::Result<(Kind, u32, Vec<u8>)> {
     let mut header = [0; HEADER];
     stream.read_exact(&mut header)?;
     let strange = || std::io::Error::new(ErrorKind::InvalidData, "it sends something else than frames");
@@ -213,7 +226,12 @@ fn frame(stream: &mut TcpStream) -> std::io::Result<(Kind, u32, Vec<u8>)> {
     if header[1..4] != [0; 3] || length > MAX_PAYLOAD as u64 {
         return Err(strange());
     }
-    let mut payload = vec![0; length as usize];
-    stream.read_exact(&mut payload)?;
+    let payload = exactly(stream, length as usize)?;
+    let mut tag = [0; TAG];
+    let tag = &mut tag[..seal.length()];
+    stream.read_exact(tag)?;
+    if !seal.check(&header, &payload, tag) {
+        return Err(std::io::Error::new(ErrorKind::InvalidData, "it sends frames that are not its own"));
+    }
     Ok((kind, u32::from_le_bytes([a, b, c, d]), payload))
 }

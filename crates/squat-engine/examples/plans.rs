@@ -1,6 +1,6 @@
 //! Tokens per second of a random model, for prefill and decoding, by number of threads.
 //!
-//! `cargo run --release -p squat-engine --example speed -- [PLAN...] [--shape llama-58m|smollm2-135m] [--prompt 128]
+//! `cargo run --release -p squat-engine --example plans -- [PLAN...] [--shape llama-58m|smollm2-135m] [--prompt 128]
 //! [--decode 128] [--depth 0] [--block 64] [--threads 1,2] [--batch 1,4,16] [--repeats 7]`
 //! where PLAN is `w4a8`, `w4a4`, `rho50`, `w2a8`, `fp` (f32), `f16`, ...; depths are positions already in the cache
 //! before the prompt or the decoded tokens, a list.
