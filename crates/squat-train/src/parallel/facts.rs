@@ -69,17 +69,27 @@ pub fn gather(group: &Group, mine: Vec<Facts>) -> Result<Vec<Facts>, ParallelErr
     mine.iter().for_each(|facts| facts.encode(&mut bytes));
     let mut all = Vec::new();
     for (rank, bytes) in group.gather(&bytes)?.iter().enumerate() {
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let facts = Facts::decode(&mut rest);
-            all.push(facts.ok_or(ParallelError::Disagree {
-                what: "facts about a step",
-                rank,
-                own: group.rank(),
-            })?);
-        }
+        let disagree = ParallelError::Disagree { what: "facts about a step", rank, own: group.rank() };
+        all.extend(read_all(bytes).ok_or(disagree)?);
     }
     Ok(all)
+}
+
+/// The facts in the message of a process; `None` if it is not one.
+pub(super) fn read_all(mut bytes: &[u8]) -> Option<Vec<Facts>> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        all.push(Facts::decode(&mut bytes)?);
+    }
+    Some(all)
+}
+
+/// A message as [`gather`] sends it.
+pub(super) fn seed() -> Vec<u8> {
+    let facts = Facts { scores: vec![vec![0.5; 3], vec![]], ..Facts::default() };
+    let mut bytes = Vec::new();
+    facts.encode(&mut bytes);
+    bytes
 }
 
 #[cfg(test)]

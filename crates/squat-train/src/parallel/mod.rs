@@ -280,5 +280,25 @@ fn decode(bytes: &[u8], length: usize, rank: usize, own: usize) -> Result<Vec<f3
     Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
+/// Reads bytes as each thing that another process sends: for fuzzing.
+#[doc(hidden)]
+pub fn read_foreign(bytes: &[u8], _: &std::path::Path) {
+    let Some((&kind, rest)) = bytes.split_first() else { return };
+    match kind {
+        b'f' => tcp::read_frames(rest),
+        b'm' => tcp::read_message(rest),
+        _ => {
+            facts::read_all(rest);
+        }
+    }
+}
+
+/// Valid inputs of [`read_foreign`].
+#[doc(hidden)]
+pub fn foreign_seeds() -> Vec<Vec<u8>> {
+    let [frames, message] = tcp::seeds();
+    vec![[&b"f"[..], &frames].concat(), [&b"m"[..], &message].concat(), [&b"x"[..], &facts::seed()].concat()]
+}
+
 #[cfg(test)]
 mod tests;

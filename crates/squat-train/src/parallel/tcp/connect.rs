@@ -257,3 +257,15 @@ fn dial(host: &str, port: u16) -> std::io::Result<TcpStream> {
     }
     Err(last)
 }
+
+/// Reads a greeting or an answer, for fuzzing.
+pub(super) fn read_message(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<Hello>(bytes);
+    let _ = serde_json::from_slice::<Reply>(bytes);
+}
+
+/// A greeting.
+pub(super) fn seed() -> Vec<u8> {
+    let hello = Hello { rank: 1, world: 2, key: "recipe".to_owned(), port: 29_501, group: 0 };
+    serde_json::to_vec(&hello).unwrap_or_default()
+}

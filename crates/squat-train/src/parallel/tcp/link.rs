@@ -62,11 +62,16 @@ impl Pulse {
     }
 }
 
-fn send(writer: &mut Writer, kind: Kind, operation: u32, payload: &[u8]) -> std::io::Result<()> {
+fn header(kind: Kind, operation: u32, length: usize) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[0] = kind as u8;
     header[4..8].copy_from_slice(&operation.to_le_bytes());
-    header[8..].copy_from_slice(&(payload.len() as u64).to_le_bytes());
+    header[8..].copy_from_slice(&(length as u64).to_le_bytes());
+    header
+}
+
+fn send(writer: &mut Writer, kind: Kind, operation: u32, payload: &[u8]) -> std::io::Result<()> {
+    let header = header(kind, operation, payload.len());
     let tag = writer.seal.make(&header, payload);
     writer.stream.write_all(&header)?;
     writer.stream.write_all(payload)?;
@@ -234,4 +239,19 @@ fn frame(stream: &mut impl Read, seal: &mut Seal) -> std::io::Result<(Kind, u32,
         return Err(std::io::Error::new(ErrorKind::InvalidData, "it sends frames that are not its own"));
     }
     Ok((kind, u32::from_le_bytes([a, b, c, d]), payload))
+}
+
+/// Reads frames until they end, for fuzzing.
+pub(super) fn read_frames(stream: &mut impl Read, seal: &mut Seal) {
+    while frame(stream, seal).is_ok() {}
+}
+
+/// Some frames.
+pub(super) fn seed() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (kind, payload) in [(Kind::Alive, &b""[..]), (Kind::Data, b"data"), (Kind::Bye, b"")] {
+        bytes.extend(header(kind, 3, payload.len()));
+        bytes.extend(payload);
+    }
+    bytes
 }

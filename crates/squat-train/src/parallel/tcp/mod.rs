@@ -128,5 +128,20 @@ fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes[..whole].chunks(MAX_PAYLOAD).chain([&bytes[whole..]])
 }
 
+/// Reads frames until they end.
+pub(super) fn read_frames(mut bytes: &[u8]) {
+    link::read_frames(&mut bytes, &mut Secret::default().seal("", &[0; 64]));
+}
+
+/// Reads what is said before the first frame.
+pub(super) fn read_message(bytes: &[u8]) {
+    connect::read_message(bytes);
+}
+
+/// Frames and a message.
+pub(super) fn seeds() -> [Vec<u8>; 2] {
+    [link::seed(), connect::seed()]
+}
+
 #[cfg(test)]
 mod tests;
