@@ -24,6 +24,11 @@ pub fn request() {
     REQUESTED.store(true, Ordering::Relaxed);
 }
 
+/// Forgets the wish: for what has to be done after the work has stopped.
+pub fn forget() {
+    REQUESTED.store(false, Ordering::Relaxed);
+}
+
 /// Whether work was asked to stop.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)

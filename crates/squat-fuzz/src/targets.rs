@@ -25,19 +25,22 @@ use std::sync::OnceLock;
 
 const MB: usize = 1 << 20;
 
+/// A list of the parameters of 1,000 layers, the most that a model may say it has.
+const LIST: usize = 4 * MB;
+
 /// All targets.
 pub const TARGETS: [Target; 15] = [
     Target { name: "archive", read: archive, seeds: archives, floor: MB },
     Target { name: "checkpoint", read: state, seeds: states, floor: MB },
-    Target { name: "config", read: config, seeds: configs, floor: MB },
-    Target { name: "gguf", read: gguf, seeds: ggufs, floor: MB },
-    Target { name: "llama2c", read: llama2c, seeds: llama2cs, floor: MB },
-    Target { name: "packed", read: packed, seeds: packeds, floor: MB },
+    Target { name: "config", read: config, seeds: configs, floor: LIST },
+    Target { name: "gguf", read: gguf, seeds: ggufs, floor: LIST },
+    Target { name: "llama2c", read: llama2c, seeds: llama2cs, floor: LIST },
+    Target { name: "packed", read: packed, seeds: packeds, floor: LIST },
     Target { name: "pairs", read: pairs, seeds: pairs_seeds, floor: MB },
     Target { name: "prefix", read: prefix, seeds: prefixes, floor: MB },
     Target { name: "protocol", read: squat_train::parallel::read_foreign, seeds: protocols, floor: MB },
     Target { name: "recipe", read: recipe, seeds: recipes, floor: MB },
-    Target { name: "safetensors", read: safetensors, seeds: all_safetensors, floor: MB },
+    Target { name: "safetensors", read: safetensors, seeds: all_safetensors, floor: LIST },
     Target { name: "shards", read: shards, seeds: manifests, floor: MB },
     Target { name: "sums", read: sums, seeds: all_sums, floor: MB },
     Target { name: "text", read: text, seeds: texts, floor: MB },

@@ -69,7 +69,7 @@ fn replay(name: &str) {
             check("a damaged seed", &damage(seed, &mut rng));
         }
     }
-    println!("{name}: {count} inputs, at most {} KiB and {:?}", worst.peak / 1024, worst.time);
+    eprintln!("{name}: {count} inputs, at most {} KiB and {:?}", worst.peak / 1024, worst.time);
 }
 
 /// One test, because the allocator counts for the whole process.

@@ -289,7 +289,7 @@ impl ModelSpec {
                 return Err(ModelError::config(key, "a positive number", "0", ""));
             }
             let limit = match key {
-                "num_hidden_layers" => 10_000,
+                "num_hidden_layers" => 1_000,
                 "max_position_embeddings" => 1 << 24,
                 _ => 1 << 31,
             };
@@ -405,7 +405,7 @@ impl ModelSpec {
 
     /// Number of parameters; a tied table counts once.
     pub fn num_parameters(&self) -> usize {
-        self.parameters().iter().map(ParamInfo::len).sum()
+        self.checked_num_parameters().map_or(usize::MAX, |number| number as usize)
     }
 
     /// `[out, in]` of a linear.

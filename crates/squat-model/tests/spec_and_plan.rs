@@ -99,7 +99,7 @@ fn wrong_configurations_are_named() {
         ("eos_token_id", json!(19), "below vocab_size = 19"),
         ("vocab_size", json!(1u64 << 31), "parameters in all"),
         ("intermediate_size", json!(1u64 << 40), "at most 2147483648"),
-        ("num_hidden_layers", json!(20_000), "at most 10000"),
+        ("num_hidden_layers", json!(20_000), "at most 1000"),
     ];
     for (key, value, want) in cases {
         let wide = if value == json!(1u64 << 31) { Some(()) } else { None };

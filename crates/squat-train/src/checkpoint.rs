@@ -326,12 +326,16 @@ pub fn resumable(path: &Path) -> bool {
 
 /// The checkpoint of a stage of a run.
 pub fn locate_stage(run: &Path, stage: &str) -> PathBuf {
-    let folder = run.join(stage);
+    best_or_last(&run.join(stage))
+}
+
+/// The checkpoint in the folder of a stage.
+pub(crate) fn best_or_last(folder: &Path) -> PathBuf {
     ["best", "last"]
         .into_iter()
         .map(|n| folder.join(n))
         .find(|p| p.join("config.json").is_file())
-        .unwrap_or(folder)
+        .unwrap_or_else(|| folder.to_path_buf())
 }
 
 impl Loaded {

@@ -54,6 +54,7 @@ pub mod step;
 pub mod tensor_ops;
 pub mod thresholds;
 pub mod trainer;
+pub mod tune;
 
 pub use error::TrainError;
 pub use model::Model;

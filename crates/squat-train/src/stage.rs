@@ -22,7 +22,7 @@ use crate::thresholds;
 use crate::trainer::{StepFailure, StepReport, Trainer, merge_scores};
 use serde_json::json;
 use squat_data::{Chunks, Sequential};
-use squat_files::write::create_folder;
+use squat_files::write::{NewFile, Replace, create_folder};
 use squat_model::QuantPlan;
 use squat_model::TokenizerFiles;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,23 @@ pub struct StageData {
     pub train: Chunks,
     /// Held-out sequences.
     pub valid: Sequential,
+}
+
+/// A number of steps, or between events, that follows from the [`Budget`].
+pub const UNDECIDED: u64 = u64::MAX;
+
+/// Steps whose time tells how many will fit; the very first one is slower than others.
+const TIMED: std::ops::RangeInclusive<u64> = 2..=4;
+
+/// Evaluations in a stage of undecided length, besides the one before the first step.
+const EVALUATIONS: u64 = 5;
+
+/// A stage that ends by the clock. How many steps that is, is decided after a few of them and written down, so that a resumed
+/// stage has the same schedule.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// When it has to end.
+    pub until: Instant,
 }
 
 /// Inputs of a stage in addition to its configuration.
@@ -60,6 +77,8 @@ pub struct StageInput<'a> {
     pub fingerprint: String,
     /// Where and with whom; `resume` continues from `last`, if it is there.
     pub execution: Execution,
+    /// For a stage whose `steps` are [`UNDECIDED`].
+    pub budget: Option<Budget>,
 }
 
 /// Progress of a stage.
@@ -226,12 +245,30 @@ impl<'a> StageRun<'a> {
     }
 
     fn train(&mut self, report: &mut dyn FnMut(Event)) -> Result<Outcome, TrainError> {
-        let config = self.input.config.clone();
+        let mut config = self.input.config.clone();
+        if self.input.budget.is_some() {
+            if self.trainer.step == 0 && self.best.is_none() {
+                self.evaluate(report)?;
+            }
+            if let Some(steps) = self.decided()? {
+                set_steps(&mut config, steps);
+            }
+        }
         let parameters = self.trainer.parameters.iter().map(|p| p.values.len()).sum();
         report(Event::Start { step: self.trainer.step, steps: config.steps, parameters });
         let started = Instant::now();
         let first = self.trainer.step;
+        let mut timed = started;
         while self.trainer.step < config.steps {
+            if self.late() && self.trainer.step > first {
+                // Slower than foreseen: what there is counts.
+                self.evaluate(report)?;
+                self.save(report)?;
+                break;
+            }
+            if self.trainer.step + 1 == *TIMED.start() {
+                timed = Instant::now();
+            }
             if self.input.execution.group.any(self.input.execution.stopped())? {
                 self.save(report)?;
                 return Ok(Outcome::Interrupted { step: self.trainer.step });
@@ -243,6 +280,9 @@ impl<'a> StageRun<'a> {
                     StepFailure::NotFinite(term) => self.non_finite(next, term),
                     StepFailure::Parallel(error) => error.into(),
                 })?;
+            if config.steps == UNDECIDED && self.trainer.step >= *TIMED.end() {
+                set_steps(&mut config, self.decide(timed)?);
+            }
             let tokens = (self.trainer.step - first) as f64 * (config.batch_size * self.input.seq_len) as f64;
             let tokens_per_second = tokens / started.elapsed().as_secs_f64().max(1e-9);
             if self.trainer.step.is_multiple_of(config.log_every)
@@ -278,6 +318,50 @@ impl<'a> StageRun<'a> {
             }
         }
         Ok(Outcome::Finished { best: self.best.unwrap_or(f64::NAN) })
+    }
+
+    /// Whether the time of the budget is over.
+    fn late(&self) -> bool {
+        self.input.budget.is_some_and(|budget| Instant::now() >= budget.until)
+    }
+
+    fn steps_file(&self) -> PathBuf {
+        self.input.folder.join("steps")
+    }
+
+    /// The number of steps that an earlier call decided on.
+    fn decided(&self) -> Result<Option<u64>, TrainError> {
+        let path = self.steps_file();
+        match squat_files::read::text(&path, squat_files::read::Limit::Config) {
+            Err(squat_files::read::ReadError::Missing(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+            Ok(text) => text.trim().parse().map(Some).map_err(|_| TrainError::Checkpoint {
+                path,
+                message: format!(
+                    "expected a number of steps, got {:?}; remove the folder to begin anew",
+                    text.trim()
+                ),
+            }),
+        }
+    }
+
+    /// How many steps fit into the budget, from the time that those since `timed` took; written down for a resumed stage.
+    fn decide(&mut self, timed: Instant) -> Result<u64, TrainError> {
+        let count = (TIMED.end() - TIMED.start() + 1).min(self.trainer.step).max(1);
+        let each = timed.elapsed().as_secs_f64() / count as f64;
+        let left = self
+            .input
+            .budget
+            .map_or(0.0, |budget| budget.until.saturating_duration_since(Instant::now()).as_secs_f64());
+        // An evaluation takes about a third of a step for each of its sequences of a step's size.
+        let config = self.input.config;
+        let evaluation = each * config.eval_sequences as f64 / config.batch_size as f64 / 3.0;
+        let more = (left - EVALUATIONS as f64 * evaluation) / each.max(1e-9);
+        let steps = self.trainer.step + more.max(1.0) as u64;
+        if self.input.execution.group.is_rank0() {
+            NewFile::write(&self.steps_file(), Replace::Any, format!("{steps}\n").as_bytes())?;
+        }
+        Ok(steps)
     }
 
     fn non_finite(&self, step: u64, term: &str) -> TrainError {
@@ -415,6 +499,12 @@ impl<'a> StageRun<'a> {
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
         metrics.add(line)
     }
+}
+
+/// The schedule of a stage whose number of steps is known now.
+fn set_steps(config: &mut StageConfig, steps: u64) {
+    let every = (steps / EVALUATIONS).max(1);
+    (config.steps, config.eval_every, config.save_every) = (steps, every, every);
 }
 
 /// Adds quantizers to full-precision parameters, their scales and thresholds found on `batches` of (ids, rows, tokens).

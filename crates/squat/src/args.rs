@@ -24,6 +24,13 @@ fn vocab_size(text: &str) -> Result<usize, String> {
 
 /// A number of tokens that are kept in memory, checked.
 #[cfg(feature = "train")]
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.1..=1e5).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0.1 to 100000".to_owned()),
+    }
+}
+
 fn tokens(text: &str) -> Result<usize, String> {
     const MOST: usize = 1 << 24;
     let number = text.parse().ok().filter(|number| (1..=MOST).contains(number));
@@ -270,6 +277,10 @@ pub struct Quantize {
     /// Held-out tokens to measure on.
     #[arg(long, value_name = "N", default_value_t = 8_192, value_parser = tokens)]
     pub eval_tokens: usize,
+    /// Minutes for everything; what is left after the first codes are found is used to train on what the original says.
+    /// Without it there is no training.
+    #[arg(long, value_name = "N", value_parser = minutes)]
+    pub minutes: Option<f64>,
     /// Seed of the choice of text, and of the text that the model writes.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

@@ -548,6 +548,25 @@ fn quantize_measures_on_other_text_than_it_calibrates_on() {
     assert_eq!(free["kl_divergence"], again["kl_divergence"]);
     assert!(weights("free") == weights("again"));
 
+    // Training within a time. Nothing of the way is left beside the output.
+    let tuned = made(&[
+        "--data",
+        "long.txt",
+        "--held-out",
+        "held-out.txt",
+        "--plan",
+        "w2a8",
+        "--minutes",
+        "0.35",
+        "--out",
+        "tuned",
+    ]);
+    let start =
+        made(&["--data", "long.txt", "--held-out", "held-out.txt", "--plan", "w2a8", "--out", "untuned"]);
+    assert!(tuned["perplexity_after"].as_f64() < start["perplexity_after"].as_f64(), "{tuned} {start}");
+    assert!(tuned["seconds"].as_f64().unwrap() < 0.35 * 60.0 * 1.1, "{tuned}");
+    assert!(!dir.join(".tuned.quantize").exists() && !dir.join(".untuned.quantize").exists());
+
     let refuse = |words: &[&str], expected: &[&str]| {
         check_refusal(&output(dir, words), words, expected);
     };

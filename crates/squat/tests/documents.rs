@@ -290,7 +290,11 @@ fn quick_commands_run_and_print_what_the_pages_show() {
                 .iter()
                 .map(|arg| arg.replace("$SLURM_ARRAY_TASK_ID", &part.to_string()))
                 .collect();
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+            // A tiny model needs no half hours.
+            if let Some(minutes) = args.iter().position(|&arg| arg == "--minutes") {
+                args[minutes + 1] = "0.3";
+            }
             let output = output(dir, &args);
             let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
             // 1: refused, 2: a wrong command.

@@ -312,7 +312,7 @@ impl Drills<'_> {
             let args = words("generate out --prompt - --max-tokens 20 -t 1");
             let mut child = self.program.command(&args).stdin(Stdio::piped()).spawn()?;
             let weights = self.folder().join("out/model.safetensors");
-            wait_until(|| Ok(is_mapped(child.id(), &weights)?))?;
+            wait_until(|| is_mapped(child.id(), &weights))?;
             fs::OpenOptions::new().write(true).open(&weights)?.set_len(length)?;
             if let Some(mut stdin) = child.stdin.take() {
                 let _ = stdin.write_all(b"The dog");

@@ -172,41 +172,6 @@ impl NewFolder {
     }
 }
 
-/// A folder for steps on the way to an output, beside it, that keeps a second process from the same way. It disappears when
-/// it is dropped; what a killed process left of it, when the next one is created.
-#[derive(Debug)]
-pub struct ScratchFolder {
-    path: PathBuf,
-    /// Removed on drop.
-    _scratch: Scratch,
-    _lock: Lock,
-}
-
-impl ScratchFolder {
-    /// Creates the folder, and the folder that `target` will be in.
-    ///
-    /// # Errors
-    /// Another process has one for the same output; the file system's.
-    pub fn beside(target: &Path) -> Result<Self, WriteError> {
-        let target = resolve(target)?;
-        let folder = parent(&target);
-        fs::create_dir_all(&folder).map_err(io_error("create the folder", &folder))?;
-        let name = folder.join(format!("{}.steps", file_name(&target)?));
-        let lock = Lock::beside(&name)?;
-        if lock.is_exclusive() {
-            sweep_one(&name)?;
-        }
-        let path = temporary(&name, "new")?;
-        fs::create_dir(&path).map_err(io_error("create", &target))?;
-        Ok(Self { _scratch: Scratch(Some(path.clone())), path, _lock: lock })
-    }
-
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
 /// Files of a target that this program wrote, its list included; nothing if there is no target.
 fn owned_files(target: &Path, kind: &FolderKind, force: bool) -> Result<BTreeSet<String>, WriteError> {
     match fs::metadata(target) {

@@ -17,7 +17,7 @@ mod lock;
 mod output;
 
 pub use file::{NewFile, Replace, WrittenFile, append};
-pub use folder::{FolderKind, NewFolder, ScratchFolder};
+pub use folder::{FolderKind, NewFolder};
 pub use leftovers::{recover, sweep};
 pub use lock::Lock;
 pub use output::{MARKER, OutputFolder};

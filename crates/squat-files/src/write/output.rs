@@ -118,6 +118,14 @@ impl OutputFolder {
         remove_output(&self.path.join(name))
     }
 
+    /// Removes the folder with everything in it: what it was for is done.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn finish(self) -> Result<(), WriteError> {
+        remove_output(&self.path)
+    }
+
     /// Gives the folder up after a failure: one that did not exist before is removed with everything in it.
     pub fn abandon(self) {
         if self.is_new {

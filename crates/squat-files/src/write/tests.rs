@@ -265,20 +265,3 @@ fn the_umask_decides_about_modes() {
     write_folder(&target, "y", false).unwrap();
     assert_eq!(mode(&target), 0o750);
 }
-
-#[test]
-fn steps_on_the_way_leave_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("packed");
-    // Of a process that was killed.
-    fs::create_dir(dir.path().join(".packed.steps.new-1-0")).unwrap();
-    let steps = ScratchFolder::beside(&target).unwrap();
-    fs::write(steps.path().join("weights"), "half").unwrap();
-    assert!(matches!(ScratchFolder::beside(&target), Err(WriteError::Held { .. })));
-    // The output itself is written meanwhile.
-    write_folder(&target, "one", false).unwrap();
-    assert!(steps.path().join("weights").exists());
-    drop(steps);
-    assert_eq!(names(dir.path()), ["packed/SHA256SUMS", "packed/config.json"]);
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-}

@@ -55,6 +55,7 @@ impl<'a> Assembly<'a> {
             folder: options.folder.join(&config.name),
             fingerprint,
             execution,
+            budget: None,
         })
     }
 

@@ -4,19 +4,23 @@ use crate::args::Quantize;
 use crate::fidelity::Fidelity;
 use crate::forms::{self, ModelTokenizer};
 use crate::{printer, signals};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use squat_engine::{BatchEntry, Engine, EngineOptions, Sampler, Sampling, SessionOptions};
 use squat_eval::table::Table;
 use squat_eval::{Tokenize, TokenizedText};
-use squat_files::write::ScratchFolder;
+use squat_files::write::OutputFolder;
 use squat_model::{ModelKind, OpenedModel, Output, QuantPlan};
 use squat_quant::random::SplitMix64;
-use squat_train::checkpoint;
+use squat_train::TrainError;
+use squat_train::checkpoint::{self, Loaded};
+use squat_train::execution::Execution;
+use squat_train::stage::{Event, Outcome, UNDECIDED};
 use squat_train::start::start;
-use std::path::Path;
+use squat_train::tune::{Settings, Tuning, tune};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Tokens of a window, BOS included, for models that take as many.
 const WINDOW: usize = 512;
@@ -24,15 +28,38 @@ const WINDOW: usize = 512;
 /// Sequences that the model writes together.
 const WRITERS: usize = 16;
 
-/// Token ids to calibrate on and to measure on, in windows that begin with BOS.
+/// Share of the minutes that is kept for packing and measuring.
+const RESERVE: f64 = 0.08;
+
+/// Seconds that are kept for it whatever the minutes are.
+const LEAST_RESERVE: f64 = 15.0;
+
+/// Tokens that the model writes to train on, for each minute.
+const WRITTEN_PER_MINUTE: f64 = 3000.0;
+
+/// Most tokens to train on that are held in memory.
+const MOST_TRAINING: usize = 1 << 22;
+
+/// Windows that the best checkpoint is chosen by.
+const CHOOSING: usize = 8;
+
+/// What the working folder is taken for.
+const KIND: &str = "quantization in progress";
+
+/// Token ids in windows that begin with BOS.
 struct Text {
+    /// To calibrate on.
     calibration: Vec<Vec<u32>>,
+    /// To train on, those of calibration included.
+    training: Vec<Vec<u32>>,
+    /// To choose the best checkpoint by.
+    choosing: Vec<Vec<u32>>,
+    /// To measure on.
     held_out: Vec<Vec<u32>>,
 }
 
 pub fn run(args: &Quantize) -> Result<ExitCode> {
     let began = Instant::now();
-    let threads = forms::threads(args.threads);
     let model = forms::open_model(&args.model)?;
     if model.kind() != ModelKind::FullPrecision {
         bail!(
@@ -51,26 +78,76 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
     // Minutes later would be late to learn that nothing can be written there. The lock is held to the end.
     let output = Output::new(&args.out, args.force);
     output.check()?;
-    let steps = ScratchFolder::beside(&args.out)?;
+    let work = working_folder(&args.out)?;
+    match quantize(args, &model, &plan, output, &work, began) {
+        Ok(code) if code == ExitCode::SUCCESS => work.finish()?,
+        Ok(code) => return Ok(code),
+        Err(error) => {
+            // Codes that were found are worth keeping for the next try.
+            if !work.path().join(FINGERPRINT).is_file() {
+                work.finish()?;
+            }
+            return Err(error);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything between the checks and the end. An interruption keeps what there is, and says so with its exit code.
+fn quantize(
+    args: &Quantize,
+    model: &OpenedModel,
+    plan: &QuantPlan,
+    output: Output,
+    work: &OutputFolder,
+    began: Instant,
+) -> Result<ExitCode> {
+    let threads = forms::threads(args.threads);
     // First, so that a model that cannot be quantized is refused before text is written.
     let loaded = checkpoint::load(model.path())?;
-    let original = Engine::from_model(&model, EngineOptions::threads(threads))?;
-    let text = text(args, &model, &original)?;
-    let started = start(&loaded, &plan, &text.calibration, &args.methods, threads, &mut |progress| {
-        let (done, all) = (progress.layers, progress.of);
-        if done == all || done % 5 == 0 {
-            printer::note(&format!("layer {done} of {all}, {:.0} s", began.elapsed().as_secs_f64()));
+    let original = Engine::from_model(model, EngineOptions::threads(threads))?;
+    signals::tidy_up();
+    let text = text(args, model, &original)?;
+    let fingerprint = fingerprint(args, &loaded, plan, &text);
+    let started = started(args, work, &fingerprint, &loaded, plan, &text, began)?;
+    let checkpoint_folder = match args.minutes {
+        None => {
+            drop(loaded);
+            work.path().join(START)
         }
-    })?;
-    drop(loaded);
-    let found = started.loaded;
-    let checkpoint_folder = steps.path().join("checkpoint");
-    let quantized = (found.plan.as_ref(), found.quantizer);
-    let tokenizer = model.tokenizer_files()?;
-    checkpoint::save(&checkpoint_folder, &found.spec, quantized, &found.parameters, &tokenizer, None)?;
-    drop(found);
+        Some(minutes) => {
+            let seconds = 60.0 * minutes;
+            let reserve = (RESERVE * seconds).max(LEAST_RESERVE);
+            let until = began + Duration::from_secs_f64((seconds - reserve).max(0.0));
+            let tuning = Tuning {
+                original: loaded,
+                started,
+                text: [&text.training, &text.choosing].map(|windows| joined(windows)),
+                bos: ModelTokenizer::open(model)?.bos_id(),
+                tokenizer: model.tokenizer_files()?,
+                folder: &work.path().join("tune"),
+                fingerprint,
+                until,
+                seed: args.seed,
+                settings: Settings::default(),
+                execution: Execution::on_cpu(threads),
+            };
+            match tuned(tuning)? {
+                (false, best) => best,
+                (true, best) => {
+                    // What there is, is kept; a second signal ends that too.
+                    squat_files::interrupt::forget();
+                    squat_model::open(&best)?.pack(None, output)?;
+                    printer::note(&format!(
+                        "stopped; the best so far is in {}, and the same command goes on from here",
+                        args.out.display()
+                    ));
+                    return Ok(ExitCode::from(signals::INTERRUPTED));
+                }
+            }
+        }
+    };
     let report = squat_model::open(&checkpoint_folder)?.pack(None, output)?;
-    drop(steps);
     let fidelity = signals::while_waiting(|| {
         Fidelity::measure(&original, &Engine::load(&args.out, threads)?, &text.held_out, threads)
     })?;
@@ -109,6 +186,99 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Name of the checkpoint before training.
+const START: &str = "start";
+
+/// Name of the file that says what the working folder was made from; written once codes are there.
+const FINGERPRINT: &str = "fingerprint";
+
+/// The folder that an interrupted command goes on from, beside the output.
+fn working_folder(out: &Path) -> Result<OutputFolder> {
+    let name =
+        out.file_name().with_context(|| format!("{}: expected a path that ends in a name", out.display()))?;
+    let path = out.with_file_name(format!(".{}.quantize", name.to_string_lossy()));
+    Ok(OutputFolder::claim(&path, KIND, &[START, "tune"], |_| false, false)?)
+}
+
+/// What the result depends on, in one number.
+fn fingerprint(args: &Quantize, loaded: &Loaded, plan: &QuantPlan, text: &Text) -> String {
+    let mut bytes = loaded.parameters.digest();
+    bytes.extend(format!("{plan:?} {:?} {} {:?}", args.methods, args.seed, Settings::default()).into_bytes());
+    for windows in [&text.calibration, &text.training, &text.choosing] {
+        bytes.extend(windows.iter().flatten().flat_map(|id| id.to_le_bytes()));
+    }
+    squat_files::sums::sha256(&bytes)
+}
+
+/// First codes and scales; those of an interrupted command where they are there.
+fn started(
+    args: &Quantize,
+    work: &OutputFolder,
+    fingerprint: &str,
+    loaded: &Loaded,
+    plan: &QuantPlan,
+    text: &Text,
+    began: Instant,
+) -> Result<Loaded> {
+    let folder = work.path().join(START);
+    let known = squat_files::read::text(&work.path().join(FINGERPRINT), squat_files::read::Limit::Config);
+    if known.is_ok_and(|known| known == fingerprint) {
+        printer::note("continuing an interrupted quantization");
+        squat_files::sums::verify(&folder)?;
+        return Ok(checkpoint::load(&folder)?);
+    }
+    [FINGERPRINT, "tune", START].iter().try_for_each(|name| work.remove(name))?;
+    let threads = forms::threads(args.threads);
+    let found = start(loaded, plan, &text.calibration, &args.methods, threads, &mut |progress| {
+        let (done, all) = (progress.layers, progress.of);
+        if done == all || done % 5 == 0 {
+            printer::note(&format!("layer {done} of {all}, {:.0} s", began.elapsed().as_secs_f64()));
+        }
+    })?
+    .loaded;
+    let tokenizer = forms::open_model(&args.model)?.tokenizer_files()?;
+    let quantized = (found.plan.as_ref(), found.quantizer);
+    checkpoint::save(&folder, &found.spec, quantized, &found.parameters, &tokenizer, None)?;
+    work.write(FINGERPRINT, fingerprint.as_bytes())?;
+    Ok(found)
+}
+
+/// Trains; returns whether it was interrupted, and the folder of the best checkpoint.
+fn tuned(tuning: Tuning<'_>) -> Result<(bool, PathBuf)> {
+    let folder = tuning.folder.to_path_buf();
+    let mut said = 0;
+    let result = tune(tuning, &mut |event| match event {
+        Event::Step { step, steps, loss, .. } if steps != UNDECIDED && (said == 0 || step >= said) => {
+            said = step + steps.div_ceil(10).max(1);
+            printer::note(&format!("step {step} of {steps}, divergence from the original {:.4}", loss.total));
+        }
+        Event::Evaluated { step, cross_entropy, best } => {
+            let best = if best { ", the best so far" } else { "" };
+            printer::note(&format!("step {step}: held-out perplexity {:.3}{best}", cross_entropy.exp()));
+        }
+        _ => {}
+    });
+    match result {
+        Ok((Outcome::Interrupted { .. }, best)) => Ok((true, best)),
+        Ok((Outcome::Finished { .. }, best)) => Ok((false, best)),
+        // Training that ran away costs what came after the best point, and no more.
+        Err(error @ TrainError::NonFinite { .. }) => {
+            let best = folder.join("best");
+            if !best.join("config.json").is_file() {
+                return Err(error.into());
+            }
+            printer::note(&format!("{error}; the best point before that is taken"));
+            Ok((false, best))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Windows as one text, without their BOS.
+fn joined(windows: &[Vec<u32>]) -> Vec<u32> {
+    windows.iter().flat_map(|window| &window[1..]).copied().collect()
+}
+
 /// The text of the arguments, or text that the model writes.
 fn text(args: &Quantize, model: &OpenedModel, engine: &Engine) -> Result<Text> {
     let tokenizer = ModelTokenizer::open(model)?;
@@ -134,10 +304,17 @@ fn text(args: &Quantize, model: &OpenedModel, engine: &Engine) -> Result<Text> {
     let Some(data) = &args.data else {
         let more = if separate.is_some() { 0 } else { held_out };
         printer::note("no --data: the model writes the text that it is calibrated on");
-        let mut all = written(engine, bos, length, calibration + more, args.seed)?;
-        let own = all.split_off(calibration);
-        let held_out = first(separate.unwrap_or(own), held_out);
-        return Ok(Text { calibration: all, held_out });
+        let training = args.minutes.map_or(0, |minutes| {
+            let tokens = (minutes * WRITTEN_PER_MINUTE) as usize;
+            CHOOSING + wanted(tokens.min(MOST_TRAINING)).max(CHOOSING)
+        });
+        let mut all = written(engine, bos, length, calibration + more + training, args.seed)?;
+        let rest = all.split_off(calibration);
+        let (training, own) = rest.split_at(training);
+        let held_out = first(separate.unwrap_or_else(|| own.to_vec()), held_out);
+        let (choosing, training) = training.split_at(CHOOSING.min(training.len()));
+        let training = [&all, training].concat();
+        return Ok(Text { calibration: all, training, choosing: choosing.to_vec(), held_out });
     };
     let mut all = read(data)?;
     let place = data.display();
@@ -147,11 +324,15 @@ fn text(args: &Quantize, model: &OpenedModel, engine: &Engine) -> Result<Text> {
         None => (Vec::new(), all.split_off(all.len() - held_out.min(all.len() / 3))),
     };
     let held_out = first(if end.is_empty() { separate } else { end }, held_out);
-    if held_out.is_empty() || all.is_empty() {
+    let choosing = match args.minutes {
+        Some(_) => all.split_off(all.len() - CHOOSING.min(all.len() / 4)),
+        None => Vec::new(),
+    };
+    if held_out.is_empty() || all.is_empty() || (args.minutes.is_some() && choosing.is_empty()) {
         bail!(
             "{place} is too short: expected text of at least {} tokens, to calibrate on and to measure on; give more, or \
              leave --data out, so that the model writes the text itself",
-            3 * (length - 1)
+            if args.minutes.is_some() { 8 } else { 3 } * (length - 1)
         );
     }
     if all.len() < calibration {
@@ -162,13 +343,14 @@ fn text(args: &Quantize, model: &OpenedModel, engine: &Engine) -> Result<Text> {
         ));
     }
     let mut rng = SplitMix64::new(args.seed);
-    for i in 0..calibration.min(all.len()) {
+    for i in 0..all.len() - 1 {
         let other = i + rng.below((all.len() - i) as u64) as usize;
         all.swap(i, other);
     }
-    all.truncate(calibration);
-    warn_of_foreign_text(engine, &all, &place.to_string())?;
-    Ok(Text { calibration: all, held_out })
+    all.truncate(calibration.max(if args.minutes.is_some() { wanted(MOST_TRAINING) } else { 0 }));
+    let calibration = all[..calibration.min(all.len())].to_vec();
+    warn_of_foreign_text(engine, &calibration, &place.to_string())?;
+    Ok(Text { calibration, training: all, choosing, held_out })
 }
 
 /// Says where the original predicts the text hardly better than chance.
