@@ -68,7 +68,7 @@ struct Verb {
     args: Vec<String>,
     /// Words that make it go on after an interruption.
     again: &'static [&'static str],
-    /// A model that `out` is before.
+    /// A folder that `out` is a copy of before.
     before: Option<&'static str>,
 }
 
@@ -85,6 +85,7 @@ fn verbs() -> Vec<Verb> {
         verb("quantize", "quantize base/fp --out out --tokens 200 --eval-tokens 100 -t 1"),
         verb("tokenizer train", "tokenizer train texts --split all --vocab-size 290 --out out"),
         verb("data prepare", "data prepare texts --split all --tokenizer base/tokenizer --out out"),
+        Verb { before: Some("parts"), ..verb("data merge", "data merge out") },
     ]
 }
 
@@ -174,7 +175,7 @@ impl Drills<'_> {
         for entry in fs::read_dir(self.folder())? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if ["base", "packed", "texts", "recipe.toml"].contains(&name.as_str()) {
+            if ["base", "packed", "parts", "texts", "recipe.toml"].contains(&name.as_str()) {
                 continue;
             }
             if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
@@ -224,7 +225,7 @@ impl Drills<'_> {
             if status.success() {
                 self.fail(format!("{}, {what}: it was not killed", verb.name));
             }
-            if verb.before.is_some() && self.program.ok(&words("inspect out --verify")).is_err() {
+            if verb.before == Some("packed") && self.program.ok(&words("inspect out --verify")).is_err() {
                 self.fail(format!("{}, {what}: no whole model was there meanwhile", verb.name));
             }
             self.again(verb, &what, &wanted)?;
@@ -391,6 +392,11 @@ pub fn run(squat: &Path, every: usize) -> Result<Vec<String>> {
     fs::write(folder.join("texts/b.txt"), "Every bird has a song, and one of them sings it.\n".repeat(60))?;
     drills.program.ok(&words("train recipe.toml --out base -t 1"))?;
     drills.program.ok(&words("pack base/fp --plan w8a8 --out packed"))?;
+    for part in ["0/2", "1/2"] {
+        let prepare =
+            format!("data prepare texts --split all --tokenizer base/tokenizer --out parts --shard {part}");
+        drills.program.ok(&words(&prepare))?;
+    }
     println!("| verb | kills | full disks | second writer | clock |");
     println!("|---|---|---|---|---|");
     for verb in verbs() {

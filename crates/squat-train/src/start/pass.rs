@@ -48,7 +48,8 @@ struct Stream {
 /// Token table and head get the scales of least squared error.
 ///
 /// # Errors
-/// A model that has quantizers already; a plan that does not fit it, has static points or needs thresholds.
+/// A model that has quantizers already; a plan that does not fit it, has static points or needs thresholds; a wish to stop
+/// ([`squat_files::interrupt`]).
 pub fn start(
     model: &Loaded,
     plan: &QuantPlan,
@@ -87,6 +88,7 @@ pub fn start(
     if plan.weight.is_some() && methods.calibrates() && !sequences.is_empty() {
         pass.embed(sequences);
         for layer in 0..spec.num_hidden_layers {
+            squat_files::interrupt::check()?;
             pass.layer(layer);
             report(Progress { layers: layer + 1, of: spec.num_hidden_layers });
         }

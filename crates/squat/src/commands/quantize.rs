@@ -398,6 +398,7 @@ fn written(engine: &Engine, bos: u32, length: usize, count: usize, seed: u64) ->
             .collect::<Result<Vec<_>, _>>()?;
         let mut texts = vec![vec![bos]; some];
         for _ in 1..length {
+            squat_files::interrupt::check()?;
             let mut entries: Vec<BatchEntry<'_>> = sessions
                 .iter_mut()
                 .zip(&texts)
