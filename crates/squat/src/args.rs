@@ -31,6 +31,7 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
+#[cfg(feature = "train")]
 fn tokens(text: &str) -> Result<usize, String> {
     const MOST: usize = 1 << 24;
     let number = text.parse().ok().filter(|number| (1..=MOST).contains(number));

@@ -165,6 +165,8 @@ pub fn merge_parts(out: &Path, force: bool) -> Result<Prepared> {
         && old.identity == plan.identity
         && let Ok(shards) = TokenShards::open(out)
     {
+        // What a killed writer left is removed, if that is possible: nothing here depends on it.
+        let _ = claim(out, false);
         return Ok(Prepared { manifest: old.clone(), reused: true, shards });
     }
     let output = claim(out, force)?;

@@ -8,7 +8,7 @@ use super::file::{NewFile, Replace};
 use super::folder::remove_output;
 use super::leftovers::sweep;
 use super::lock::Lock;
-use super::{WriteError, create_folder, resolve};
+use super::{WriteError, create_folder, io_error, resolve};
 
 /// Name of the file that says what an [`OutputFolder`] is, and that its writer locks.
 pub const MARKER: &str = ".squat";
@@ -123,6 +123,13 @@ impl OutputFolder {
     /// # Errors
     /// The file system's.
     pub fn finish(self) -> Result<(), WriteError> {
+        // The mark goes last: what a kill leaves is still known as ours.
+        for entry in fs::read_dir(&self.path).map_err(io_error("remove", &self.path))? {
+            let entry = entry.map_err(io_error("remove", &self.path))?;
+            if entry.file_name() != MARKER {
+                remove_output(&entry.path())?;
+            }
+        }
         remove_output(&self.path)
     }
 
@@ -130,7 +137,7 @@ impl OutputFolder {
     pub fn abandon(self) {
         if self.is_new {
             // The failure itself is the one to report.
-            let _ = remove_output(&self.path);
+            let _ = self.finish();
         }
     }
 }
