@@ -3,6 +3,7 @@
 //! The format is that of `sha256sum`, so `sha256sum -c SHA256SUMS` checks a folder too. A comment in the first line says
 //! what the folder is.
 
+use crate::interrupt;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,6 +28,9 @@ pub enum SumsError {
         /// The cause.
         source: io::Error,
     },
+    /// Work that was asked to stop.
+    #[error("{0}")]
+    Interrupted(#[from] interrupt::Interrupted),
     /// A list that is not one.
     #[error("{}: expected lines of `sha256sum`, got {got}; write the folder again", path.display())]
     Malformed {
@@ -70,7 +74,10 @@ impl Sums {
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_BYTES => {}
             Ok(_) => return Err(malformed("no regular file of at most a megabyte")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // A model that is a single file has none either.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             Err(source) => return Err(SumsError::Io { path, source }),
         }
         match File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text)) {
@@ -119,14 +126,13 @@ impl Sums {
         let mut bytes = 0;
         for (name, sum) in &self.files {
             let path = folder.join(name);
-            let (found, length) = match hash_file(&path) {
-                Ok(found) => found,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (digest, length) = match digest_file(&path) {
+                Err(SumsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                     return Err(SumsError::Changed { path, got: "the file is missing".to_owned() });
                 }
-                Err(source) => return Err(SumsError::Io { path, source }),
+                found => found?,
             };
-            if found != *sum {
+            if hex(&digest) != *sum {
                 return Err(SumsError::Changed {
                     path,
                     got: format!("{length} bytes that are not those written"),
@@ -160,22 +166,28 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// SHA-256 and length of a regular file.
-fn hash_file(path: &Path) -> io::Result<(String, u64)> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
+/// SHA-256 and length of a regular file, read in blocks.
+///
+/// # Errors
+/// [`SumsError::Io`], [`SumsError::Interrupted`].
+pub fn digest_file(path: &Path) -> Result<([u8; 32], u64), SumsError> {
+    let failed = |source| SumsError::Io { path: path.to_path_buf(), source };
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("not a regular file")));
     }
-    let mut file = File::open(path)?;
+    let mut file = File::open(path).map_err(failed)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 18];
     let mut length = 0;
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((hex(&hasher.finalize()), length)),
+        interrupt::check()?;
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok((hasher.finalize().into(), length)),
             count => {
                 hasher.update(&buffer[..count]);
                 length += count as u64;
@@ -197,6 +209,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(verify(dir.path()).unwrap(), None);
         fs::write(dir.path().join("a.bin"), "abc").unwrap();
+        // A model that is one file.
+        assert_eq!(verify(&dir.path().join("a.bin")).unwrap(), None);
         fs::write(dir.path().join(SUMS), format!("# squat 0.1.0: packed model\n{ABC}  a.bin\n")).unwrap();
         let sums = verify(dir.path()).unwrap().unwrap();
         assert_eq!((sums.kind.as_str(), sums.files["a.bin"].as_str()), ("packed model", ABC));

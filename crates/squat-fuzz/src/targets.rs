@@ -173,9 +173,9 @@ fn ggufs(_: &Path) -> Vec<Vec<u8>> {
 }
 
 fn llama2c(bytes: &[u8], folder: &Path) {
-    let (checkpoint, tokenizer) = match bytes.split_at_checked(bytes.len() / 2) {
-        Some(_) if bytes.first() == Some(&b't') => (&[][..], &bytes[1..]),
-        _ => (bytes, &[][..]),
+    let (checkpoint, tokenizer) = match bytes.strip_prefix(b"t") {
+        Some(tokenizer) => (&[][..], tokenizer),
+        None => (bytes, &[][..]),
     };
     let path = put(folder, "model.bin", checkpoint);
     put(folder, "tokenizer.bin", tokenizer);
@@ -186,28 +186,19 @@ fn llama2c(bytes: &[u8], folder: &Path) {
 
 /// A checkpoint, and after the letter `t` a tokenizer.
 fn llama2cs(_: &Path) -> Vec<Vec<u8>> {
-    let header: [i32; 7] = [8, 12, 1, 2, 1, 9, 16];
-    let mut checkpoint: Vec<u8> = header.iter().flat_map(|n| n.to_le_bytes()).collect();
-    // Table, two norms, queries, keys, values, output, three of the MLP, last norm, two tables of rotations.
-    let floats = 9 * 8 + 2 * 8 + 64 + 32 + 32 + 64 + 3 * 96 + 8 + 2 * 16 * 2;
-    checkpoint.extend((0..floats).flat_map(|i| (i as f32 * 0.37).sin().to_le_bytes()));
-    let mut tokenizer = vec![b't'];
-    tokenizer.extend(8i32.to_le_bytes());
-    let words = ["<unk>", "<s>", "</s>"].into_iter().map(str::to_owned);
-    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
-    for (index, word) in words.chain(bytes).chain(["a".to_owned(), "ab".to_owned()]).enumerate() {
-        tokenizer.extend((index as f32).to_le_bytes());
-        tokenizer.extend((word.len() as i32).to_le_bytes());
-        tokenizer.extend(word.as_bytes());
-    }
-    vec![checkpoint, tokenizer]
+    use squat_test::llama2c::{checkpoint, tokenizer};
+    vec![checkpoint(9), [&b"t"[..], &tokenizer()].concat()]
+}
+
+/// A model whose weights are these bytes.
+fn use_weights(bytes: &[u8], model: &Path) {
+    put(model, "model.safetensors", bytes);
+    use_model(model);
 }
 
 fn safetensors(bytes: &[u8], folder: &Path) {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let model = fixed(&FOLDER, folder, folders);
-    put(model, "model.safetensors", bytes);
-    use_model(model);
+    use_weights(bytes, fixed(&FOLDER, folder, folders));
 }
 
 fn all_safetensors(folder: &Path) -> Vec<Vec<u8>> {
@@ -233,9 +224,7 @@ fn configs(folder: &Path) -> Vec<Vec<u8>> {
 
 fn packed(bytes: &[u8], folder: &Path) {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let model = fixed(&FOLDER, folder, packed_folders);
-    put(model, "model.safetensors", bytes);
-    use_model(model);
+    use_weights(bytes, fixed(&FOLDER, folder, packed_folders));
 }
 
 fn packeds(folder: &Path) -> Vec<Vec<u8>> {

@@ -8,16 +8,20 @@
 //! | [`data`] | real data and models in the folder that `SQUAT_DATA` names |
 //! | [`files`] | listing and copying folders |
 //! | [`gguf`] | a writer of GGUF files |
+//! | [`llama2c`] | a model and a tokenizer in the layout of llama2.c |
 //! | [`model`] | specs and random weights of tiny models |
 //! | [`random`] | seeded numbers |
+//! | [`recipe`] | a recipe of two short stages |
 //! | [`tokenizer`] | tiny `tokenizer.json` files |
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 pub mod data;
 pub mod files;
 pub mod gguf;
+pub mod llama2c;
 pub mod model;
 pub mod random;
+pub mod recipe;
 pub mod tokenizer;
 
 /// Bits of floats, for comparisons that also tell 0 from -0.

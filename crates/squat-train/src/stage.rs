@@ -260,10 +260,12 @@ impl<'a> StageRun<'a> {
         let first = self.trainer.step;
         let mut timed = started;
         while self.trainer.step < config.steps {
-            if self.late() && self.trainer.step > first {
+            if self.late()? {
                 // Slower than foreseen: what there is counts.
-                self.evaluate(report)?;
-                self.save(report)?;
+                if self.trainer.step > first {
+                    self.evaluate(report)?;
+                    self.save(report)?;
+                }
                 break;
             }
             if self.trainer.step + 1 == *TIMED.start() {
@@ -320,9 +322,10 @@ impl<'a> StageRun<'a> {
         Ok(Outcome::Finished { best: self.best.unwrap_or(f64::NAN) })
     }
 
-    /// Whether the time of the budget is over.
-    fn late(&self) -> bool {
-        self.input.budget.is_some_and(|budget| Instant::now() >= budget.until)
+    /// Whether the time of the budget is over for any process.
+    fn late(&self) -> Result<bool, TrainError> {
+        let Some(budget) = self.input.budget else { return Ok(false) };
+        Ok(self.input.execution.group.any(Instant::now() >= budget.until)?)
     }
 
     fn steps_file(&self) -> PathBuf {
@@ -345,7 +348,8 @@ impl<'a> StageRun<'a> {
         }
     }
 
-    /// How many steps fit into the budget, from the time that those since `timed` took; written down for a resumed stage.
+    /// How many steps fit into the budget by the clock of rank 0, from the time that those since `timed` took; written down for a
+    /// resumed stage.
     fn decide(&mut self, timed: Instant) -> Result<u64, TrainError> {
         let count = (TIMED.end() - TIMED.start() + 1).min(self.trainer.step).max(1);
         let each = timed.elapsed().as_secs_f64() / count as f64;
@@ -358,7 +362,10 @@ impl<'a> StageRun<'a> {
         let evaluation = each * config.eval_sequences as f64 / config.batch_size as f64 / 3.0;
         let more = (left - EVALUATIONS as f64 * evaluation) / each.max(1e-9);
         let steps = self.trainer.step + more.max(1.0) as u64;
-        if self.input.execution.group.is_rank0() {
+        let group = &self.input.execution.group;
+        let told = group.broadcast(steps.to_le_bytes().to_vec())?;
+        let steps = told.try_into().map_or(steps, u64::from_le_bytes);
+        if group.is_rank0() {
             NewFile::write(&self.steps_file(), Replace::Any, format!("{steps}\n").as_bytes())?;
         }
         Ok(steps)

@@ -517,6 +517,35 @@ fn a_signal_ends_long_work_and_leaves_nothing() {
     }
 }
 
+/// A model that is one file, with its tokenizer beside it, serves every verb like a folder.
+#[test]
+fn a_single_file_is_a_model_for_every_verb() {
+    use squat_test::llama2c::{VOCABULARY, checkpoint, tokenizer};
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(dir.join("m.bin"), checkpoint(VOCABULARY)).unwrap();
+    std::fs::write(dir.join("tokenizer.bin"), tokenizer()).unwrap();
+    std::fs::write(dir.join("text.txt"), "abab a baba ab ".repeat(40)).unwrap();
+    let sizes = ["--tokens", "60", "--eval-tokens", "30"];
+    for args in [
+        &["inspect", "m.bin"][..],
+        &["generate", "m.bin", "--prompt", "ab", "--max-tokens", "3"],
+        &["eval", "m.bin", "--task", "perplexity", "--data", "text.txt"],
+        &["bench", "m.bin", "-p", "4", "-n", "4", "-r", "1"],
+        &["pack", "m.bin", "--plan", "w8a8", "--out", "packed"],
+        &[&["quantize", "m.bin", "--data", "text.txt", "--out", "quantized"], &sizes[..]].concat(),
+        &["eval", "quantized", "--task", "perplexity", "--data", "text.txt"],
+    ] {
+        let found = output(dir, args);
+        assert!(found.status.success(), "{}: {}", args.join(" "), text(&found.stderr));
+    }
+    check_refusal(
+        &output(dir, &["inspect", "m.bin", "--verify"]),
+        &["inspect"],
+        &["m.bin", "SHA256SUMS is missing"],
+    );
+}
+
 #[test]
 fn quantize_measures_on_other_text_than_it_calibrates_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -565,6 +594,11 @@ fn quantize_measures_on_other_text_than_it_calibrates_on() {
         made(&["--data", "long.txt", "--held-out", "held-out.txt", "--plan", "w2a8", "--out", "untuned"]);
     assert!(tuned["perplexity_after"].as_f64() < start["perplexity_after"].as_f64(), "{tuned} {start}");
     assert!(tuned["seconds"].as_f64().unwrap() < 0.35 * 60.0 * 1.1, "{tuned}");
+    // What is too little is said, and gives what there is without training.
+    let words =
+        ["quantize", "fp", "--data", "long.txt", "--plan", "w2a8", "--minutes", "0.1", "--out", "hurried"];
+    let hurried = output(dir, &[&words, &sizes[..]].concat());
+    assert!(hurried.status.success() && text(&hurried.stderr).contains("no time is left to train"));
     assert!(!dir.join(".tuned.quantize").exists() && !dir.join(".untuned.quantize").exists());
 
     let refuse = |words: &[&str], expected: &[&str]| {

@@ -4,6 +4,7 @@
 use crate::program::{Fault, Program};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use squat_test::recipe::RECIPE;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -11,49 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-const RECIPE: &str = r#"
-name = "drill"
-seed = 3
-
-[data]
-train = ["generated"]
-valid = ["generated"]
-generated_words = 12000
-vocab_size = 300
-seq_len = 24
-
-[model]
-hidden_size = 32
-intermediate_size = 56
-num_hidden_layers = 2
-num_attention_heads = 4
-max_position_embeddings = 64
-
-[[stage]]
-name = "fp"
-kind = "pretrain"
-steps = 4
-batch_size = 4
-micro_batch = 2
-learning_rate = 4e-3
-eval_sequences = 8
-eval_every = 2
-save_every = 1
-
-[[stage]]
-name = "q"
-kind = "qat"
-init = "fp"
-teachers = ["fp"]
-steps = 3
-batch_size = 4
-micro_batch = 2
-learning_rate = 1e-3
-eval_sequences = 8
-eval_every = 1
-save_every = 1
-quant = { plan = "rho50" }
-"#;
+/// The short recipe of the tests, with a checkpoint after every step.
+fn recipe() -> String {
+    RECIPE.replace("eval_sequences = 8", "eval_sequences = 8\neval_every = 2\nsave_every = 1")
+}
 
 /// System calls before which a process is killed.
 const KILLED: [&str; 8] =
@@ -389,7 +351,7 @@ pub fn run(squat: &Path, every: usize) -> Result<Vec<String>> {
     let dir = tempfile::tempdir()?;
     let folder = fs::canonicalize(dir.path())?;
     let mut drills = Drills { program: Program { squat, folder: &folder }, every, failures: Vec::new() };
-    fs::write(folder.join("recipe.toml"), RECIPE)?;
+    fs::write(folder.join("recipe.toml"), recipe())?;
     fs::create_dir(folder.join("texts"))?;
     fs::write(folder.join("texts/a.txt"), "The cat sat on the mat. The dog ran home.\n".repeat(60))?;
     fs::write(folder.join("texts/b.txt"), "Every bird has a song, and one of them sings it.\n".repeat(60))?;

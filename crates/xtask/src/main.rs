@@ -4,7 +4,7 @@
 mod drills;
 mod program;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,15 +19,10 @@ fn main() -> Result<ExitCode> {
     let mut every = 1;
     let mut squat = PathBuf::from("target/debug/squat");
     while let Some(word) = words.next() {
-        match (word.as_str(), words.next()) {
-            ("--short", rest) => {
-                every = 7;
-                if let Some(rest) = rest {
-                    bail!("unexpected {rest}\n{USAGE}");
-                }
-            }
-            ("--squat", Some(path)) => squat = path.into(),
-            _ => bail!("{USAGE}"),
+        match word.as_str() {
+            "--short" => every = 7,
+            "--squat" => squat = words.next().context(USAGE)?.into(),
+            _ => bail!("unexpected {word}\n{USAGE}"),
         }
     }
     if !squat.is_file() {

@@ -46,12 +46,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// A folder that may hold files of others: those with the names of a packed model's are replaced.
-    pub fn forced(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().to_path_buf(), force: true }
-    }
-
-    /// With `force` as [`Output::forced`], otherwise as [`Output::from`].
+    /// With `force` the folder may hold files of others: those with the names of a packed model's are replaced.
     pub fn new(path: impl AsRef<Path>, force: bool) -> Self {
         Self { path: path.as_ref().to_path_buf(), force }
     }
@@ -69,7 +64,7 @@ impl Output {
 /// A folder that does not exist, is empty or holds a packed model.
 impl<P: AsRef<Path>> From<P> for Output {
     fn from(path: P) -> Self {
-        Self { path: path.as_ref().to_path_buf(), force: false }
+        Self::new(path, false)
     }
 }
 

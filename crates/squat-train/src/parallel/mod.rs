@@ -39,8 +39,11 @@ const CHUNK: usize = 1 << 20;
 /// Most values that a process sends in one exchange.
 const ROUND: usize = 1 << 25;
 
-/// Most bytes of what processes tell each other besides gradients.
+/// Most bytes that a process tells all others in one message, besides gradients.
 const LONGEST: usize = 1 << 28;
+
+/// Bytes of rank 0 that travel together.
+const PIECE: usize = 1 << 22;
 
 /// The processes that train together, seen from one of them. Every process must call the same operations in the same
 /// order. In a group of one they cost nothing.
@@ -121,11 +124,29 @@ impl Group {
     /// A process that is gone or failed.
     pub fn broadcast(&self, mine: Vec<u8>) -> Result<Vec<u8>, ParallelError> {
         let Some(members) = &self.0 else { return Ok(mine) };
-        let outgoing = match self.is_rank0() {
-            true => vec![mine; self.world()],
+        let from_rank0 = |bytes: &[u8]| match self.is_rank0() {
+            true => vec![bytes.to_vec(); self.world()],
             false => vec![Vec::new(); self.world()],
         };
-        Ok(members.exchange(outgoing, LONGEST)?.swap_remove(0))
+        let length = members.exchange(from_rank0(&(mine.len() as u64).to_le_bytes()), 8)?.swap_remove(0);
+        let disagree = ParallelError::Disagree { what: "lengths of a message", rank: 0, own: self.rank() };
+        let length: [u8; 8] = length.try_into().map_err(|_| disagree.clone())?;
+        let length = u64::from_le_bytes(length) as usize;
+        let mut all = Vec::new();
+        // Parameters of a model may be gigabytes: what travels together, and is copied for each process, is bounded.
+        for start in (0..length).step_by(PIECE) {
+            let piece = start..length.min(start + PIECE);
+            let found = members
+                .exchange(from_rank0(mine.get(piece.clone()).unwrap_or_default()), PIECE)?
+                .swap_remove(0);
+            if found.len() != piece.len() {
+                return Err(disagree);
+            }
+            if !self.is_rank0() {
+                all.extend(found);
+            }
+        }
+        Ok(if self.is_rank0() { mine } else { all })
     }
 
     /// Waits for all processes.

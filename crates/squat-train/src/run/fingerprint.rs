@@ -9,6 +9,7 @@ use crate::recipe::{
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+pub(super) use squat_files::sums::hex;
 use std::path::Path;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -154,11 +155,6 @@ pub(super) fn fingerprint(recipe: &Recipe, config: &StageConfig, data: [&str; 2]
             .unwrap_or_else(|_| name.clone()));
     }
     hex(&hasher.finalize())
-}
-
-/// Bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -75,10 +75,10 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
     if plan.weight.is_none() {
         bail!("the plan {} quantizes no weights; choose another, such as w4a8", args.plan);
     }
-    // Minutes later would be late to learn that nothing can be written there. The lock is held to the end.
+    // Minutes later would be late to learn that nothing can be written there. The working folder is locked to the end.
     let output = Output::new(&args.out, args.force);
     output.check()?;
-    let work = working_folder(&args.out)?;
+    let work = working_folder(args)?;
     match quantize(args, &model, &plan, output, &work, began) {
         Ok(code) if code == ExitCode::SUCCESS => work.finish()?,
         Ok(code) => return Ok(code),
@@ -109,16 +109,21 @@ fn quantize(
     signals::tidy_up();
     let text = text(args, model, &original)?;
     let fingerprint = fingerprint(args, &loaded, plan, &text);
-    let started = started(args, work, &fingerprint, &loaded, plan, &text, began)?;
-    let checkpoint_folder = match args.minutes {
+    let started = started(args, work, &fingerprint, (model, &loaded), plan, &text, began)?;
+    let until = args.minutes.map(|minutes| {
+        let seconds = 60.0 * minutes;
+        let reserve = (RESERVE * seconds).max(LEAST_RESERVE);
+        began + Duration::from_secs_f64((seconds - reserve).max(0.0))
+    });
+    if until.is_some_and(|until| Instant::now() >= until) {
+        printer::note("no time is left to train; give more --minutes, or fewer --tokens");
+    }
+    let checkpoint_folder = match until.filter(|&until| Instant::now() < until) {
         None => {
-            drop(loaded);
+            drop((loaded, started));
             work.path().join(START)
         }
-        Some(minutes) => {
-            let seconds = 60.0 * minutes;
-            let reserve = (RESERVE * seconds).max(LEAST_RESERVE);
-            let until = began + Duration::from_secs_f64((seconds - reserve).max(0.0));
+        Some(until) => {
             let tuning = Tuning {
                 original: loaded,
                 started,
@@ -193,11 +198,12 @@ const START: &str = "start";
 const FINGERPRINT: &str = "fingerprint";
 
 /// The folder that an interrupted command goes on from, beside the output.
-fn working_folder(out: &Path) -> Result<OutputFolder> {
+fn working_folder(args: &Quantize) -> Result<OutputFolder> {
+    let out = &args.out;
     let name =
         out.file_name().with_context(|| format!("{}: expected a path that ends in a name", out.display()))?;
     let path = out.with_file_name(format!(".{}.quantize", name.to_string_lossy()));
-    Ok(OutputFolder::claim(&path, KIND, &[START, "tune"], |_| false, false)?)
+    Ok(OutputFolder::claim(&path, KIND, &[START, "tune"], |_| false, args.force)?)
 }
 
 /// What the result depends on, in one number.
@@ -215,7 +221,7 @@ fn started(
     args: &Quantize,
     work: &OutputFolder,
     fingerprint: &str,
-    loaded: &Loaded,
+    (model, loaded): (&OpenedModel, &Loaded),
     plan: &QuantPlan,
     text: &Text,
     began: Instant,
@@ -236,7 +242,7 @@ fn started(
         }
     })?
     .loaded;
-    let tokenizer = forms::open_model(&args.model)?.tokenizer_files()?;
+    let tokenizer = model.tokenizer_files()?;
     let quantized = (found.plan.as_ref(), found.quantizer);
     checkpoint::save(&folder, &found.spec, quantized, &found.parameters, &tokenizer, None)?;
     work.write(FINGERPRINT, fingerprint.as_bytes())?;

@@ -2,32 +2,15 @@
 
 use super::channel::{Channel, MAX_MESSAGE};
 use super::*;
+use crate::parallel::tests::{launch, port};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A port that was free a moment ago.
-fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn secret(text: &str) -> Secret {
     Secret::new(Some(text.to_owned())).unwrap()
-}
-
-fn launch(rank: usize, world: usize, port: u16) -> Launch {
-    Launch {
-        rank,
-        world,
-        local_rank: rank,
-        local_world: world,
-        host: "127.0.0.1".into(),
-        port,
-        secret: secret("the secret of the group"),
-        mpi: false,
-    }
 }
 
 fn visit(port: u16) -> TcpStream {
