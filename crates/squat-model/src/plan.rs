@@ -23,8 +23,7 @@ pub struct QuantPlan {
     /// [`ActPoint::AttnProbs`] is known, so it is `Some(Dynamic)` or `None`: there is nothing to learn.
     pub points: [Option<ActScheme>; 9],
     /// What is applied to the rows of each point before they are quantized, by [`ActPoint::index`]. The weights behind a
-    /// point are stored transformed likewise. Only inputs of linears that follow no residual addition have one:
-    /// [`QuantPlan::TRANSFORMED`].
+    /// point are stored transformed likewise. Only inputs of the linears of a layer have one: [`QuantPlan::TRANSFORMED`].
     pub transforms: [Transform; 9],
     /// Bits of the attention probabilities: 8 or 4.
     pub attn_probs_bits: u32,
@@ -168,8 +167,21 @@ impl QuantPlan {
         self.points[point.index()] = if fixed { Some(ActScheme::Dynamic) } else { scheme };
     }
 
-    /// Linears whose input may be transformed.
-    pub const TRANSFORMED: [LinearKind; 2] = [LinearKind::O, LinearKind::Down];
+    /// A linear of each input that may be transformed; others of the same input have the same width.
+    pub const TRANSFORMED: [LinearKind; 4] = [LinearKind::Q, LinearKind::O, LinearKind::Up, LinearKind::Down];
+
+    /// The plan for a model: a tied head has the scheme of the token table, and [`Transform::Largest`] becomes the transform of
+    /// the largest block that divides the width of its point.
+    pub fn for_model(mut self, spec: &ModelSpec) -> Self {
+        if spec.tie_word_embeddings {
+            self.head = self.embedding;
+        }
+        for kind in Self::TRANSFORMED {
+            let transform = &mut self.transforms[kind.input_point().index()];
+            *transform = transform.for_width(spec.linear_shape(kind)[1]);
+        }
+        self
+    }
 
     /// Transform of a point.
     pub const fn transform(&self, point: ActPoint) -> Transform {
@@ -199,16 +211,15 @@ impl QuantPlan {
             let (key, got) = (format!("plan.transforms.{}", point.name()), self.transform(point).to_string());
             let Some(kind) = Self::TRANSFORMED.into_iter().find(|kind| kind.input_point() == point) else {
                 let points = Self::TRANSFORMED.map(|kind| kind.input_point().name());
-                let expected = format!("none: only {} can be transformed", points.join(" and "));
+                let expected = format!("none: only {} can be transformed", points.join(", "));
                 return Err(ModelError::config(key, expected, got, ""));
             };
             let width = spec.linear_shape(kind)[1];
             if !self.transform(point).fits(width) {
-                let expected = format!("a power of two that divides the {width} values of the point");
-                let largest = 1usize << width.trailing_zeros();
-                let hint = match largest {
-                    1 => "; no size fits".to_owned(),
-                    size => format!("; the largest is hadamard({size})"),
+                let expected = format!("a size that divides the {width} values of the point");
+                let hint = match Transform::Largest.for_width(width) {
+                    Transform::None => "; no size fits".to_owned(),
+                    largest => format!("; the largest is {largest}"),
                 };
                 return Err(ModelError::config(key, expected, got, hint));
             }

@@ -229,7 +229,12 @@ fn transforms_from_json(value: &Value) -> Result<[Transform; 9], ModelError> {
         })?;
         let transform = value.as_str().and_then(Transform::from_name).ok_or_else(|| {
             let key = format!("plan.transforms.{name}");
-            ModelError::config(key, "\"none\" or \"hadamard(SIZE)\", SIZE a power of two", shown(value), "")
+            ModelError::config(
+                key,
+                "\"none\" or \"hadamard(SIZE)\", SIZE a power of two, or one times 12, 20, 28 or 36",
+                shown(value),
+                "",
+            )
         })?;
         transforms[point.index()] = transform;
     }

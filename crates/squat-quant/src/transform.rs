@@ -2,11 +2,15 @@
 //! loses less (QuaRot, arXiv 2404.00456; QuIP#, arXiv 2402.04396).
 //!
 //! `y = x W^T = (x T)(W T)^T` for an orthogonal T, so the weight behind a transformed point has its rows transformed
-//! likewise, once.
+//! likewise, once. All matrices here are Hadamard matrices over the square root of their order, and symmetric: each is its own
+//! inverse, and the backward pass of itself.
+
+mod small;
 
 use core::fmt;
 
 use crate::math::sqrt;
+pub use small::{Arithmetic, MAX_SMALL, small};
 
 /// What is applied to a row before it is quantized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -14,15 +18,28 @@ pub enum Transform {
     /// Nothing.
     #[default]
     None,
-    /// The Walsh-Hadamard matrix of a size, on each block of so many values: see [`hadamard`]. The size is a power of two,
-    /// at least 2 ([`Transform::hadamard`]).
+    /// The Hadamard matrix of a size that [`factors`] knows, on each block of so many values: see [`hadamard`].
     Hadamard(usize),
+    /// The largest [`Transform::Hadamard`] that fits a point, once its width is known ([`Transform::for_width`]).
+    Largest,
 }
 
 impl Transform {
-    /// A Hadamard transform on blocks of `size` values; `None` for a size that is not a power of two from 2 on.
+    /// A Hadamard transform on blocks of `size` values; `None` for a size without a matrix ([`factors`]).
     pub const fn hadamard(size: usize) -> Option<Self> {
-        if size >= 2 && size.is_power_of_two() { Some(Self::Hadamard(size)) } else { None }
+        if factors(size).is_some() { Some(Self::Hadamard(size)) } else { None }
+    }
+
+    /// [`Self::Largest`] for rows of `cols` values: the largest block that divides them, nothing where none does. Others stay
+    /// as they are.
+    pub fn for_width(self, cols: usize) -> Self {
+        match self {
+            Self::Largest => (2..=cols)
+                .rev()
+                .find(|&size| cols.is_multiple_of(size) && factors(size).is_some())
+                .map_or(Self::None, Self::Hadamard),
+            known => known,
+        }
     }
 
     /// Whether nothing is applied.
@@ -34,27 +51,24 @@ impl Transform {
     pub const fn fits(self, cols: usize) -> bool {
         match self {
             Self::None => true,
-            Self::Hadamard(size) => size >= 2 && size.is_power_of_two() && cols.is_multiple_of(size),
+            Self::Hadamard(size) => factors(size).is_some() && cols.is_multiple_of(size),
+            Self::Largest => false,
         }
     }
 
-    /// Transforms one row, in place.
+    /// Transforms one row, in place; the transform is its own inverse, and the backward pass of itself.
     ///
-    /// The matrices here are symmetric and orthogonal, so this is also the inverse, and the backward pass of itself.
-    ///
-    /// The row must fit ([`Self::fits`]): the rest of a row that is not whole blocks stays as it is.
+    /// The row must fit ([`Self::fits`]): the rest of a row that is not whole blocks stays as it is, and
+    /// [`Self::Largest`] changes nothing.
     ///
     /// # Panics
-    /// When the size is not a power of two.
+    /// When the size has no matrix.
     #[inline(always)]
     pub fn apply(self, row: &mut [f32]) {
         debug_assert!(self.fits(row.len()), "{} values under {self}", row.len());
-        match self {
-            Self::None => {}
-            Self::Hadamard(size) => {
-                for block in row.chunks_exact_mut(size) {
-                    hadamard(block);
-                }
+        if let Self::Hadamard(size) = self {
+            for block in row.chunks_exact_mut(size) {
+                hadamard(block);
             }
         }
     }
@@ -69,12 +83,13 @@ impl Transform {
         }
     }
 
-    /// The transform of that name: `none` or `hadamard(SIZE)`.
+    /// The transform of that name: `none`, `hadamard` (the largest that fits) or `hadamard(SIZE)`.
     pub fn from_name(name: &str) -> Option<Self> {
-        if name == "none" {
-            return Some(Self::None);
+        match name {
+            "none" => Some(Self::None),
+            "hadamard" => Some(Self::Largest),
+            _ => Self::hadamard(name.strip_prefix("hadamard(")?.strip_suffix(')')?.parse().ok()?),
         }
-        Self::hadamard(name.strip_prefix("hadamard(")?.strip_suffix(')')?.parse().ok()?)
     }
 }
 
@@ -83,24 +98,45 @@ impl fmt::Display for Transform {
         match self {
             Self::None => f.write_str("none"),
             Self::Hadamard(size) => write!(f, "hadamard({size})"),
+            Self::Largest => f.write_str("hadamard"),
         }
     }
 }
 
-/// Multiplies a block of n values, n a power of two, by the orthonormal Walsh-Hadamard matrix
-/// `H[i][j] = (-1)^popcount(i & j) / sqrt(n)`, in place.
+/// The factors of a size that has a matrix here: the order of a small matrix (1, 12, 20, 28 or 36) and a power of two. `None`
+/// for all other sizes, and for 1.
+pub const fn factors(size: usize) -> Option<(usize, usize)> {
+    if size < 2 {
+        return None;
+    }
+    match size >> size.trailing_zeros() {
+        1 => Some((1, size)),
+        odd @ (3 | 5 | 7 | 9) if size.is_multiple_of(4 * odd) => Some((4 * odd, size / (4 * odd))),
+        _ => None,
+    }
+}
+
+/// `1 / sqrt(size)`, rounded to f32: the factor of a transform.
+#[inline(always)]
+pub fn factor(size: usize) -> f32 {
+    1.0 / sqrt(size as f32)
+}
+
+/// Multiplies a block of n = m p values, m and p its [`factors`], by `(S_m x H_p) / sqrt(n)`, in place: the small matrix
+/// of [`small`], and the Walsh-Hadamard matrix `H[i][j] = (-1)^popcount(i & j)`.
 ///
 /// The order of operations is part of the definition, so that every caller gets the same bits: butterflies
-/// `(a, b) -> (a + b, a - b)` of strides 1, 2, 4, ..., n / 2, then one multiplication by `1 / sqrt(n)` rounded to f32.
+/// `(a, b) -> (a + b, a - b)` of strides 1, 2, 4, ..., p / 2; then [`small`] on the m values of each place that lie p apart;
+/// then one multiplication by [`factor`].
 ///
 /// # Panics
-/// When the length is not a power of two.
+/// When the length has no matrix.
 #[inline(always)]
 pub fn hadamard(block: &mut [f32]) {
     let n = block.len();
-    assert!(n.is_power_of_two(), "a Hadamard transform of {n} values");
+    let Some((order, power)) = factors(n) else { panic!("a Hadamard transform of {n} values") };
     let mut stride = 1;
-    while stride < n {
+    while stride < power {
         for pair in block.chunks_exact_mut(2 * stride) {
             let (low, high) = pair.split_at_mut(stride);
             for (a, b) in low.iter_mut().zip(high) {
@@ -109,9 +145,45 @@ pub fn hadamard(block: &mut [f32]) {
         }
         stride *= 2;
     }
-    let factor = 1.0 / sqrt(n as f32);
+    if order > 1 {
+        for place in 0..power {
+            let mut values = [0f32; MAX_SMALL];
+            let values = &mut values[..order];
+            for (value, chunk) in values.iter_mut().zip(block.chunks_exact(power)) {
+                *value = chunk[place];
+            }
+            small(Scalar, values);
+            for (value, chunk) in values.iter().zip(block.chunks_exact_mut(power)) {
+                chunk[place] = *value;
+            }
+        }
+    }
+    let factor = factor(n);
     for x in block {
         *x *= factor;
+    }
+}
+
+/// One value at a time.
+#[derive(Clone, Copy)]
+struct Scalar;
+
+impl Arithmetic for Scalar {
+    type V = f32;
+
+    #[inline(always)]
+    fn add(self, a: f32, b: f32) -> f32 {
+        a + b
+    }
+
+    #[inline(always)]
+    fn sub(self, a: f32, b: f32) -> f32 {
+        a - b
+    }
+
+    #[inline(always)]
+    fn mul(self, a: f32, factor: f32) -> f32 {
+        a * factor
     }
 }
 
@@ -121,41 +193,121 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::string::ToString;
+    use std::vec;
     use std::vec::Vec;
 
-    /// The definition, in f64.
-    fn reference(x: &[f32]) -> Vec<f64> {
-        let norm = 1.0 / (x.len() as f64).sqrt();
-        (0..x.len())
-            .map(|i| {
-                let signed = |(j, &x): (usize, &f32)| if (i & j).count_ones() % 2 == 0 { x } else { -x };
-                x.iter().enumerate().map(|entry| f64::from(signed(entry))).sum::<f64>() * norm
-            })
-            .collect()
+    /// Sizes with a matrix up to 160.
+    fn sizes() -> Vec<usize> {
+        (1..=160).filter(|&size| factors(size).is_some()).collect()
+    }
+
+    /// The matrix of a size times the square root of the size, from its action on unit vectors.
+    fn matrix(size: usize) -> Vec<Vec<f64>> {
+        let root = (size as f64).sqrt();
+        let unit = |i| {
+            let mut row = vec![0f32; size];
+            row[i] = 1.0;
+            hadamard(&mut row);
+            row.into_iter().map(|x| f64::from(x) * root).collect()
+        };
+        (0..size).map(unit).collect()
+    }
+
+    /// Signs, symmetric, and `H H^T = n I`.
+    #[test]
+    fn every_matrix_is_a_symmetric_hadamard_matrix() {
+        assert_eq!(
+            sizes(),
+            [2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 72, 80, 96, 112, 128, 144, 160]
+        );
+        for size in sizes() {
+            let rows = matrix(size);
+            let signs: Vec<Vec<i64>> = rows
+                .iter()
+                .map(|row| {
+                    assert!(row.iter().all(|x| (x.abs() - 1.0).abs() < 1e-5), "{size}");
+                    row.iter().map(|&x| if x > 0.0 { 1 } else { -1 }).collect()
+                })
+                .collect();
+            for i in 0..size {
+                for j in 0..size {
+                    assert_eq!(signs[i][j], signs[j][i], "{size}: {i} {j}");
+                    let dot: i64 = signs[i].iter().zip(&signs[j]).map(|(a, b)| a * b).sum();
+                    assert_eq!(dot, if i == j { size as i64 } else { 0 }, "{size}: rows {i} and {j}");
+                }
+            }
+        }
+    }
+
+    /// The small matrices where Paley's construction is their definition, written down from it: quadratic residues.
+    #[test]
+    fn small_matrices_are_those_of_their_constructions() {
+        for prime in [5usize, 13] {
+            let half = prime + 1;
+            let character = |d: usize| match (1..prime).any(|x| x * x % prime == d) {
+                _ if d == 0 => 0i64,
+                true => 1,
+                false => -1,
+            };
+            let conference = |i: usize, j: usize| match (i, j) {
+                (0, 0) => 0,
+                (0, _) | (_, 0) => 1,
+                _ => character((i + prime - j) % prime),
+            };
+            let rows = matrix(2 * half);
+            for (i, row) in rows.iter().enumerate() {
+                for (j, &got) in row.iter().enumerate() {
+                    let (a, b) = (i / half, j / half);
+                    let c = conference(i % half, j % half);
+                    let on_diagonal = i64::from(i % half == j % half);
+                    let want = match (a, b) {
+                        (0, 0) => c + on_diagonal,
+                        (0, 1) | (1, 0) => c - on_diagonal,
+                        _ => -c - on_diagonal,
+                    };
+                    assert!((got - want as f64).abs() < 1e-5, "{prime}: {i} {j}");
+                }
+            }
+        }
+        // -1 where row, column or their sum modulo 6 agree and the place is another one.
+        let rows = matrix(36);
+        for (i, row) in rows.iter().enumerate() {
+            for (j, &got) in row.iter().enumerate() {
+                let ((r, c), (s, d)) = ((i / 6, i % 6), (j / 6, j % 6));
+                let apart = i == j || (r != s && c != d && (r + c) % 6 != (s + d) % 6);
+                assert!((got - if apart { 1.0 } else { -1.0 }).abs() < 1e-5, "{i} {j}");
+            }
+        }
     }
 
     proptest! {
         #[test]
-        fn matches_the_definition(power in 0u32..9, seed in prop::collection::vec(-4f32..4.0, 256)) {
+        fn powers_of_two_match_the_definition(power in 1u32..9, seed in prop::collection::vec(-4f32..4.0, 256)) {
             let x = &seed[..1 << power];
             let mut fast = x.to_vec();
             hadamard(&mut fast);
-            for (fast, want) in fast.iter().zip(reference(x)) {
+            let norm = 1.0 / (x.len() as f64).sqrt();
+            for (i, fast) in fast.iter().enumerate() {
+                let signed = |(j, &x): (usize, &f32)| if (i & j).count_ones() % 2 == 0 { x } else { -x };
+                let want = x.iter().enumerate().map(|entry| f64::from(signed(entry))).sum::<f64>() * norm;
                 prop_assert!((f64::from(*fast) - want).abs() < 1e-5, "{} {}", fast, want);
             }
         }
 
         #[test]
-        fn twice_is_the_identity(x in prop::collection::vec(-4f32..4.0, 96)) {
-            let transform = Transform::hadamard(32).unwrap();
+        fn twice_is_the_identity(
+            size in prop::sample::select(sizes()), x in prop::collection::vec(-4f32..4.0, 320)
+        ) {
+            let transform = Transform::hadamard(size).unwrap();
+            let x = &x[..size * (320 / size)];
             prop_assert!(transform.fits(x.len()));
-            let mut twice = x.clone();
+            let mut twice = x.to_vec();
             transform.apply(&mut twice);
             let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-            prop_assert!((norm(&twice) - norm(&x)).abs() < 1e-4 * norm(&x).max(1.0));
+            prop_assert!((norm(&twice) - norm(x)).abs() < 1e-4 * norm(x).max(1.0));
             transform.apply(&mut twice);
-            for (a, b) in twice.iter().zip(&x) {
-                prop_assert!((a - b).abs() < 1e-5);
+            for (a, b) in twice.iter().zip(x) {
+                prop_assert!((a - b).abs() < 2e-5, "{} {}", a, b);
             }
         }
     }
@@ -164,22 +316,39 @@ mod tests {
     #[test]
     fn whole_numbers_are_exact() {
         let mut x: Vec<f32> = (0..64).map(|i| ((i * 37) % 23) as f32 - 11.0).collect();
-        let want = reference(&x);
+        let rows = matrix(64);
+        let want: Vec<f64> = rows
+            .iter()
+            .map(|row| row.iter().zip(&x).map(|(h, &x)| h * f64::from(x)).sum::<f64>() / 8.0)
+            .collect();
         hadamard(&mut x);
         assert!(x.iter().zip(want).all(|(x, want)| f64::from(*x) == want));
     }
 
     #[test]
     fn names_and_sizes() {
-        for transform in [Transform::None, Transform::Hadamard(2), Transform::Hadamard(128)] {
+        let all = [Transform::None, Transform::Hadamard(2), Transform::Hadamard(576), Transform::Largest];
+        for transform in all {
             assert_eq!(Transform::from_name(&transform.to_string()), Some(transform));
         }
-        for name in
-            ["hadamard", "hadamard(0)", "hadamard(1)", "hadamard(12)", "hadamard(64", "Hadamard(64)", ""]
-        {
+        for name in [
+            "hadamard()",
+            "hadamard(0)",
+            "hadamard(1)",
+            "hadamard(6)",
+            "hadamard(44)",
+            "hadamard(64",
+            "Hadamard(64)",
+            "",
+        ] {
             assert_eq!(Transform::from_name(name), None, "{name}");
         }
         assert!(Transform::Hadamard(16).fits(48) && !Transform::Hadamard(16).fits(40));
+        for (cols, size) in [(576, 576), (1536, 1536), (768, 768), (64, 64), (960, 320), (1376, 32), (6, 2)] {
+            assert_eq!(Transform::Largest.for_width(cols), Transform::Hadamard(size));
+        }
+        assert_eq!(Transform::Largest.for_width(83), Transform::None);
+        assert_eq!(Transform::Hadamard(4).for_width(64), Transform::Hadamard(4));
         let mut row = [3.0, 1.0];
         Transform::None.apply(&mut row);
         assert_eq!(row, [3.0, 1.0]);

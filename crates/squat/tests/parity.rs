@@ -151,7 +151,7 @@ fn every_weight_quantizer_packs_to_the_bits_of_training() {
     }
 }
 
-/// Hadamard transforms of the inputs of the output and down projections: the weights are transformed once, and trainer,
+/// Hadamard transforms of the inputs of linear layers: the weights are transformed once, and trainer,
 /// packed model and engine transform the rows alike.
 #[test]
 fn transforms_keep_the_bits_and_the_model() {
@@ -168,7 +168,16 @@ fn transforms_keep_the_bits_and_the_model() {
             let one = format!("{quant}, transforms = {{ mlp_mid = 'hadamard(32)' }}");
             let both =
                 format!("{quant}, transforms = {{ mlp_mid = 'hadamard(16)', attn_out = 'hadamard(32)' }}");
-            for quant in [one, both] {
+            // The largest of each width: hidden_size, heads * head_dim, hidden_size, 96.
+            let all = ["attn_in", "o_proj_input", "mlp_in", "down_proj_input"]
+                .map(|at| format!("{at} = 'hadamard'"));
+            let all = format!("{quant}, transforms = {{ {} }}", all.join(", "));
+            let found = plan_of(&all, &spec, 24).describe_transforms();
+            assert!(
+                found.matches("hadamard(").count() == 4 && found.contains("down_proj_input hadamard(96)"),
+                "{found}"
+            );
+            for quant in [one, both, all] {
                 let dir = tempfile::tempdir().unwrap();
                 let (checkpoint, packed) = checkpoint_and_packed_of(&spec, dir.path(), &quant, 7);
                 let fake = Evaluator::load(&checkpoint, true, 1).unwrap().logits(&ids).unwrap();
@@ -218,6 +227,7 @@ fn transforms_that_do_not_fit_are_refused() {
         ("mlp_mid", "hadamard(32)", ["83 values", "no size fits"]),
         ("attn_out", "hadamard(16)", ["40 values", "hadamard(8)"]),
         ("query", "hadamard(2)", ["query", "can be transformed"]),
+        ("value", "hadamard", ["value", "can be transformed"]),
     ] {
         let plan = plan_of(&format!("plan = 'w4a8', transforms = {{ {point} = '{transform}' }}"), &spec, 24);
         let error = plan.validate(&spec).unwrap_err().to_string();

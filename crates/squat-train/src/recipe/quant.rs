@@ -34,7 +34,8 @@ pub struct QuantConfig {
     /// a run that began with them can be resumed.
     #[serde(default)]
     pub points: BTreeMap<String, String>,
-    /// Transforms of single points: `hadamard(SIZE)` for `o_proj_input` and `down_proj_input`.
+    /// Transforms of the inputs of linear layers (`attn_in`, `o_proj_input`, `mlp_in`, `down_proj_input`): `hadamard(SIZE)`, or
+    /// `hadamard` for the largest size that fits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub transforms: BTreeMap<String, String>,
     /// Bits of the attention probabilities: 8 or 4.
@@ -109,7 +110,7 @@ impl QuantConfig {
         }
         for (name, value) in &self.transforms {
             plan.transforms[point_of("transforms", name)?.index()] = Transform::from_name(value)
-                .ok_or_else(|| fail("transforms", value, "none or hadamard(SIZE), SIZE a power of two"))?;
+                .ok_or_else(|| fail("transforms", value, "none, hadamard or hadamard(SIZE), SIZE a power of two, or one times 12, 20, 28 or 36"))?;
         }
         if let Some(bits) = self.attn_probs_bits {
             if bits != 8 && bits != 4 {

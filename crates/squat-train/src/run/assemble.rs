@@ -113,10 +113,7 @@ impl<'a> Assembly<'a> {
     ) -> Result<(Option<QuantPlan>, &'static dyn WeightQuantizer), TrainError> {
         let quant = self.config.quant.as_ref().filter(|_| self.config.kind == StageKind::Qat);
         let Some(quant) = quant else { return Ok((None, default_quantizer())) };
-        let mut plan = quant.plan(self.recipe.data.seq_len, self.recipe.seed)?;
-        if student.spec.tie_word_embeddings {
-            plan.head = plan.embedding;
-        }
+        let plan = quant.plan(self.recipe.data.seq_len, self.recipe.seed)?.for_model(&student.spec);
         plan.validate(&student.spec)?;
         Ok((Some(plan), quant.quantizer()?))
     }

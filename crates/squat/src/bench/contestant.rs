@@ -67,9 +67,7 @@ fn scheme_of(name: &str, spec: &ModelSpec) -> Result<(QuantPlan, Weights)> {
         "f16" => (QuantPlan::full_precision(), Weights::F16),
         name => (QuantPlan::named(name)?, Weights::F32),
     };
-    if spec.tie_word_embeddings {
-        plan.head = plan.embedding;
-    }
+    plan = plan.for_model(spec);
     if plan.needs_thresholds() {
         if plan.rho != 0.5 {
             bail!(

@@ -20,12 +20,7 @@ const TOLERATED: f64 = 1.05;
 pub fn run(args: &Pack) -> Result<ExitCode> {
     let model = forms::open_model(&args.run)?;
     let plan = args.plan.as_deref().map(QuantPlan::named).transpose()?;
-    let plan = plan.map(|mut plan| {
-        if model.spec().tie_word_embeddings {
-            plan.head = plan.embedding;
-        }
-        plan
-    });
+    let plan = plan.map(|plan| plan.for_model(model.spec()));
     signals::tidy_up();
     let report = model.pack(plan.as_ref(), Output::new(&args.out, args.force))?;
     if !report.learned_scales && model.kind() == ModelKind::FullPrecision {

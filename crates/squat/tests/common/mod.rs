@@ -47,11 +47,7 @@ pub fn qwen_specs(tied: bool) -> [ModelSpec; 2] {
 pub fn plan_of(quant: &str, spec: &ModelSpec, seq_len: usize) -> QuantPlan {
     let table: toml::Table = toml::from_str(&format!("quant = {{ {quant} }}")).unwrap();
     let config: QuantConfig = table["quant"].clone().try_into().unwrap();
-    let mut plan = config.plan(seq_len, 5).unwrap();
-    if spec.tie_word_embeddings {
-        plan.head = plan.embedding;
-    }
-    plan
+    config.plan(seq_len, 5).unwrap().for_model(spec)
 }
 
 /// Weights large enough for sharp attention, with gains that differ from one and biases that differ from zero.
