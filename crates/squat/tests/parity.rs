@@ -225,7 +225,7 @@ fn transforms_that_do_not_fit_are_refused() {
     let spec = spec(true);
     for (point, transform, words) in [
         ("mlp_mid", "hadamard(32)", ["83 values", "no size fits"]),
-        ("attn_out", "hadamard(16)", ["40 values", "hadamard(8)"]),
+        ("attn_out", "hadamard(16)", ["40 values", "hadamard(40)"]),
         ("query", "hadamard(2)", ["query", "can be transformed"]),
         ("value", "hadamard", ["value", "can be transformed"]),
     ] {
