@@ -98,14 +98,15 @@ impl Linear {
         }
     }
 
-    /// The quantizer of the input, if the product takes nothing but the codes of the rows as they are.
-    pub(crate) fn integer_input(&self) -> Option<&RowQuantizer> {
-        self.input.as_ref().filter(|_| matches!(*self.weight, Weight::Packed(_)) && self.transform.is_none())
+    /// The quantizer of the input and the transform before it, if the product takes nothing but the codes.
+    pub(crate) fn integer_input(&self) -> Option<(&RowQuantizer, Transform)> {
+        let quantizer = self.input.as_ref().filter(|_| matches!(*self.weight, Weight::Packed(_)))?;
+        Some((quantizer, self.transform))
     }
 
     /// Transforms the input `[tokens, in]`, in place, and quantizes it, token `i` at `bits[i]`.
     pub(crate) fn prepare(&self, kernels: &Kernels, x: &mut [f32], bits: &[ActBits], operand: &mut Operand) {
-        self.transform.apply_rows(x, self.cols);
+        kernels.transform(x, self.cols, self.transform);
         let Some(quantizer) = &self.input else { return };
         kernels.quantize_rows(&mut operand.rows, x, self.cols, bits, quantizer);
         if let Weight::Packed(_) = *self.weight {

@@ -7,7 +7,7 @@ use crate::pool::{Pool, lock};
 use crate::workspace::Row;
 use squat_model::Mlp;
 use squat_quant::token_policy::{TokenEvidence, TokenPolicy, mean_over_heads};
-use squat_quant::{ActBits, math};
+use squat_quant::{ActBits, Transform, math};
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
@@ -155,10 +155,10 @@ impl RowShard {
             return self.prepare(model, down);
         }
         let gate_up = &self.output[..count * 2 * inner];
-        if let Some(quantizer) = down.integer_input() {
+        if let Some((quantizer, transform)) = down.integer_input() {
             let rows = self.operand.reset(count, inner);
             let (scratch, bits) = (&mut self.input[..inner], &self.bits[..count]);
-            kernels.silu_mul_quantize_into(rows, gate_up, scratch, bits, quantizer);
+            kernels.silu_mul_quantize_into(rows, gate_up, scratch, transform, bits, quantizer);
             return;
         }
         let mids = self.input.chunks_exact_mut(inner);
@@ -185,7 +185,7 @@ impl RowShard {
     fn norm(&mut self, model: &Model, norm: &Norm, linear: &Linear) {
         let (kernels, hidden) = (model.kernels, model.spec.hidden_size);
         let x = &self.x[..self.count * hidden];
-        if let (Some(quantizer), None) = (linear.integer_input(), &norm.bias) {
+        if let (Some((quantizer, Transform::None)), None) = (linear.integer_input(), &norm.bias) {
             let rows = self.operand.reset(self.count, hidden);
             kernels.rms_norm_quantize_into(
                 rows,

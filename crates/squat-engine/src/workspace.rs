@@ -67,6 +67,8 @@ pub(crate) type Visit<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
 struct LmHeadInput {
     /// `[tokens, hidden]`
     input: Vec<f32>,
+    /// A row of the residual stream without the transform of the plan.
+    plain: Vec<f32>,
     operand: Operand,
     /// Logits of some tokens together, `[tokens, vocabulary]`; empty until the logits of more than one token are needed at once.
     tile: Vec<f32>,
@@ -109,6 +111,7 @@ impl Workspace {
             heads: heads.collect(),
             head: LmHeadInput {
                 input: vec![0.0; LOGITS_TILE * model.spec.hidden_size],
+                plain: vec![0.0; if model.plan.residual.is_none() { 0 } else { model.spec.hidden_size }],
                 operand: Operand::default(),
                 tile: Vec::new(),
             },
@@ -119,7 +122,8 @@ impl Workspace {
     pub(crate) fn bytes(&self) -> usize {
         let shards: usize = self.shards.iter().map(RowShard::bytes).sum();
         let heads: usize = self.heads.iter().map(|head| lock(head).bytes()).sum();
-        let head = 4 * (self.head.input.len() + self.head.tile.len()) + self.head.operand.bytes();
+        let head = &self.head;
+        let head = 4 * (head.input.len() + head.plain.len() + head.tile.len()) + head.operand.bytes();
         shards + heads + head + self.rows.capacity() * size_of::<Row>()
     }
 
@@ -315,7 +319,16 @@ impl Workspace {
         if let Some(shard) = self.shards.iter().find(holds) {
             let x = &shard.x[(row - shard.first) * hidden..][..hidden];
             let out = &mut self.head.input[slot * hidden..][..hidden];
-            model.final_norm.apply(model.kernels, x, out);
+            if model.plan.residual.is_none() {
+                model.final_norm.apply(model.kernels, x, out);
+            } else {
+                // A transform undoes itself; the gain has its place between the two.
+                let (plain, transform) = (&mut self.head.plain, model.plan.residual);
+                plain.copy_from_slice(x);
+                model.kernels.transform(plain, hidden, transform);
+                model.final_norm.apply(model.kernels, plain, out);
+                model.kernels.transform(out, hidden, transform);
+            }
         }
     }
 

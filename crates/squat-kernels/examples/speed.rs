@@ -6,7 +6,7 @@ use squat_kernels::{
     AttentionScheme, AttentionScratch, Causal, ColumnsMut, FloatKvHead, Kernels, KvHead, PackedMatrix,
     QuantizedRows, RowQuantizer, paired::PairedMatrix, probe,
 };
-use squat_quant::{ActBits, Granularity, WeightBits, WeightScheme};
+use squat_quant::{ActBits, Granularity, Transform, WeightBits, WeightScheme};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -166,6 +166,20 @@ fn floats(kernels: &Kernels, random: &mut Random) {
     );
     report("rms_norm", time(|| kernels.rms_norm(black_box(&x), &gain, 1e-5, &mut y)));
     report("silu_mul", time(|| kernels.silu_mul(black_box(&x), &gain, &mut y)));
+    for (cols, name) in [
+        (576, "hadamard(576)"),
+        (1536, "hadamard(512)"),
+        (1536, "interleaved_hadamard(64)"),
+        (1536, "interleaved_hadamard(96)"),
+        (1536, "interleaved_hadamard(192)"),
+        (576, "interleaved_hadamard(72)"),
+    ] {
+        let (mut x, transform) = (random.floats(cols), Transform::from_name(name).unwrap());
+        report(
+            &format!("{transform} of {cols}"),
+            time(|| kernels.transform(black_box(&mut x), cols, transform)),
+        );
+    }
     y.copy_from_slice(&x);
     report("softmax", time(|| kernels.softmax(black_box(&mut y))));
     report("exp", time(|| kernels.exp(black_box(&mut y))));
@@ -207,7 +221,14 @@ fn floats(kernels: &Kernels, random: &mut Random) {
     report(
         "silu_mul + quantize",
         time(|| {
-            kernels.silu_mul_quantize_into(codes.as_mut(), black_box(&gate_up), &mut y, &widths, &quantizer)
+            kernels.silu_mul_quantize_into(
+                codes.as_mut(),
+                black_box(&gate_up),
+                &mut y,
+                Transform::None,
+                &widths,
+                &quantizer,
+            )
         }),
     );
     for (name, quantizer) in [("quantize dynamic", RowQuantizer::Dynamic), ("static", fixed)] {

@@ -264,8 +264,8 @@ impl Kernels {
         }
     }
 
-    /// [`Self::silu_mul`] of the halves of each row of `gate_up` `[m, 2 k]` (gate first) and [`Self::quantize_into`] of
-    /// the result in one call, with the same bits. `scratch` `[k]` is overwritten.
+    /// [`Self::silu_mul`] of the halves of each row of `gate_up` `[m, 2 k]` (gate first), [`Self::transform`] and
+    /// [`Self::quantize_into`] of the result in one call, with the same bits. `scratch` `[k]` is overwritten.
     ///
     /// # Panics
     /// If the shapes do not match.
@@ -274,6 +274,7 @@ impl Kernels {
         mut rows: RowsMut<'_>,
         gate_up: &[f32],
         scratch: &mut [f32],
+        transform: Transform,
         bits: &[ActBits],
         quantizer: &RowQuantizer,
     ) {
@@ -284,7 +285,7 @@ impl Kernels {
         for (i, gate_up) in gate_up.chunks_exact((2 * k).max(1)).enumerate() {
             let (gate, up) = gate_up.split_at(k);
             rows.fill(i, bits, quantizer, |grid, codes| {
-                self.silu_mul_quantize(gate, up, scratch, grid, codes)
+                self.silu_mul_quantize(gate, up, scratch, transform, grid, codes)
             });
         }
     }

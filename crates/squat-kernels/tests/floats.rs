@@ -7,7 +7,7 @@ mod common;
 use common::{Random, bits, kernels};
 use proptest::prelude::*;
 use squat_kernels::{ColumnsMut, float};
-use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
+use squat_quant::{ActBits, Affine, CodeRange, Transform, dynamic_scale};
 
 proptest! {
     #[test]
@@ -68,6 +68,24 @@ proptest! {
             kernels.rope(&mut got, &y[..half], &y[half..2 * half]);
             float::rope(&mut want, &y[..half], &y[half..2 * half]);
             prop_assert_eq!(bits(&got), bits(&want), "rope {}", name);
+        }
+    }
+
+    #[test]
+    fn transforms(
+        size in prop::sample::select(vec![2usize, 8, 12, 20, 28, 36, 64, 96, 144, 576, 640, 1536]),
+        rows in 1usize..4, blocks in 1usize..3, seed: u64
+    ) {
+        let cols = size * blocks;
+        let x = Random(seed).floats(rows * cols, 3.0);
+        for transform in [Transform::hadamard(size).unwrap(), Transform::interleaved(size).unwrap()] {
+            let mut want = x.clone();
+            transform.apply_rows(&mut want, cols);
+            for kernels in kernels() {
+                let mut got = x.clone();
+                kernels.transform(&mut got, cols, transform);
+                prop_assert_eq!(bits(&got), bits(&want), "{} {}", transform, kernels.name());
+            }
         }
     }
 

@@ -7,7 +7,7 @@ mod common;
 use common::{Random, bits, kernels};
 use proptest::prelude::*;
 use squat_kernels::{ColumnsMut, PackedMatrix, QuantizedRows, RowQuantizer, reference};
-use squat_quant::{ActBits, Affine, CodeRange, Granularity, WeightBits, WeightScheme, affine};
+use squat_quant::{ActBits, Affine, CodeRange, Granularity, Transform, WeightBits, WeightScheme, affine};
 
 fn schemes() -> impl Strategy<Value = WeightScheme> {
     let granularity = prop_oneof![
@@ -179,8 +179,10 @@ proptest! {
             for (row, out) in gate_up.chunks(2 * k).zip(values.chunks_mut(k)) {
                 kernels.silu_mul(&row[..k], &row[k..], out);
             }
+            let transform = if k % 4 == 0 { Transform::Interleaved(4) } else { Transform::None };
+            kernels.transform(&mut values, k, transform);
             kernels.quantize_rows(&mut want, &values, k, &widths, &quantizer);
-            kernels.silu_mul_quantize_into(got.as_mut(), &gate_up, &mut vec![0.0; k], &widths, &quantizer);
+            kernels.silu_mul_quantize_into(got.as_mut(), &gate_up, &mut vec![0.0; k], transform, &widths, &quantizer);
             for i in 0..m {
                 prop_assert_eq!(format!("{:?}", got.row(i)), format!("{:?}", want.row(i)), "silu {}", kernels.name());
             }

@@ -446,13 +446,20 @@ pub(crate) fn declare_static(
     spec: &ModelSpec,
     plan: &QuantPlan,
 ) -> Result<Vec<Declaration>, ModelError> {
-    let mut declarations = Vec::new();
     for (point, layer, bits) in plan.static_quantizers(spec) {
         crate::tensors::read_static_affine(tensors, point, layer, bits)?;
+    }
+    Ok(static_declarations(spec, plan))
+}
+
+/// Scale and zero point of every static quantizer of a plan.
+pub(crate) fn static_declarations(spec: &ModelSpec, plan: &QuantPlan) -> Vec<Declaration> {
+    let mut declarations = Vec::new();
+    for (point, layer, bits) in plan.static_quantizers(spec) {
         let name = static_scale_name(point, layer, bits);
         declarations.push(Declaration { name, dtype: Dtype::F32, shape: vec![1] });
         let name = static_zero_point_name(point, layer, bits);
         declarations.push(Declaration { name, dtype: Dtype::I32, shape: vec![1] });
     }
-    Ok(declarations)
+    declarations
 }

@@ -50,7 +50,7 @@ pub use error::ModelError;
 pub use generation::GenerationConfig;
 pub use hf::{FolderContents, ModelFolder, WeightDtype, write_folder};
 pub use open::{ModelKind, OpenedModel, open};
-pub use packed::{Output, PackReport, PackSource, PackedModel, PackedTensor, pack};
+pub use packed::{Output, PackReport, PackSource, PackedModel, PackedTensor, pack, packed_bytes};
 pub use plan::QuantPlan;
 pub use spec::{Architecture, LinearKind, LinearSet, Mlp, ModelSpec, Norm, NormKind, ParamInfo, ParamKind};
 pub use summary::ModelSummary;

@@ -6,7 +6,7 @@ use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightBi
 
 use crate::error::ModelError;
 pub use crate::scales::scale_name;
-use crate::spec::{LinearKind, ModelSpec, ParamInfo, ParamKind};
+use crate::spec::{LinearKind, ModelSpec, Norm, ParamInfo, ParamKind};
 
 /// Everything about a model's quantizers that is not a tensor.
 ///
@@ -25,6 +25,11 @@ pub struct QuantPlan {
     /// What is applied to the rows of each point before they are quantized, by [`ActPoint::index`]. The weights behind a
     /// point are stored transformed likewise. Only inputs of the linears of a layer have one: [`QuantPlan::TRANSFORMED`].
     pub transforms: [Transform; 9],
+    /// What is applied to the residual stream as a whole, for models with RMSNorm: each of its rows is the transform of what it
+    /// would be. Token table and head, and the weights that read the stream or add to it, are stored to match, so it costs
+    /// nothing within the layers (QuaRot, arXiv 2404.00456). The final norm keeps its gain: the stream is transformed before it,
+    /// which undoes the transform, and once more behind it. So a tied table stays one table.
+    pub residual: Transform,
     /// Bits of the attention probabilities: 8 or 4.
     pub attn_probs_bits: u32,
     /// Which tokens get 8-bit activations.
@@ -54,6 +59,7 @@ impl QuantPlan {
             head: None,
             points: [None; 9],
             transforms: [Transform::None; 9],
+            residual: Transform::None,
             attn_probs_bits: 8,
             policy: TokenPolicy::Uniform(ActBits::A8),
             rho: 1.0,
@@ -171,7 +177,7 @@ impl QuantPlan {
     pub const TRANSFORMED: [LinearKind; 4] = [LinearKind::Q, LinearKind::O, LinearKind::Up, LinearKind::Down];
 
     /// The plan for a model: a tied head has the scheme of the token table, and [`Transform::Largest`] becomes the transform of
-    /// the largest block that divides the width of its point.
+    /// the largest block that divides the width of its point, or of the residual stream.
     pub fn for_model(mut self, spec: &ModelSpec) -> Self {
         if spec.tie_word_embeddings {
             self.head = self.embedding;
@@ -180,6 +186,7 @@ impl QuantPlan {
             let transform = &mut self.transforms[kind.input_point().index()];
             *transform = transform.for_width(spec.linear_shape(kind)[1]);
         }
+        self.residual = self.residual.for_width(spec.hidden_size);
         self
     }
 
@@ -188,21 +195,34 @@ impl QuantPlan {
         self.transforms[point.index()]
     }
 
-    /// Whether some point is transformed.
+    /// Whether some point or the residual stream is transformed.
     pub fn has_transforms(&self) -> bool {
-        self.transforms.iter().any(|transform| !transform.is_none())
+        self.all_transforms().next().is_some()
+    }
+
+    /// Name and transform of whatever is transformed.
+    pub(crate) fn all_transforms(&self) -> impl Iterator<Item = (&'static str, Transform)> {
+        let points = ActPoint::ALL.into_iter().map(|point| (point.name(), self.transform(point)));
+        points.chain([(Self::RESIDUAL, self.residual)]).filter(|(_, transform)| !transform.is_none())
+    }
+
+    /// What the residual stream is called among the transforms.
+    pub const RESIDUAL: &'static str = "residual";
+
+    /// Whether weights stored for one plan serve the other as they are.
+    pub fn same_transforms(&self, other: &Self) -> bool {
+        self.transforms == other.transforms && self.residual == other.residual
     }
 
     /// Nothing quantized, and the same transforms.
     pub fn without_quantizers(&self) -> Self {
-        Self { transforms: self.transforms, ..Self::full_precision() }
+        Self { transforms: self.transforms, residual: self.residual, ..Self::full_precision() }
     }
 
     /// The transforms in words: `o_proj_input hadamard(64)`, or `none`.
     pub fn describe_transforms(&self) -> String {
-        let points = ActPoint::ALL.into_iter().filter(|&point| !self.transform(point).is_none());
         let words: Vec<String> =
-            points.map(|point| format!("{} {}", point.name(), self.transform(point))).collect();
+            self.all_transforms().map(|(name, transform)| format!("{name} {transform}")).collect();
         if words.is_empty() { "none".to_owned() } else { words.join(", ") }
     }
 
@@ -214,17 +234,14 @@ impl QuantPlan {
                 let expected = format!("none: only {} can be transformed", points.join(", "));
                 return Err(ModelError::config(key, expected, got, ""));
             };
-            let width = spec.linear_shape(kind)[1];
-            if !self.transform(point).fits(width) {
-                let expected = format!("a size that divides the {width} values of the point");
-                let hint = match Transform::Largest.for_width(width) {
-                    Transform::None => "; no size fits".to_owned(),
-                    largest => format!("; the largest is {largest}"),
-                };
-                return Err(ModelError::config(key, expected, got, hint));
-            }
+            check_width(self.transform(point), spec.linear_shape(kind)[1], &key)?;
         }
-        Ok(())
+        let key = format!("plan.transforms.{}", Self::RESIDUAL);
+        if !self.residual.is_none() && spec.norm != Norm::Rms {
+            let expected = "none, because the norms of the model are no RMSNorms";
+            return Err(ModelError::config(key, expected, self.residual.to_string(), ""));
+        }
+        check_width(self.residual, spec.hidden_size, &key)
     }
 
     /// Whether no activation point is quantized.
@@ -369,6 +386,19 @@ impl QuantPlan {
         }
         Ok(())
     }
+}
+
+/// Refuses a transform that does not fit rows of that many values.
+fn check_width(transform: Transform, width: usize, key: &str) -> Result<(), ModelError> {
+    if transform.fits(width) {
+        return Ok(());
+    }
+    let expected = format!("a size that divides the {width} values of the point");
+    let hint = match Transform::Largest.for_width(width) {
+        Transform::None => "; no size fits".to_owned(),
+        largest => format!("; the largest is {largest}"),
+    };
+    Err(ModelError::config(key, expected, transform.to_string(), hint))
 }
 
 /// A weight scheme in words: `4 bits per channel`, `ternary per group of 64`, `full precision`.

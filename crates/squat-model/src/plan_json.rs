@@ -23,7 +23,7 @@ impl QuantPlan {
     /// {"weight": {"bits": 4, "granularity": "per_channel"}, "embedding": null,
     ///  "head": {"bits": "ternary", "granularity": "per_group", "group_size": 64},
     ///  "points": {"attn_in": "dynamic", "query": "static", "attn_probs": "fixed", "lm_head_input": null},
-    ///  "transforms": {"o_proj_input": "hadamard(64)"},
+    ///  "transforms": {"o_proj_input": "hadamard(64)", "residual": "hadamard(576)"},
     ///  "attn_probs_bits": 8, "policy": {"name": "sink_attention"}, "rho": 0.5, "thresholds": [0.0, 1.25]}
     /// ```
     pub fn to_json(&self) -> Value {
@@ -52,10 +52,9 @@ impl QuantPlan {
             "thresholds": self.thresholds,
         });
         if self.has_transforms() {
-            json["transforms"] = ActPoint::ALL
-                .into_iter()
-                .filter(|&point| !self.transform(point).is_none())
-                .map(|point| (point.name().to_owned(), json!(self.transform(point).to_string())))
+            json["transforms"] = self
+                .all_transforms()
+                .map(|(name, transform)| (name.to_owned(), json!(transform.to_string())))
                 .collect();
         }
         json
@@ -87,7 +86,7 @@ impl QuantPlan {
             plan.points = points_from_json(points)?;
         }
         if let Some(transforms) = map.get("transforms") {
-            plan.transforms = transforms_from_json(transforms)?;
+            (plan.transforms, plan.residual) = transforms_from_json(transforms)?;
         }
         if let Some(bits) = optional_size(map, "attn_probs_bits")? {
             plan.attn_probs_bits = u32::try_from(bits).unwrap_or(u32::MAX);
@@ -220,13 +219,20 @@ fn points_from_json(value: &Value) -> Result<[Option<ActScheme>; 9], ModelError>
     Ok(points)
 }
 
-fn transforms_from_json(value: &Value) -> Result<[Transform; 9], ModelError> {
+/// The transforms of the points, and that of the residual stream.
+fn transforms_from_json(value: &Value) -> Result<([Transform; 9], Transform), ModelError> {
     let map = object(value, "plan.transforms")?;
-    let mut transforms = [Transform::None; 9];
+    let (mut transforms, mut residual) = ([Transform::None; 9], Transform::None);
     for (name, value) in map {
-        let point = ActPoint::from_name(name).ok_or_else(|| {
-            ModelError::unknown_name("activation point", name, &ActPoint::ALL.map(ActPoint::name))
-        })?;
+        let place = match ActPoint::from_name(name) {
+            Some(point) => &mut transforms[point.index()],
+            None if name == QuantPlan::RESIDUAL => &mut residual,
+            None => {
+                let names: Vec<&str> =
+                    ActPoint::ALL.iter().map(|point| point.name()).chain([QuantPlan::RESIDUAL]).collect();
+                return Err(ModelError::unknown_name("activation point", name, &names));
+            }
+        };
         let transform = value.as_str().and_then(Transform::from_name).ok_or_else(|| {
             let key = format!("plan.transforms.{name}");
             ModelError::config(
@@ -236,9 +242,9 @@ fn transforms_from_json(value: &Value) -> Result<[Transform; 9], ModelError> {
                 "",
             )
         })?;
-        transforms[point.index()] = transform;
+        *place = transform;
     }
-    Ok(transforms)
+    Ok((transforms, residual))
 }
 
 fn policy_from_json(value: &Value, rho: f32) -> Result<TokenPolicy, ModelError> {

@@ -10,7 +10,7 @@ mod small;
 use core::fmt;
 
 use crate::math::sqrt;
-pub use small::{Arithmetic, MAX_SMALL, small};
+use small::{MAX_SMALL, small};
 
 /// What is applied to a row before it is quantized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -20,6 +20,9 @@ pub enum Transform {
     None,
     /// The Hadamard matrix of a size that [`factors`] knows, on each block of so many values: see [`hadamard`].
     Hadamard(usize),
+    /// The same matrix, on blocks that are interleaved: of n blocks, block b holds the values b, b + n, b + 2 n and so on. It
+    /// spreads outliers as well, and vector instructions compute many blocks side by side.
+    Interleaved(usize),
     /// The largest [`Transform::Hadamard`] that fits a point, once its width is known ([`Transform::for_width`]).
     Largest,
 }
@@ -28,6 +31,11 @@ impl Transform {
     /// A Hadamard transform on blocks of `size` values; `None` for a size without a matrix ([`factors`]).
     pub const fn hadamard(size: usize) -> Option<Self> {
         if factors(size).is_some() { Some(Self::Hadamard(size)) } else { None }
+    }
+
+    /// [`Self::Hadamard`] with interleaved blocks; `None` for a size without a matrix.
+    pub const fn interleaved(size: usize) -> Option<Self> {
+        if factors(size).is_some() { Some(Self::Interleaved(size)) } else { None }
     }
 
     /// [`Self::Largest`] for rows of `cols` values: the largest block that divides them, nothing where none does. Others stay
@@ -51,7 +59,9 @@ impl Transform {
     pub const fn fits(self, cols: usize) -> bool {
         match self {
             Self::None => true,
-            Self::Hadamard(size) => factors(size).is_some() && cols.is_multiple_of(size),
+            Self::Hadamard(size) | Self::Interleaved(size) => {
+                factors(size).is_some() && cols.is_multiple_of(size)
+            }
             Self::Largest => false,
         }
     }
@@ -66,10 +76,10 @@ impl Transform {
     #[inline(always)]
     pub fn apply(self, row: &mut [f32]) {
         debug_assert!(self.fits(row.len()), "{} values under {self}", row.len());
-        if let Self::Hadamard(size) = self {
-            for block in row.chunks_exact_mut(size) {
-                hadamard(block);
-            }
+        match self {
+            Self::Hadamard(size) => row.chunks_exact_mut(size).for_each(hadamard),
+            Self::Interleaved(size) => interleaved(row, size),
+            Self::None | Self::Largest => {}
         }
     }
 
@@ -83,12 +93,19 @@ impl Transform {
         }
     }
 
-    /// The transform of that name: `none`, `hadamard` (the largest that fits) or `hadamard(SIZE)`.
+    /// The transform of that name: `none`, `hadamard` (the largest that fits), `hadamard(SIZE)` or
+    /// `interleaved_hadamard(SIZE)`.
     pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "none" => Some(Self::None),
-            "hadamard" => Some(Self::Largest),
-            _ => Self::hadamard(name.strip_prefix("hadamard(")?.strip_suffix(')')?.parse().ok()?),
+        let (kind, size) = match name {
+            "none" => return Some(Self::None),
+            "hadamard" => return Some(Self::Largest),
+            name => name.strip_suffix(')')?.split_once('(')?,
+        };
+        let size = size.parse().ok().filter(|_| size.bytes().all(|b| b.is_ascii_digit()))?;
+        match kind {
+            "hadamard" => Self::hadamard(size),
+            "interleaved_hadamard" => Self::interleaved(size),
+            _ => None,
         }
     }
 }
@@ -98,6 +115,7 @@ impl fmt::Display for Transform {
         match self {
             Self::None => f.write_str("none"),
             Self::Hadamard(size) => write!(f, "hadamard({size})"),
+            Self::Interleaved(size) => write!(f, "interleaved_hadamard({size})"),
             Self::Largest => f.write_str("hadamard"),
         }
     }
@@ -133,57 +151,65 @@ pub fn factor(size: usize) -> f32 {
 /// When the length has no matrix.
 #[inline(always)]
 pub fn hadamard(block: &mut [f32]) {
-    let n = block.len();
-    let Some((order, power)) = factors(n) else { panic!("a Hadamard transform of {n} values") };
-    let mut stride = 1;
-    while stride < power {
-        for pair in block.chunks_exact_mut(2 * stride) {
-            let (low, high) = pair.split_at_mut(stride);
-            for (a, b) in low.iter_mut().zip(high) {
-                (*a, *b) = (*a + *b, *a - *b);
+    let size = block.len();
+    interleaved(block, size);
+}
+
+/// [`hadamard`] on each of the interleaved blocks of `size` values of a row, in place.
+///
+/// # Panics
+/// When the size has no matrix, or does not divide the length.
+#[inline(always)]
+pub fn interleaved(row: &mut [f32], size: usize) {
+    let Some((order, power)) = factors(size) else { panic!("a Hadamard transform of {size} values") };
+    assert!(row.len().is_multiple_of(size), "{} values in blocks of {size}", row.len());
+    let blocks = row.len() / size;
+    let (mut stride, end) = (blocks, blocks * power);
+    // Two strides in one pass.
+    while 4 * stride <= end {
+        for four in row.chunks_exact_mut(4 * stride) {
+            let (ab, cd) = four.split_at_mut(2 * stride);
+            let ((a, b), (c, d)) = (ab.split_at_mut(stride), cd.split_at_mut(stride));
+            for i in 0..stride {
+                let (ab, cd) = ([a[i] + b[i], a[i] - b[i]], [c[i] + d[i], c[i] - d[i]]);
+                (a[i], b[i], c[i], d[i]) = (ab[0] + cd[0], ab[1] + cd[1], ab[0] - cd[0], ab[1] - cd[1]);
             }
         }
-        stride *= 2;
+        stride *= 4;
+    }
+    if stride < end {
+        for two in row.chunks_exact_mut(2 * stride) {
+            let (a, b) = two.split_at_mut(stride);
+            for i in 0..stride {
+                (a[i], b[i]) = (a[i] + b[i], a[i] - b[i]);
+            }
+        }
     }
     if order > 1 {
-        for place in 0..power {
-            let mut values = [0f32; MAX_SMALL];
-            let values = &mut values[..order];
-            for (value, chunk) in values.iter_mut().zip(block.chunks_exact(power)) {
-                *value = chunk[place];
-            }
-            small(Scalar, values);
-            for (value, chunk) in values.iter().zip(block.chunks_exact_mut(power)) {
-                chunk[place] = *value;
-            }
-        }
+        let whole = end / WIDTH * WIDTH;
+        (0..whole).step_by(WIDTH).for_each(|place| small_at::<WIDTH>(row, (order, end), place));
+        (whole..end).for_each(|place| small_at::<1>(row, (order, end), place));
     }
-    let factor = factor(n);
-    for x in block {
+    let factor = factor(size);
+    for x in row {
         *x *= factor;
     }
 }
 
-/// One value at a time.
-#[derive(Clone, Copy)]
-struct Scalar;
+/// Places that are computed side by side: a vector or two of most CPUs.
+const WIDTH: usize = 16;
 
-impl Arithmetic for Scalar {
-    type V = f32;
-
-    #[inline(always)]
-    fn add(self, a: f32, b: f32) -> f32 {
-        a + b
+/// [`small`] on the values of `N` places from `place` on, each `apart` values after the one before.
+#[inline(always)]
+fn small_at<const N: usize>(row: &mut [f32], (order, apart): (usize, usize), place: usize) {
+    let mut values = [[0f32; N]; MAX_SMALL];
+    let values = &mut values[..order];
+    for (value, chunk) in values.iter_mut().zip(row.chunks_exact(apart)) {
+        value.copy_from_slice(&chunk[place..place + N]);
     }
-
-    #[inline(always)]
-    fn sub(self, a: f32, b: f32) -> f32 {
-        a - b
-    }
-
-    #[inline(always)]
-    fn mul(self, a: f32, factor: f32) -> f32 {
-        a * factor
+    small(values);
+    for (value, chunk) in values.iter().zip(row.chunks_exact_mut(apart)) {
+        chunk[place..place + N].copy_from_slice(value);
     }
 }
 
@@ -312,6 +338,24 @@ mod tests {
         }
     }
 
+    /// Each interleaved block has the bits of the same values side by side.
+    #[test]
+    fn interleaved_blocks_are_blocks() {
+        for size in sizes() {
+            for blocks in [1, 2, 3, 16, 24] {
+                let row: Vec<f32> = (0..size * blocks).map(|i| ((i * 37) % 101) as f32 / 7.0 - 6.0).collect();
+                let mut fast = row.clone();
+                Transform::interleaved(size).unwrap().apply(&mut fast);
+                for b in 0..blocks {
+                    let mut block: Vec<f32> = row[b..].iter().step_by(blocks).copied().collect();
+                    hadamard(&mut block);
+                    let found = fast[b..].iter().step_by(blocks);
+                    assert!(found.zip(&block).all(|(a, b)| a.to_bits() == b.to_bits()), "{size} x {blocks}");
+                }
+            }
+        }
+    }
+
     /// Sums of small integers are exact, and the factor is a power of two where the size is one of four.
     #[test]
     fn whole_numbers_are_exact() {
@@ -327,7 +371,13 @@ mod tests {
 
     #[test]
     fn names_and_sizes() {
-        let all = [Transform::None, Transform::Hadamard(2), Transform::Hadamard(576), Transform::Largest];
+        let all = [
+            Transform::None,
+            Transform::Hadamard(2),
+            Transform::Hadamard(576),
+            Transform::Interleaved(64),
+            Transform::Largest,
+        ];
         for transform in all {
             assert_eq!(Transform::from_name(&transform.to_string()), Some(transform));
         }
@@ -339,6 +389,9 @@ mod tests {
             "hadamard(44)",
             "hadamard(64",
             "Hadamard(64)",
+            "hadamard(+4)",
+            "interleaved_hadamard(6)",
+            "interleaved(64)",
             "",
         ] {
             assert_eq!(Transform::from_name(name), None, "{name}");

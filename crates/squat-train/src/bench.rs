@@ -178,6 +178,7 @@ impl StepBench {
             model: Model::new(spec, plan, self.seq),
             parameters,
             moments,
+            bases: crate::basis::Bases::new(),
             teachers,
             step: 0,
             seq_len: self.seq,

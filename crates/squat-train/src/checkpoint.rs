@@ -13,7 +13,7 @@ use crate::error::TrainError;
 use crate::fake_quant::{STATIC_PARAMETERS, Weight};
 use crate::model::{
     Model, ParamTensors, check_trainable, group_of, matrix_shape, pack_linears, static_name, static_points,
-    transform_weights,
+    undo_transforms,
 };
 use crate::optimizer::Moments;
 use crate::parallel::encode;
@@ -347,7 +347,7 @@ impl Loaded {
     /// The same model in full precision: quantizers and transforms are taken off.
     pub fn without_quantizers(mut self) -> Self {
         let Some(plan) = self.plan.take() else { return self };
-        transform_weights(&mut self.parameters, &self.spec, &plan);
+        undo_transforms(&mut self.parameters, &self.spec, &plan);
         let mut weights = Parameters::default();
         for info in self.spec.parameters() {
             if let Some(index) = self.parameters.index(&info.name) {

@@ -23,9 +23,12 @@
 //! | [`bench`](mod@bench), [`profile`], [`process`] | the speed of a step, and where its time and memory go |
 //! | [`parallel`] | several processes that train one model |
 //! | [`optimizer`], [`parameters`] | AdamW, parameter groups |
+//! | [`basis`] | the basis in which AdamW sees a transformed weight |
+//! | [`memory`] | how the allocator treats freed memory |
 //! | [`evaluate`] | log-likelihoods of a trained model |
 
 pub mod autograd;
+pub mod basis;
 pub mod bench;
 pub mod calibration;
 pub mod checkpoint;
@@ -35,7 +38,7 @@ pub mod evaluate;
 pub mod execution;
 pub mod fake_quant;
 mod half_matrix;
-mod memory;
+pub mod memory;
 mod metrics;
 pub mod model;
 pub mod ops;

@@ -6,7 +6,7 @@
 /// clears every page of it: a step of `recipes/babylm-6m.toml` runs 1.2 times as fast without that. Threads share one
 /// arena, because the others give memory back whatever they are told, and their maps change under all threads: a step of
 /// LLaMA-58M on two threads runs 1.2 times as fast. Elsewhere this does nothing.
-pub(crate) fn keep_freed() {
+pub fn keep_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt changes numbers inside the allocator under its own lock; these parameters exist since long, and a
     // refused value changes nothing.

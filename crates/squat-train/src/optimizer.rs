@@ -1,6 +1,7 @@
 //! AdamW in one pass over each parameter, with parameter groups, gradient clipping and the learning-rate schedule.
 
 use crate::autograd::multiversion;
+use crate::basis::{Bases, Basis};
 use crate::parameters::{Group, Parameters};
 use crate::profile::{self, Phase};
 
@@ -62,6 +63,46 @@ multiversion! {
             values[i] = values[i] * u.keep - u.rate * m / ((v * u.correction).sqrt() + u.eps);
         }
     }
+}
+
+multiversion! {
+    /// The step of [`update`] in place of each gradient, without moving anything.
+    fn steps(grad: &mut [f32], first: &mut [f32], second: &mut [f32], u: Update) {
+        let n = grad.len();
+        let (first, second) = (&mut first[..n], &mut second[..n]);
+        for i in 0..n {
+            let g = grad[i] * u.clip;
+            let m = u.beta1 * first[i] + (1.0 - u.beta1) * g;
+            let v = u.beta2 * second[i] + (1.0 - u.beta2) * g * g;
+            first[i] = m;
+            second[i] = v;
+            grad[i] = u.rate * m / ((v * u.correction).sqrt() + u.eps);
+        }
+    }
+}
+
+multiversion! {
+    fn subtract(values: &mut [f32], step: &[f32], keep: f32) {
+        let step = &step[..values.len()];
+        for i in 0..values.len() {
+            values[i] = values[i] * keep - step[i];
+        }
+    }
+}
+
+/// [`update`] in another basis: moments and steps are those of the original weight.
+fn update_in(
+    (basis, cols): (&Basis, usize),
+    values: &mut [f32],
+    grad: &[f32],
+    (first, second): (&mut [f32], &mut [f32]),
+    u: Update,
+) {
+    let mut step = grad.to_vec();
+    basis.enter(&mut step, cols);
+    steps(&mut step, first, second, u);
+    basis.leave(&mut step, cols);
+    subtract(values, &step, u.keep);
 }
 
 multiversion! {
@@ -127,7 +168,8 @@ pub fn scale_and_norm(gradients: &mut [Vec<f32>], scale: f32, threads: usize) ->
 }
 
 impl AdamW {
-    /// One step (`step` counts from 1): clips gradients to `max_norm` (their norm is `norm`) and moves the parameters.
+    /// One step (`step` counts from 1): clips gradients to `max_norm` (their norm is `norm`) and moves the parameters, those
+    /// that have one in their basis.
     ///
     /// Work is shared out over `threads`; the result does not depend on their number.
     ///
@@ -140,6 +182,7 @@ impl AdamW {
         moments: &mut Moments,
         (step, norm, max_norm): (u64, f64, f64),
         (rate, scale_rate): (f32, f32),
+        bases: &Bases,
         threads: usize,
     ) {
         assert_eq!(parameters.len(), gradients.len(), "one gradient for each parameter");
@@ -164,13 +207,22 @@ impl AdamW {
             |((parameter, grad), (first, second))| {
                 assert_eq!(parameter.values.len(), grad.len(), "the gradient of {}", parameter.name);
                 let update = of(parameter.group);
-                let values = parameter.values.chunks_mut(PIECE).zip(grad.chunks(PIECE));
-                let moments = first.chunks_mut(PIECE).zip(second.chunks_mut(PIECE));
-                values.zip(moments).map(move |(values, moments)| (values, moments, update))
+                let cols = parameter.shape[1];
+                let basis = bases.get(&parameter.name).map(|basis| (basis, cols));
+                let piece = match basis {
+                    None => PIECE,
+                    Some((basis, cols)) if basis.outputs.is_none() => (PIECE / cols).max(1) * cols,
+                    // Outputs are transformed together.
+                    Some(_) => parameter.values.len().max(1),
+                };
+                let values = parameter.values.chunks_mut(piece).zip(grad.chunks(piece));
+                let moments = first.chunks_mut(piece).zip(second.chunks_mut(piece));
+                values.zip(moments).map(move |(values, moments)| (values, moments, update, basis))
             },
         );
-        share(work.collect(), threads, |((values, grad), (first, second), constants)| {
-            update(values, grad, first, second, constants);
+        share(work.collect(), threads, |((values, grad), (first, second), constants, basis)| match basis {
+            None => update(values, grad, first, second, constants),
+            Some(basis) => update_in(basis, values, grad, (first, second), constants),
         });
     }
 }
@@ -189,6 +241,7 @@ pub fn schedule(step: u64, total: u64, warmup: u64, final_ratio: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use squat_quant::Transform;
 
     fn parameters() -> Parameters {
         let mut p = Parameters::default();
@@ -206,7 +259,7 @@ mod tests {
         let (mut first, mut second, mut x) = ([0f64; 3], [0f64; 3], [1.0f64, -2.0, 0.5]);
         for step in 1..=5u64 {
             let g = vec![vec![0.3, -0.1 * step as f32, 2.0], vec![0.0], vec![1.0]];
-            adam.step(&mut p, &g, &mut m, (step, 1.0, 0.0), (1e-2, 1e-3), 2);
+            adam.step(&mut p, &g, &mut m, (step, 1.0, 0.0), (1e-2, 1e-3), &Bases::new(), 2);
             for i in 0..3 {
                 let g = f64::from(g[0][i]);
                 first[i] = 0.9 * first[i] + 0.1 * g;
@@ -226,6 +279,42 @@ mod tests {
         assert!((p.get("s").unwrap().values[0] + 3.005).abs() < 1e-5);
     }
 
+    /// The stored weight follows the original one, on which the textbook's steps are made.
+    #[test]
+    fn a_basis_is_that_of_the_original_weight() {
+        let (rows, cols) = (8, 12);
+        let noise = |seed| crate::ops::gradient_check::noise(rows * cols, seed);
+        let basis = Basis {
+            gain: (0..cols).map(|i| 0.1 + i as f32 / 6.0).collect(),
+            inputs: vec![Transform::Hadamard(12)],
+            outputs: Transform::Hadamard(8),
+        };
+        let stored = |original: &[f32]| {
+            let mut values = original.to_vec();
+            basis.leave(&mut values, cols);
+            values
+        };
+        let mut original = Parameters::default();
+        original.push("w".into(), [rows, cols], noise(1), Group::Weight);
+        let mut turned = Parameters::default();
+        turned.push("w".into(), [rows, cols], stored(&noise(1)), Group::Weight);
+        let adam = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01 };
+        let (mut a, mut b) = (Moments::zeros(&original), Moments::zeros(&turned));
+        let bases = Bases::from([("w".to_owned(), basis.clone())]);
+        for step in 1..=4 {
+            let gradient = noise(10 + step);
+            let mut of_original = gradient.clone();
+            basis.enter(&mut of_original, cols);
+            let size = (step, 1.0, 0.0);
+            adam.step(&mut original, &[of_original], &mut a, size, (1e-2, 1.0), &Bases::new(), 1);
+            adam.step(&mut turned, &[gradient], &mut b, size, (1e-2, 1.0), &bases, 2);
+        }
+        let want = stored(&original.get("w").unwrap().values);
+        for (got, want) in turned.get("w").unwrap().values.iter().zip(want) {
+            assert!((got - want).abs() < 1e-5, "{got} {want}");
+        }
+    }
+
     #[test]
     fn clipping_scales_to_the_norm() {
         let mut g = vec![vec![3.0, 4.0, 0.0], vec![0.0], vec![0.0]];
@@ -233,7 +322,7 @@ mod tests {
         let adam = AdamW { beta1: 0.0, beta2: 0.0, eps: 1e9, weight_decay: 0.0 };
         let mut p = parameters();
         let mut m = Moments::zeros(&p);
-        adam.step(&mut p, &g, &mut m, (1, 5.0, 1.0), (1.0, 1.0), 1);
+        adam.step(&mut p, &g, &mut m, (1, 5.0, 1.0), (1.0, 1.0), &Bases::new(), 1);
         assert!((m.first[0][0] - 0.6).abs() < 1e-6 && (m.first[0][1] - 0.8).abs() < 1e-6);
     }
 

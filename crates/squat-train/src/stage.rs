@@ -3,6 +3,7 @@
 //! Everything that a step depends on is a function of (seed, step) or part of the checkpoint, so a stage that was
 //! interrupted continues bit for bit.
 
+use crate::basis::Bases;
 use crate::calibration::calibrate;
 use crate::checkpoint::{self, State};
 use crate::error::TrainError;
@@ -63,6 +64,8 @@ pub struct StageInput<'a> {
     pub plan: Option<QuantPlan>,
     /// Where the scales of its weights come from.
     pub quantizer: &'static dyn WeightQuantizer,
+    /// Bases in which the optimizer sees parameters.
+    pub bases: Bases,
     /// Frozen teachers.
     pub teachers: Vec<Teacher>,
     /// Sequences.
@@ -155,6 +158,7 @@ fn trainer(
         model,
         parameters,
         moments,
+        bases: std::mem::take(&mut input.bases),
         teachers: std::mem::take(&mut input.teachers),
         step,
         seq_len: input.seq_len,

@@ -1,5 +1,6 @@
 //! One optimizer step after another, in memory.
 
+use crate::basis::Bases;
 use crate::execution::Execution;
 use crate::model::{Model, ParamTensors, pack_linears};
 use crate::optimizer::{AdamW, Moments, scale_and_norm, schedule};
@@ -26,6 +27,8 @@ pub struct Trainer {
     pub parameters: Parameters,
     /// The optimizer's moments.
     pub moments: Moments,
+    /// Bases in which the optimizer sees parameters.
+    pub bases: Bases,
     /// Frozen teachers.
     pub teachers: Vec<Teacher>,
     /// Steps done.
@@ -117,6 +120,7 @@ impl Trainer {
             &mut self.moments,
             (self.step + 1, norm, config.clip_norm),
             (rate, config.scale_learning_rate * factor),
+            &self.bases,
             self.execution.threads,
         );
         self.model.project(&mut self.parameters);

@@ -3,6 +3,7 @@
 //! It is a stage like any other ([`crate::stage`]), with the original as its only teacher, so it can be interrupted and goes on
 //! bit for bit. The number of steps is what fits into the time, measured in the first steps.
 
+use crate::basis::{Bases, bases_of};
 use crate::checkpoint::{self, Loaded};
 use crate::error::TrainError;
 use crate::execution::Execution;
@@ -34,7 +35,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { rate: 0.01, scale_learning_rate: 1e-3, step_tokens: 2048, seq_len: 256, temperature: 1.0 }
+        Self { rate: 0.003, scale_learning_rate: 1e-3, step_tokens: 2048, seq_len: 256, temperature: 1.0 }
     }
 }
 
@@ -91,6 +92,10 @@ pub fn tune(tuning: Tuning<'_>, report: &mut dyn FnMut(Event)) -> Result<(Outcom
         StageData { train: Chunks::new(&train, seq_len, seed)?, valid: Sequential::new(&valid, seq_len)? };
     let plan = started.plan.clone();
     let mean_scale = loosen(&mut started)?;
+    let bases = match &plan {
+        Some(plan) => bases_of(&original.parameters, &original.spec, plan),
+        None => Bases::new(),
+    };
     let config = StageConfig {
         name: "tune".to_owned(),
         kind: StageKind::Qat,
@@ -125,6 +130,7 @@ pub fn tune(tuning: Tuning<'_>, report: &mut dyn FnMut(Event)) -> Result<(Outcom
         student: started,
         plan,
         quantizer: default_quantizer(),
+        bases,
         teachers: vec![teacher],
         data,
         seq_len,

@@ -94,6 +94,7 @@ fn curve(plan: Option<&str>, plain: bool) -> Vec<f64> {
         model: model(plan),
         parameters,
         moments,
+        bases: squat_train::basis::Bases::new(),
         teachers,
         step: 0,
         seq_len: SEQ,

@@ -7,6 +7,7 @@ use common::{FP, QAT, Run, assert_same};
 use squat_model::spec::LinearSet;
 use squat_model::{ModelSpec, QuantPlan, TokenizerFiles, arch};
 use squat_train::Parameters;
+use squat_train::basis::Bases;
 use squat_train::checkpoint::{self, locate_stage};
 use squat_train::model::{
     Model, ParamTensors, add_quantizer_parameters, check_trainable, initial_parameters,
@@ -149,7 +150,7 @@ fn biases_gains_and_scales_do_not_decay() {
         let zeros: Vec<Vec<f32>> = parameters.iter().map(|p| vec![0.0; p.values.len()]).collect();
         let mut moments = Moments::zeros(&parameters);
         let adam = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.5 };
-        adam.step(&mut parameters, &zeros, &mut moments, (1, 0.0, 1.0), (0.1, 0.1), 1);
+        adam.step(&mut parameters, &zeros, &mut moments, (1, 0.0, 1.0), (0.1, 0.1), &Bases::new(), 1);
         for (p, old) in parameters.iter().zip(before.iter()) {
             let decays = p.name.ends_with(".weight") && !p.name.contains("norm");
             assert_eq!(p.values != old.values, decays, "{}", p.name);

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{FP, QAT, Run, assert_same, metrics, number, results, steps};
+use squat_train::basis::Bases;
 use squat_train::checkpoint::{self, locate_stage};
 use squat_train::model::{Model, ParamTensors, add_quantizer_parameters, initial_parameters};
 use squat_train::optimizer::{AdamW, Moments};
@@ -595,7 +596,7 @@ fn weight_decay_is_for_matrices() {
     let zeros: Vec<Vec<f32>> = parameters.iter().map(|p| vec![0.0; p.values.len()]).collect();
     let mut moments = Moments::zeros(&parameters);
     let adam = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.5 };
-    adam.step(&mut parameters, &zeros, &mut moments, (1, 0.0, 1.0), (0.1, 0.1), 2);
+    adam.step(&mut parameters, &zeros, &mut moments, (1, 0.0, 1.0), (0.1, 0.1), &Bases::new(), 2);
     let mut seen = [0; 3];
     for (p, old) in parameters.iter().zip(before.iter()) {
         let factor = if p.group == Group::Weight { 1.0 - 0.1 * 0.5 } else { 1.0 };

@@ -268,16 +268,16 @@ pub struct Quantize {
     /// inputs, with -t4 embedding and head in 4 bits.
     #[arg(long, value_parser = plan_name, default_value = "w4a8")]
     pub plan: String,
-    /// What finds codes and scales: all, none (rounding to nearest), or some of scales, compensate, refine, correct, joined
+    /// What finds codes and scales: all, none (rounding to nearest), or some of rotate, scales, compensate, refine, correct, joined
     /// by commas.
     #[arg(long, default_value = "all")]
     pub methods: squat_train::start::Methods,
-    /// Tokens to calibrate on; more take longer.
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = tokens)]
-    pub tokens: usize,
-    /// Held-out tokens to measure on.
-    #[arg(long, value_name = "N", default_value_t = 8_192, value_parser = tokens)]
-    pub eval_tokens: usize,
+    /// Tokens to calibrate on; more take longer. Without it 16384, or what fits into --minutes, up to 32768.
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    pub tokens: Option<usize>,
+    /// Held-out tokens to measure on. Without it 8192, or what fits into --minutes.
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    pub eval_tokens: Option<usize>,
     /// Minutes for everything; what is left after the first codes are found is used to train on what the original says.
     /// Without it there is no training.
     #[arg(long, value_name = "N", value_parser = minutes)]

@@ -1,4 +1,4 @@
-//! Facts about the CPU: name, features, caches.
+//! Facts about the machine: name, features and caches of the CPU, memory.
 
 use std::fs;
 use std::path::Path;
@@ -26,6 +26,21 @@ pub fn cpu_features() -> Vec<&'static str> {
         probe!("neon" "dotprod" "i8mm" "bf16" "sve" "sve2" "sme");
     }
     found
+}
+
+/// Memory that the system would give to this process, in bytes, where it tells (Linux).
+#[cfg(feature = "train")]
+pub fn available_memory() -> Option<u64> {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let meminfo = read("/proc/meminfo")?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let free = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
+    // A container may have less.
+    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
+    let group = number("/sys/fs/cgroup/memory.max")
+        .zip(number("/sys/fs/cgroup/memory.current"))
+        .map(|(most, now)| most.saturating_sub(now));
+    Some(group.map_or(free, |group| group.min(free)))
 }
 
 /// A cache that the first core uses.

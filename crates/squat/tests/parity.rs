@@ -16,7 +16,7 @@ use common::{
 };
 use squat_engine::{Engine, SessionOptions};
 use squat_model::{ModelFolder, ModelSpec, PackedModel, TensorSource};
-use squat_quant::ActBits;
+use squat_quant::{ActBits, Transform};
 use squat_test::max_abs_diff as worst;
 use squat_train::checkpoint::{self, Loaded};
 use squat_train::evaluate::Evaluator;
@@ -165,7 +165,7 @@ fn transforms_keep_the_bits_and_the_model() {
             "plan = 'rho50', activations = 'static'",
             "plan = 'w4a8', weight_granularity = '16'",
         ] {
-            let one = format!("{quant}, transforms = {{ mlp_mid = 'hadamard(32)' }}");
+            let one = format!("{quant}, transforms = {{ mlp_mid = 'interleaved_hadamard(32)' }}");
             let both =
                 format!("{quant}, transforms = {{ mlp_mid = 'hadamard(16)', attn_out = 'hadamard(32)' }}");
             // The largest of each width: hidden_size, heads * head_dim, hidden_size, 96.
@@ -177,7 +177,11 @@ fn transforms_keep_the_bits_and_the_model() {
                 found.matches("hadamard(").count() == 4 && found.contains("down_proj_input hadamard(96)"),
                 "{found}"
             );
-            for quant in [one, both, all] {
+            let residual = format!("{quant}, transforms = {{ residual = 'hadamard' }}");
+            let found = plan_of(&residual, &spec, 24).describe_transforms();
+            assert_eq!(found, format!("residual {}", Transform::Largest.for_width(spec.hidden_size)));
+            let everything = all.replace("transforms = { ", "transforms = { residual = 'hadamard(4)', ");
+            for quant in [one, both, all, residual, everything] {
                 let dir = tempfile::tempdir().unwrap();
                 let (checkpoint, packed) = checkpoint_and_packed_of(&spec, dir.path(), &quant, 7);
                 let fake = Evaluator::load(&checkpoint, true, 1).unwrap().logits(&ids).unwrap();
@@ -228,6 +232,7 @@ fn transforms_that_do_not_fit_are_refused() {
         ("attn_out", "hadamard(16)", ["40 values", "hadamard(40)"]),
         ("query", "hadamard(2)", ["query", "can be transformed"]),
         ("value", "hadamard", ["value", "can be transformed"]),
+        ("residual", "hadamard(64)", ["plan.transforms.residual", "the largest is"]),
     ] {
         let plan = plan_of(&format!("plan = 'w4a8', transforms = {{ {point} = '{transform}' }}"), &spec, 24);
         let error = plan.validate(&spec).unwrap_err().to_string();

@@ -11,7 +11,7 @@ pub(crate) mod types {
     pub(crate) use crate::probe_loops::{Line, OPERANDS, Work};
     pub(crate) use crate::rows::{Grid, RowQuantizer, RowsMut, RowsView};
     pub(crate) use core::mem::MaybeUninit;
-    pub(crate) use squat_quant::{ActBits, CodeRange};
+    pub(crate) use squat_quant::{ActBits, CodeRange, Transform};
 }
 
 /// Calls `$with!` with the functions of a table. Of each line are made: a field of [`super::Table`], an instance compiled
@@ -70,6 +70,12 @@ macro_rules! kernel_functions {
         pub fn matmul_f16(x: &[f32], w: &[u16], bias: Option<&[f32]>, k: usize, out: ColumnsMut<'_>) =
             float::matmul::<_, u16, FLOAT_ROWS, FLOAT_COLUMNS>(token(), x, w, bias, k, out);
 
+        /// Transforms rows of `cols` values, in place; see [`squat_quant::Transform::apply`].
+        ///
+        /// # Panics
+        /// If the transform does not fit the rows.
+        pub fn transform(x: &mut [f32], cols: usize, transform: Transform) = transform.apply_rows(x, cols);
+
         // Rows of codes.
 
         pub(crate) fn quantize_row(row: &[f32], grid: Grid, codes: &mut [i8]) -> (f32, i32) =
@@ -81,8 +87,8 @@ macro_rules! kernel_functions {
             x: &[f32], gain: &[f32], eps: f32, grid: Grid, codes: &mut [i8]
         ) -> (f32, i32) = rows::rms_norm_quantize(x, gain, eps, grid, codes);
         pub(crate) fn silu_mul_quantize(
-            gate: &[f32], up: &[f32], scratch: &mut [f32], grid: Grid, codes: &mut [i8]
-        ) -> (f32, i32) = rows::silu_mul_quantize(token(), gate, up, scratch, grid, codes);
+            gate: &[f32], up: &[f32], scratch: &mut [f32], transform: Transform, grid: Grid, codes: &mut [i8]
+        ) -> (f32, i32) = rows::silu_mul_quantize(token(), gate, up, scratch, transform, grid, codes);
 
         // Integer products, by `Storage`.
 

@@ -232,6 +232,35 @@ impl Declaration {
     }
 }
 
+/// The tensors in the order of the file, and its header; the name of a tensor that is declared twice as an error.
+fn layout(mut order: Vec<Declaration>) -> Result<(Vec<Declaration>, Vec<u8>), String> {
+    order.sort_by_key(|declaration| std::cmp::Reverse(declaration.dtype.size()));
+    let mut header = Map::new();
+    header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
+    let mut offset = 0usize;
+    for declaration in &order {
+        let end = offset + declaration.bytes();
+        let entry = json!({
+            "dtype": declaration.dtype.name(), "shape": declaration.shape, "data_offsets": [offset, end],
+        });
+        if header.insert(declaration.name.clone(), entry).is_some() {
+            return Err(declaration.name.clone());
+        }
+        offset = end;
+    }
+    let mut text = Value::Object(header).to_string().into_bytes();
+    // Spaces up to a multiple of 8 keep the data aligned, as the format requires.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok((order, text))
+}
+
+/// Bytes of a file of these tensors; nothing where one is declared twice.
+pub(crate) fn file_bytes(declarations: Vec<Declaration>) -> u64 {
+    layout(declarations).map_or(0, |(order, text)| {
+        (8 + text.len() + order.iter().map(Declaration::bytes).sum::<usize>()) as u64
+    })
+}
+
 /// Writes a safetensors file tensor by tensor, so that memory holds one at a time.
 ///
 /// Tensors are laid out by falling element size, in the order of declaration within a size, so that every tensor is
@@ -258,27 +287,8 @@ impl Writer {
     /// A tensor declared twice, and the file system's.
     pub fn new(file: NewFile, declarations: Vec<Declaration>) -> Result<Self, ModelError> {
         let path = file.path().to_path_buf();
-        let mut order = declarations;
-        order.sort_by_key(|declaration| std::cmp::Reverse(declaration.dtype.size()));
-        let mut header = Map::new();
-        header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
-        let mut offset = 0usize;
-        for declaration in &order {
-            let end = offset + declaration.bytes();
-            let entry = json!({
-                "dtype": declaration.dtype.name(), "shape": declaration.shape, "data_offsets": [offset, end],
-            });
-            if header.insert(declaration.name.clone(), entry).is_some() {
-                return Err(ModelError::file(
-                    &path,
-                    format!("tensor \"{}\" declared twice", declaration.name),
-                ));
-            }
-            offset = end;
-        }
-        let mut text = Value::Object(header).to_string().into_bytes();
-        // Spaces up to a multiple of 8 keep the data aligned, as the format requires.
-        text.resize(text.len().next_multiple_of(8), b' ');
+        let (order, text) = layout(declarations)
+            .map_err(|name| ModelError::file(&path, format!("tensor \"{name}\" declared twice")))?;
         let mut writer = Self { path, file, order, next: 0 };
         writer.put(&(text.len() as u64).to_le_bytes())?;
         writer.put(&text)?;

@@ -20,4 +20,4 @@ pub mod schema;
 pub mod words;
 
 pub use open::{PackedModel, PackedTensor};
-pub use pack::{Output, PackReport, PackSource, PackedEntry, pack};
+pub use pack::{Output, PackReport, PackSource, PackedEntry, pack, packed_bytes};

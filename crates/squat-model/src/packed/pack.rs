@@ -3,18 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use squat_files::write::{FolderKind, NewFolder};
+use squat_files::write::{FolderKind, NewFolder, WriteError};
 use squat_quant::calibrate::weight_scales;
-use squat_quant::{Affine, Granularity, Transform, WeightBits, WeightScheme};
+use squat_quant::{Affine, Granularity, WeightBits, WeightScheme};
 
 use super::open::PackedModel;
 use super::schema;
 use super::words::{pack_row, words_per_row};
 use crate::arch;
 use crate::error::ModelError;
-use crate::format::safetensors::{Declaration, Writer};
+use crate::format::safetensors::{Declaration, Writer, file_bytes};
 use crate::generation::GenerationConfig;
-use crate::hf::{CONFIG, MODEL_FILES, ModelFolder, declare_static, has_learned_scales, write_side_files};
+use crate::hf::{
+    CONFIG, MODEL_FILES, ModelFolder, declare_static, has_learned_scales, static_declarations,
+    write_side_files,
+};
 use crate::json::read_object;
 use crate::plan::{QuantPlan, describe};
 use crate::scales::LearnedScales;
@@ -43,12 +46,18 @@ pub struct PackSource<'a> {
 pub struct Output {
     path: PathBuf,
     force: bool,
+    card: Option<String>,
 }
 
 impl Output {
     /// With `force` the folder may hold files of others: those with the names of a packed model's are replaced.
     pub fn new(path: impl AsRef<Path>, force: bool) -> Self {
-        Self { path: path.as_ref().to_path_buf(), force }
+        Self { path: path.as_ref().to_path_buf(), force, card: None }
+    }
+
+    /// With a text about the model, `README.md`, unless the folder has one by somebody else.
+    pub fn with_card(self, card: String) -> Self {
+        Self { card: Some(card), ..self }
     }
 
     /// Learns before long work whether a packed model may and can be written there.
@@ -67,6 +76,9 @@ impl<P: AsRef<Path>> From<P> for Output {
         Self::new(path, false)
     }
 }
+
+/// Name of the text about a model, as hubs show it.
+const CARD: &str = "README.md";
 
 /// A packed model. One without checksums is known by its configuration.
 const PACKED: FolderKind = FolderKind {
@@ -120,9 +132,8 @@ impl ModelFolder {
                 "the model has no quantization plan; give one, such as w4a8, or train one with quantization",
             )
         })?;
-        let stored = self.plan().map_or([Transform::None; 9], |own| own.transforms);
-        if plan.transforms != stored {
-            let stored = QuantPlan { transforms: stored, ..QuantPlan::full_precision() };
+        let stored = self.plan().map_or_else(QuantPlan::full_precision, QuantPlan::without_quantizers);
+        if !plan.same_transforms(&stored) {
             return Err(ModelError::folder(
                 self.path(),
                 format!(
@@ -168,14 +179,7 @@ pub fn pack(source: &PackSource<'_>, out: impl Into<Output>) -> Result<PackRepor
     let PackSource { spec, plan, tensors, .. } = source;
     spec.validate()?;
     plan.validate_frozen(spec)?;
-    let jobs: Vec<Job> = spec
-        .parameters()
-        .into_iter()
-        .map(|param| match plan.scheme_of(&param) {
-            Some(scheme) => Job::Packed(param, scheme),
-            None => Job::Plain(param),
-        })
-        .collect();
+    let jobs = jobs(spec, plan);
     if !jobs.iter().any(|job| matches!(job, Job::Packed(..))) {
         return Err(ModelError::config(
             "plan",
@@ -186,27 +190,25 @@ pub fn pack(source: &PackSource<'_>, out: impl Into<Output>) -> Result<PackRepor
     }
     let learned = has_learned_scales(*tensors, spec, plan)?;
     let statics = declare_static(*tensors, spec, plan)?;
-    let mut declarations = Vec::new();
     for job in &jobs {
         let (Job::Packed(param, _) | Job::Plain(param)) = job;
         check_shape(*tensors, &param.name, &param.shape)?;
-        match job {
-            Job::Packed(param, scheme) => declarations.extend(declare(param, *scheme)),
-            Job::Plain(param) => declarations.push(Declaration {
-                name: param.name.clone(),
-                dtype: Dtype::F32,
-                shape: param.shape.clone(),
-            }),
-        }
     }
-    declarations.extend(statics.iter().cloned());
+    let declarations = declarations(&jobs, statics.clone());
     let mut config = arch::checked_config(spec)?;
     config.insert("torch_dtype".to_owned(), "float32".into());
     config.insert(schema::KEY.to_owned(), schema::quantization_config(spec, plan));
     config.insert(squat_config::KEY.to_owned(), squat_config::to_json(plan));
-    let Output { path, force } = out.into();
+    let Output { path, force, card } = out.into();
     let mut folder = NewFolder::create(&path, &PACKED, force)?;
     write_side_files(&mut folder, &config, spec, source.tokenizer, source.generation)?;
+    if let Some(card) = card {
+        match folder.write(CARD, card.as_bytes()) {
+            // Somebody's own text about the model is worth more.
+            Ok(()) | Err(WriteError::Foreign { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let mut writer = Writer::new(folder.file(WEIGHTS)?, declarations)?;
     // The 8-byte shapes come first in the file.
     for job in &jobs {
@@ -249,6 +251,37 @@ pub fn pack(source: &PackSource<'_>, out: impl Into<Output>) -> Result<PackRepor
     };
     folder.place()?;
     Ok(report)
+}
+
+/// Parameters in the order of the forward pass.
+fn jobs(spec: &ModelSpec, plan: &QuantPlan) -> Vec<Job> {
+    let job = |param| match plan.scheme_of(&param) {
+        Some(scheme) => Job::Packed(param, scheme),
+        None => Job::Plain(param),
+    };
+    spec.parameters().into_iter().map(job).collect()
+}
+
+/// Every tensor of a packed file.
+fn declarations(jobs: &[Job], statics: Vec<Declaration>) -> Vec<Declaration> {
+    let mut declarations = Vec::new();
+    for job in jobs {
+        match job {
+            Job::Packed(param, scheme) => declarations.extend(declare(param, *scheme)),
+            Job::Plain(param) => declarations.push(Declaration {
+                name: param.name.clone(),
+                dtype: Dtype::F32,
+                shape: param.shape.clone(),
+            }),
+        }
+    }
+    declarations.extend(statics);
+    declarations
+}
+
+/// Bytes of the weights' file of a packed model.
+pub fn packed_bytes(spec: &ModelSpec, plan: &QuantPlan) -> u64 {
+    file_bytes(declarations(&jobs(spec, plan), static_declarations(spec, plan)))
 }
 
 /// Shape of `weight_scale` on disk.

@@ -2,7 +2,8 @@
 //!
 //! It knows weights, and for each linear one quantizer of its input. It cannot say: ternary codes (written as 2 bits),
 //! bits chosen by token (written as 8, the wider), learned static activation quantizers with their own scales for
-//! each width, queries, keys, values and probabilities. All of that is under the key `squat`.
+//! each width, queries, keys, values and probabilities, and transforms (said by another `quant_method`). All of that is under
+//! the key `squat`.
 
 use serde_json::{Map, Value, json};
 use squat_quant::{ActPoint, ActScheme, Granularity, WeightScheme};
@@ -18,6 +19,9 @@ pub const KEY: &str = "quantization_config";
 pub const FORMAT: &str = "pack-quantized";
 /// Its `quant_method`.
 pub const METHOD: &str = "compressed-tensors";
+/// The `quant_method` of a plan with transforms, which that schema cannot say: programs that know it alone refuse the folder
+/// instead of running another model.
+pub const TRANSFORMED_METHOD: &str = "squat";
 
 /// The `quantization_config` of a plan.
 pub fn quantization_config(spec: &ModelSpec, plan: &QuantPlan) -> Value {
@@ -61,7 +65,7 @@ pub fn quantization_config(spec: &ModelSpec, plan: &QuantPlan) -> Value {
         "global_compression_ratio": null,
         "ignore": ignore,
         "kv_cache_scheme": null,
-        "quant_method": METHOD,
+        "quant_method": if plan.has_transforms() { TRANSFORMED_METHOD } else { METHOD },
         "quantization_status": "compressed",
     })
 }

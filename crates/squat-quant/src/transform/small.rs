@@ -9,18 +9,36 @@
 //! entries.
 
 /// Order of the largest small matrix.
-pub const MAX_SMALL: usize = 36;
+pub(super) const MAX_SMALL: usize = 36;
 
-/// Additions of values, or of vectors of values side by side; each operation is rounded once.
-pub trait Arithmetic: Copy {
-    /// A value or a vector.
-    type V: Copy;
-    /// `a + b`.
-    fn add(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a - b`.
-    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a * factor`.
-    fn mul(self, a: Self::V, factor: f32) -> Self::V;
+/// Values of `N` places side by side; each operation is rounded once.
+type Values<const N: usize> = [f32; N];
+
+/// `a + b`.
+#[inline(always)]
+fn add<const N: usize>(mut a: Values<N>, b: Values<N>) -> Values<N> {
+    for i in 0..N {
+        a[i] += b[i];
+    }
+    a
+}
+
+/// `a - b`.
+#[inline(always)]
+fn sub<const N: usize>(mut a: Values<N>, b: Values<N>) -> Values<N> {
+    for i in 0..N {
+        a[i] -= b[i];
+    }
+    a
+}
+
+/// `6 a`.
+#[inline(always)]
+fn six<const N: usize>(mut a: Values<N>) -> Values<N> {
+    for x in &mut a {
+        *x *= 6.0;
+    }
+    a
 }
 
 /// Multiplies 12, 20, 28 or 36 values by the small matrix of that order, which is not normalised, in place. The order of
@@ -29,12 +47,12 @@ pub trait Arithmetic: Copy {
 /// # Panics
 /// When there is no matrix of that order.
 #[inline(always)]
-pub fn small<A: Arithmetic>(a: A, x: &mut [A::V]) {
+pub(super) fn small<const N: usize>(x: &mut [Values<N>]) {
     match x.len() {
-        12 => paley::<A, 5>(a, x),
-        20 => paley::<A, 9>(a, x),
-        28 => paley::<A, 13>(a, x),
-        36 => latin(a, x),
+        12 => paley::<5, N>(x),
+        20 => paley::<9, N>(x),
+        28 => paley::<13, N>(x),
+        36 => latin(x),
         order => panic!("no small Hadamard matrix of order {order}"),
     }
 }
@@ -73,71 +91,71 @@ const fn neighbours<const Q: usize>() -> [[u8; Q]; Q] {
 ///
 /// `Q x = 2 (sum over squares) + x - (sum of all)`.
 #[inline(always)]
-fn conference<A: Arithmetic, const Q: usize>(a: A, first: &mut A::V, rest: &mut [A::V; Q]) {
+fn conference<const Q: usize, const N: usize>(first: &mut Values<N>, rest: &mut [Values<N>; Q]) {
     let neighbours = const { neighbours::<Q>() };
     let x = *rest;
     let mut total = x[0];
     for i in 1..Q {
-        total = a.add(total, x[i]);
+        total = add(total, x[i]);
     }
-    let base = a.sub(*first, total);
+    let base = sub(*first, total);
     *first = total;
     for i in 0..Q {
         let mut sum = x[usize::from(neighbours[i][0])];
         for k in 1..(Q - 1) / 2 {
-            sum = a.add(sum, x[usize::from(neighbours[i][k])]);
+            sum = add(sum, x[usize::from(neighbours[i][k])]);
         }
-        rest[i] = a.add(a.add(base, x[i]), a.add(sum, sum));
+        rest[i] = add(add(base, x[i]), add(sum, sum));
     }
 }
 
 /// Paley's second matrix, of order `2 (Q + 1)`: with the halves `u` and `v` of `x`,
 /// `(C (u + v) + (u - v), C (u - v) - (u + v))`.
 #[inline(always)]
-fn paley<A: Arithmetic, const Q: usize>(a: A, x: &mut [A::V]) {
+fn paley<const Q: usize, const N: usize>(x: &mut [Values<N>]) {
     let (low, high) = x.split_at_mut(Q + 1);
-    let (mut first_sum, mut first_difference) = (a.add(low[0], high[0]), a.sub(low[0], high[0]));
+    let (mut first_sum, mut first_difference) = (add(low[0], high[0]), sub(low[0], high[0]));
     let (mut sums, mut differences) = ([low[0]; Q], [low[0]; Q]);
     for i in 0..Q {
-        sums[i] = a.add(low[i + 1], high[i + 1]);
-        differences[i] = a.sub(low[i + 1], high[i + 1]);
+        sums[i] = add(low[i + 1], high[i + 1]);
+        differences[i] = sub(low[i + 1], high[i + 1]);
     }
     (low[0], high[0]) = (first_difference, first_sum);
     low[1..].copy_from_slice(&differences);
     high[1..].copy_from_slice(&sums);
-    conference(a, &mut first_sum, &mut sums);
-    conference(a, &mut first_difference, &mut differences);
-    (low[0], high[0]) = (a.add(first_sum, low[0]), a.sub(first_difference, high[0]));
+    conference(&mut first_sum, &mut sums);
+    conference(&mut first_difference, &mut differences);
+    (low[0], high[0]) = (add(first_sum, low[0]), sub(first_difference, high[0]));
     for i in 0..Q {
-        low[i + 1] = a.add(sums[i], low[i + 1]);
-        high[i + 1] = a.sub(differences[i], high[i + 1]);
+        low[i + 1] = add(sums[i], low[i + 1]);
+        high[i + 1] = sub(differences[i], high[i + 1]);
     }
 }
 
 /// The matrix of order 36: `6 x + (sum of all) - 2 (sums of the row, the column and the symbol of a place)`.
 #[inline(always)]
-fn latin<A: Arithmetic>(a: A, x: &mut [A::V]) {
+fn latin<const N: usize>(x: &mut [Values<N>]) {
     let mut rows = [x[0]; 6];
     let mut columns = [x[0]; 6];
     let mut symbols = [x[0]; 6];
     for k in 0..6 {
         let (mut row, mut column, mut symbol) = (x[6 * k], x[k], x[k]);
         for i in 1..6 {
-            row = a.add(row, x[6 * k + i]);
-            column = a.add(column, x[6 * i + k]);
-            symbol = a.add(symbol, x[6 * i + (k + 6 - i) % 6]);
+            row = add(row, x[6 * k + i]);
+            column = add(column, x[6 * i + k]);
+            symbol = add(symbol, x[6 * i + (k + 6 - i) % 6]);
         }
-        (rows[k], columns[k], symbols[k]) = (row, a.add(column, column), a.add(symbol, symbol));
+        (rows[k], columns[k], symbols[k]) = (row, add(column, column), add(symbol, symbol));
     }
     let mut total = rows[0];
     for k in 1..6 {
-        total = a.add(total, rows[k]);
+        total = add(total, rows[k]);
     }
     for r in 0..6 {
-        let row = a.sub(total, a.add(rows[r], rows[r]));
+        let row = sub(total, add(rows[r], rows[r]));
         for c in 0..6 {
-            let value = a.add(a.mul(x[6 * r + c], 6.0), row);
-            x[6 * r + c] = a.sub(a.sub(value, columns[c]), symbols[(r + c) % 6]);
+            let value = add(six(x[6 * r + c]), row);
+            x[6 * r + c] = sub(sub(value, columns[c]), symbols[(r + c) % 6]);
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::ops::entropy::CodeEntropy;
 use crate::ops::linear::Linear;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::SwiGlu;
+use crate::ops::transform::TransformRows;
 use crate::quantizer::{WeightQuant, WeightQuantizer, default_quantizer, parameter_name};
 use crate::recipe::MixedPrecision;
 use crate::tensor_ops::{TensorForm, dispatch};
@@ -241,6 +242,14 @@ impl Model {
         LayerState { sink_probs: vec![0.0; ids.len()], ..LayerState::default() }
     }
 
+    /// Enters or leaves the transform of the residual stream.
+    fn residual_transform(&self, x: Tensor<2>) -> Tensor<2> {
+        match self.plan.as_ref().map_or(Transform::None, |plan| plan.residual) {
+            Transform::None => x,
+            transform => self.apply(TransformRows { transform }, vec![x]),
+        }
+    }
+
     /// Rows of the token table, `[tokens, hidden]`.
     pub(crate) fn embed(&self, params: &ParamTensors, ids: &[u32]) -> Tensor<2> {
         let weight = self.plan.as_ref().and_then(|plan| plan.embedding);
@@ -342,7 +351,9 @@ impl Model {
 
     /// Logits `[tokens, vocabulary]` from the output of the last layer.
     pub(crate) fn head(&self, params: &ParamTensors, x: Tensor<2>, options: &ForwardOptions) -> Tensor<2> {
-        let x = self.normed(params, x, ModelSpec::FINAL_NORM);
+        // The gain of the final norm has its place between two transforms; table and head are stored transformed.
+        let x = self.normed(params, self.residual_transform(x), ModelSpec::FINAL_NORM);
+        let x = self.residual_transform(x);
         self.record(options, None, ActPoint::LmHeadInput, &x);
         // The head's input is always 8 bits.
         let bits = TokenBits::Uniform(ActBits::A8);

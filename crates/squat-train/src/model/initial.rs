@@ -95,18 +95,6 @@ fn normal(n: usize, std: f32, seed: u64, stream: u64) -> Vec<f32> {
     out
 }
 
-/// Transforms the rows of the weights behind transformed points; a second call undoes the first, up to rounding.
-pub fn transform_weights(parameters: &mut Parameters, spec: &ModelSpec, plan: &QuantPlan) {
-    for info in spec.parameters() {
-        let ParamKind::Linear(kind) = info.kind else { continue };
-        let transform = plan.transform(kind.input_point());
-        if let (false, Some(index)) = (transform.is_none(), parameters.index(&info.name)) {
-            let weight = &mut parameters.list_mut()[index];
-            transform.apply_rows(&mut weight.values, weight.shape[1]);
-        }
-    }
-}
-
 /// Adds the quantizer parameters of `plan` to full-precision parameters: those of `quantizer` for the scales of smallest
 /// squared error, and static points still uncalibrated (see `crate::calibration`).
 pub fn add_quantizer_parameters(

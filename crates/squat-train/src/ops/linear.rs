@@ -86,13 +86,6 @@ multiversion! {
 }
 
 multiversion! {
-    /// Transforms each row, in place.
-    fn transform_rows(x: &mut [f32], cols: usize, transform: Transform) {
-        transform.apply_rows(x, cols);
-    }
-}
-
-multiversion! {
     fn add_bias(out: &mut [f32], bias: &[f32]) {
         for row in out.chunks_exact_mut(bias.len()) {
             for (y, &b) in row.iter_mut().zip(bias) {
@@ -128,7 +121,7 @@ impl Linear {
             return Cow::Borrowed(x.data);
         }
         let mut rows = x.data.to_vec();
-        transform_rows(&mut rows, x.shape[1], self.transform);
+        Kernels::detect().transform(&mut rows, x.shape[1], self.transform);
         Cow::Owned(rows)
     }
 
@@ -266,7 +259,7 @@ impl FusedOp for Linear {
                 }
             }
             // The transposed matrix is the matrix itself.
-            transform_rows(&mut dx, k, self.transform);
+            Kernels::detect().transform(&mut dx, k, self.transform);
             found[0] = Some(dx);
         }
         if needed[1] || wanted(weight_at) {
@@ -322,7 +315,7 @@ mod tests {
         }
         // Transformed operands on both sides give the product of the originals.
         let mut rotated = inputs[1].0.clone();
-        transform_rows(&mut rotated, 8, Transform::Hadamard(4));
+        Transform::Hadamard(4).apply_rows(&mut rotated, 8);
         let views =
             |w| [Input { data: &inputs[0].0, shape: &inputs[0].1 }, Input { data: w, shape: &inputs[1].1 }];
         let (want, _) = Linear::default().forward(&views(&inputs[1].0));

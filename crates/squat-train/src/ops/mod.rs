@@ -9,6 +9,7 @@ pub mod lm_loss;
 pub mod rms_norm;
 pub mod swiglu;
 pub mod teacher_logits;
+pub mod transform;
 
 #[cfg(test)]
 pub(crate) mod gradient_check;

@@ -34,8 +34,8 @@ pub struct QuantConfig {
     /// a run that began with them can be resumed.
     #[serde(default)]
     pub points: BTreeMap<String, String>,
-    /// Transforms of the inputs of linear layers (`attn_in`, `o_proj_input`, `mlp_in`, `down_proj_input`): `hadamard(SIZE)`, or
-    /// `hadamard` for the largest size that fits.
+    /// Transforms of the inputs of linear layers (`attn_in`, `o_proj_input`, `mlp_in`, `down_proj_input`) and of the residual
+    /// stream (`residual`): `hadamard(SIZE)`, or `hadamard` for the largest size that fits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub transforms: BTreeMap<String, String>,
     /// Bits of the attention probabilities: 8 or 4.
@@ -109,8 +109,13 @@ impl QuantConfig {
             plan.set_point(point, scheme("points", value)?);
         }
         for (name, value) in &self.transforms {
-            plan.transforms[point_of("transforms", name)?.index()] = Transform::from_name(value)
-                .ok_or_else(|| fail("transforms", value, "none, hadamard or hadamard(SIZE), SIZE a power of two, or one times 12, 20, 28 or 36"))?;
+            let expected =
+                "none, hadamard or hadamard(SIZE), SIZE a power of two, or one times 12, 20, 28 or 36";
+            let transform = Transform::from_name(value).ok_or_else(|| fail("transforms", value, expected))?;
+            match name.as_str() {
+                QuantPlan::RESIDUAL => plan.residual = transform,
+                name => plan.transforms[point_of("transforms", name)?.index()] = transform,
+            }
         }
         if let Some(bits) = self.attn_probs_bits {
             if bits != 8 && bits != 4 {

@@ -2,6 +2,7 @@
 
 use super::RunOptions;
 use super::data::RunData;
+use crate::basis::Bases;
 use crate::checkpoint::{self, Loaded};
 use crate::device::is_cpu;
 use crate::error::TrainError;
@@ -48,6 +49,7 @@ impl<'a> Assembly<'a> {
             student,
             plan,
             quantizer,
+            bases: Bases::new(),
             teachers,
             data: StageData { train, valid },
             seq_len,

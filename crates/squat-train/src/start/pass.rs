@@ -7,7 +7,8 @@ use crate::checkpoint::Loaded;
 use crate::error::TrainError;
 use crate::fake_quant::{ActQuant, TokenBits, fake_quantize_rows};
 use crate::model::{
-    ForwardOptions, Model, ParamTensors, add_quantizer_parameters, pack_linears, transform_weights,
+    ForwardOptions, Model, ParamTensors, add_quantizer_parameters, pack_linears, transform_values,
+    transform_weights,
 };
 use crate::parameters::{Group, Parameters};
 use crate::quantizer::{parameter_name, stored_scales};
@@ -72,6 +73,9 @@ pub fn start(
         ));
     }
     let mut parameters = model.parameters.clone();
+    if methods.rotate {
+        transform_values(&mut parameters, spec);
+    }
     transform_weights(&mut parameters, spec, plan);
     add_quantizer_parameters(&mut parameters, spec, plan, stored_scales());
     let longest = sequences.iter().map(Vec::len).max().unwrap_or(0).max(1);

@@ -145,5 +145,5 @@ fn names_of_methods() {
     assert_eq!("none".parse(), Ok(Methods::NONE));
     assert!(!Methods::NONE.calibrates());
     assert_eq!("scales,refine".parse(), Ok(Methods { output_error: true, refine: 2, ..Methods::NONE }));
-    assert!("scale".parse::<Methods>().unwrap_err().contains("scales, compensate"));
+    assert!("scale".parse::<Methods>().unwrap_err().contains("rotate, scales, compensate"));
 }

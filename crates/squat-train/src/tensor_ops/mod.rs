@@ -13,6 +13,7 @@ use crate::ops::embedding::Embedding;
 use crate::ops::linear::Linear;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::SwiGlu;
+use crate::ops::transform::TransformRows;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, activation};
 use squat_quant::{ActScheme, Transform};
 
@@ -91,17 +92,31 @@ impl TensorForm for Linear {
     }
 }
 
+impl TensorForm for TransformRows {
+    fn tensor_form(&self, mut inputs: Vec<Tensor<2>>) -> Tensor<2> {
+        transformed(inputs.remove(0), self.transform)
+    }
+}
+
 /// Rows `[tokens, n]`, transformed by a product with the matrix.
 fn transformed(x: Tensor<2>, transform: Transform) -> Tensor<2> {
-    let Transform::Hadamard(size) = transform else { return x };
     let [rows, cols] = x.dims();
+    let (size, interleaved) = match transform {
+        Transform::None | Transform::Largest => return x,
+        Transform::Hadamard(size) => (size, false),
+        Transform::Interleaved(size) => (size, true),
+    };
     let mut matrix = vec![0f32; size * size];
     for (i, row) in matrix.chunks_exact_mut(size).enumerate() {
         row[i] = 1.0;
-        transform.apply(row);
+        Transform::Hadamard(size).apply(row);
     }
     let matrix = Tensor::<2>::from_data(TensorData::new(matrix, [size, size]), &x.device());
-    x.reshape([rows * cols / size, size]).matmul(matrix).reshape([rows, cols])
+    let blocks = cols / size;
+    let turned = |x: Tensor<2>, shape: [usize; 3]| x.reshape(shape).swap_dims(1, 2).reshape([rows, cols]);
+    let x = if interleaved { turned(x, [rows, size, blocks]) } else { x };
+    let y = x.reshape([rows * blocks, size]).matmul(matrix).reshape([rows, cols]);
+    if interleaved { turned(y, [rows, blocks, size]) } else { y }
 }
 
 /// `x @ w^T` in bf16, both ways. What has scales, `[tokens, 1]` and `[out, 1]` or `[1, 1]`, is multiplied as codes, which

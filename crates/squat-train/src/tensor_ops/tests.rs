@@ -13,6 +13,7 @@ use crate::ops::lm_loss::LmLoss;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::swiglu::SwiGlu;
 use crate::ops::teacher_logits::{TeacherLogits, TopTokens};
+use crate::ops::transform::TransformRows;
 use crate::quantizer::{WeightQuant, default_quantizer, registry};
 use burn::tensor::{Device, Tensor, TensorData};
 use squat_quant::{ActBits, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
@@ -90,8 +91,10 @@ fn linears() {
     let (x, w, bias) = (values(6, 20, 1), values(9, 20, 2), values(1, 9, 3));
     agree(Linear::default, [x.clone(), w.clone()], 1e-5);
     agree(|| Linear { bias: true, ..Linear::default() }, [x.clone(), w.clone(), bias.clone()], 1e-5);
-    let rotated = || Linear { transform: Transform::Hadamard(4), ..Linear::default() };
-    agree(rotated, [x.clone(), w.clone()], 1e-5);
+    for transform in [Transform::Hadamard(4), Transform::Interleaved(4), Transform::Hadamard(20)] {
+        agree(|| Linear { transform, ..Linear::default() }, [x.clone(), w.clone()], 1e-5);
+        agree(|| TransformRows { transform }, [x.clone()], 1e-5);
+    }
     for &quantizer in registry() {
         for granularity in [Granularity::PerTensor, Granularity::PerChannel, Granularity::PerGroup(8)] {
             let quant = WeightQuant { scheme: WeightScheme { bits: WeightBits::W4, granularity }, quantizer };
