@@ -38,7 +38,7 @@ impl Model {
                         job.parts.push(param);
                         job.biases.push(None);
                     }
-                    None => jobs.push(WeightJob::new(param, plan.weight)),
+                    None => jobs.push(WeightJob::new(param, plan.scheme_of(param))),
                 },
                 ParamKind::Bias if jobs.last_mut().is_some_and(|job| job.take_bias(param)) => {}
                 ParamKind::Bias | ParamKind::Norm(_) | ParamKind::Positions => {

@@ -3,6 +3,7 @@
 
 use squat_quant::token_policy::TokenPolicy;
 use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
+use std::collections::BTreeMap;
 
 use crate::error::ModelError;
 pub use crate::scales::scale_name;
@@ -15,6 +16,8 @@ use crate::spec::{LinearKind, ModelSpec, Norm, ParamInfo, ParamKind};
 pub struct QuantPlan {
     /// Scheme of every linear of every layer; none leaves them in full precision.
     pub weight: Option<WeightScheme>,
+    /// Schemes of single layers in place of `weight`, by layer and input point: linears of one input have one scheme.
+    pub exceptions: BTreeMap<(usize, ActPoint), WeightScheme>,
     /// Scheme of the token table.
     pub embedding: Option<WeightScheme>,
     /// Scheme of the output projection; equal to `embedding` in a tied model.
@@ -55,6 +58,7 @@ impl QuantPlan {
     pub fn full_precision() -> Self {
         Self {
             weight: None,
+            exceptions: BTreeMap::new(),
             embedding: None,
             head: None,
             points: [None; 9],
@@ -226,6 +230,27 @@ impl QuantPlan {
         if words.is_empty() { "none".to_owned() } else { words.join(", ") }
     }
 
+    fn validate_exceptions(&self, spec: &ModelSpec) -> Result<(), ModelError> {
+        for (&(layer, point), &scheme) in &self.exceptions {
+            let key = format!("plan.exceptions.{}", exception_name(layer, point));
+            let refuse = |expected: String, got: String| Err(ModelError::config(&*key, expected, got, ""));
+            if layer >= spec.num_hidden_layers {
+                return refuse(format!("a layer below {}", spec.num_hidden_layers), layer.to_string());
+            }
+            if !Self::TRANSFORMED.iter().any(|kind| kind.input_point() == point) {
+                let points = Self::TRANSFORMED.map(|kind| kind.input_point().name());
+                return refuse(
+                    format!("the input of linears: {}", points.join(", ")),
+                    point.name().to_owned(),
+                );
+            }
+            if scheme.granularity == Granularity::PerGroup(0) {
+                return refuse("a positive group size".to_owned(), "0".to_owned());
+            }
+        }
+        Ok(())
+    }
+
     fn validate_transforms(&self, spec: &ModelSpec) -> Result<(), ModelError> {
         for point in ActPoint::ALL.into_iter().filter(|&point| !self.transform(point).is_none()) {
             let (key, got) = (format!("plan.transforms.{}", point.name()), self.transform(point).to_string());
@@ -251,7 +276,8 @@ impl QuantPlan {
 
     /// Whether nothing at all is quantized.
     pub fn is_full_precision(&self) -> bool {
-        self.is_weight_only() && self.weight.is_none() && self.embedding.is_none() && self.head.is_none()
+        let weights = [self.weight, self.embedding, self.head];
+        self.is_weight_only() && weights.iter().all(Option::is_none) && self.exceptions.is_empty()
     }
 
     /// Whether the token policy compares a score with a threshold for each layer.
@@ -265,12 +291,17 @@ impl QuantPlan {
         self.thresholds.get(layer).copied().unwrap_or(0.0)
     }
 
+    /// Scheme of a linear of a layer.
+    pub fn weight_of(&self, layer: usize, kind: LinearKind) -> Option<WeightScheme> {
+        self.exceptions.get(&(layer, kind.input_point())).copied().or(self.weight)
+    }
+
     /// Scheme of a parameter; `None` for norms, biases, learned positions and everything left in full precision.
     pub fn scheme_of(&self, param: &ParamInfo) -> Option<WeightScheme> {
         match param.kind {
             ParamKind::Embedding => self.embedding,
             ParamKind::Head => self.head,
-            ParamKind::Linear(_) => self.weight,
+            ParamKind::Linear(kind) => self.weight_of(param.layer.unwrap_or(0), kind),
             ParamKind::Norm(_) | ParamKind::Bias | ParamKind::Positions => None,
         }
     }
@@ -325,6 +356,7 @@ impl QuantPlan {
                 format!("; set both to {}", describe(self.embedding)),
             ));
         }
+        self.validate_exceptions(spec)?;
         self.validate_transforms(spec)?;
         if ActBits::from_bits(self.attn_probs_bits).is_none() {
             let got = self.attn_probs_bits.to_string();
@@ -386,6 +418,18 @@ impl QuantPlan {
         }
         Ok(())
     }
+}
+
+/// What an exception is called: `layers.3.down_proj_input`.
+pub(crate) fn exception_name(layer: usize, point: ActPoint) -> String {
+    format!("layers.{layer}.{}", point.name())
+}
+
+/// The layer and the point that [`exception_name`] names.
+pub fn exception_of(name: &str) -> Option<(usize, ActPoint)> {
+    let (layer, point) = name.strip_prefix("layers.")?.split_once('.')?;
+    let layer = layer.parse().ok().filter(|number: &usize| number.to_string() == layer)?;
+    Some((layer, ActPoint::from_name(point)?))
 }
 
 /// Refuses a transform that does not fit rows of that many values.

@@ -7,10 +7,20 @@ use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightBi
 
 use crate::error::{ModelError, did_you_mean};
 use crate::json::{optional_number, optional_size, refuse_unknown, shown};
-use crate::plan::QuantPlan;
+use crate::plan::{QuantPlan, exception_name, exception_of};
 
-const PLAN_KEYS: [&str; 9] =
-    ["weight", "embedding", "head", "points", "transforms", "attn_probs_bits", "policy", "rho", "thresholds"];
+const PLAN_KEYS: [&str; 10] = [
+    "weight",
+    "exceptions",
+    "embedding",
+    "head",
+    "points",
+    "transforms",
+    "attn_probs_bits",
+    "policy",
+    "rho",
+    "thresholds",
+];
 const SCHEME_KEYS: [&str; 3] = ["bits", "granularity", "group_size"];
 const POLICY_KEYS: [&str; 4] = ["name", "bits", "seed", "count"];
 const GRANULARITIES: [&str; 3] = ["per_tensor", "per_channel", "per_group"];
@@ -21,6 +31,7 @@ impl QuantPlan {
     ///
     /// ```json
     /// {"weight": {"bits": 4, "granularity": "per_channel"}, "embedding": null,
+    ///  "exceptions": {"layers.0.down_proj_input": {"bits": 8, "granularity": "per_channel"}},
     ///  "head": {"bits": "ternary", "granularity": "per_group", "group_size": 64},
     ///  "points": {"attn_in": "dynamic", "query": "static", "attn_probs": "fixed", "lm_head_input": null},
     ///  "transforms": {"o_proj_input": "hadamard(64)", "residual": "hadamard(576)"},
@@ -51,6 +62,15 @@ impl QuantPlan {
             "rho": self.rho,
             "thresholds": self.thresholds,
         });
+        if !self.exceptions.is_empty() {
+            json["exceptions"] = self
+                .exceptions
+                .iter()
+                .map(|(&(layer, point), &scheme)| {
+                    (exception_name(layer, point), scheme_to_json(Some(scheme)))
+                })
+                .collect();
+        }
         if self.has_transforms() {
             json["transforms"] = self
                 .all_transforms()
@@ -82,6 +102,17 @@ impl QuantPlan {
             head: scheme("head", default.head)?,
             ..default
         };
+        if let Some(exceptions) = map.get("exceptions") {
+            for (name, value) in object(exceptions, "plan.exceptions")? {
+                let key = || format!("plan.exceptions.{name}");
+                let place = exception_of(name).ok_or_else(|| {
+                    ModelError::config(key(), "a name such as \"layers.3.down_proj_input\"", shown(value), "")
+                })?;
+                let scheme = scheme_from_json(value, &format!("exceptions.{name}"))?
+                    .ok_or_else(|| ModelError::config(key(), "a scheme", "null", ""))?;
+                plan.exceptions.insert(place, scheme);
+            }
+        }
         if let Some(points) = map.get("points") {
             plan.points = points_from_json(points)?;
         }

@@ -31,6 +31,23 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A number of bytes: `60000000`, `60MB` or `60M`.
+#[cfg(feature = "train")]
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "k" | "kB" => 1_000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000,
+        _ => 0,
+    };
+    let number = text.parse::<f64>().or_else(|_| digits.parse::<f64>());
+    let number =
+        number.ok().map(|number| number * factor as f64).filter(|number| (1.0..1e15).contains(number));
+    number.map(|number| number as u64).ok_or_else(|| "expected a number of bytes, such as 60MB".to_owned())
+}
+
 #[cfg(feature = "train")]
 fn tokens(text: &str) -> Result<usize, String> {
     const MOST: usize = 1 << 24;
@@ -65,6 +82,9 @@ pub enum Command {
     /// Quantize a model that was trained in full precision, better than by rounding: codes and scales of least output error.
     #[cfg(feature = "train")]
     Quantize(Quantize),
+    /// Measure what each layer and each activation point costs when it alone is quantized.
+    #[cfg(feature = "train")]
+    Sensitivity(SensitivityArgs),
     /// Pack a model to integers: a trained one with its learned scales, any other by rounding to nearest.
     Pack(Pack),
     /// Evaluate a model: minimal pairs, perplexity.
@@ -268,6 +288,10 @@ pub struct Quantize {
     /// inputs, with -t4 embedding and head in 4 bits.
     #[arg(long, value_parser = plan_name, default_value = "w4a8")]
     pub plan: String,
+    /// Most bytes of the packed weights: each layer gets 8, 4, 3 or 2 bits, wherever they save most by what `squat sensitivity`
+    /// measures; --plan says everything else.
+    #[arg(long, value_name = "N", value_parser = bytes)]
+    pub target_bytes: Option<u64>,
     /// What finds codes and scales: all, none (rounding to nearest), or some of rotate, scales, compensate, refine, correct, joined
     /// by commas.
     #[arg(long, default_value = "all")]
@@ -285,6 +309,34 @@ pub struct Quantize {
     /// Seed of the choice of text, and of the text that the model writes.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Threads; 0 uses one per core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(feature = "train")]
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  squat sensitivity my-model --tokens 64\n  squat sensitivity my-model --plan w2a8 --tokens 64 --methods none"
+)]
+pub struct SensitivityArgs {
+    /// Model in full precision: Hugging Face folder, GGUF file, or a run or checkpoint.
+    pub model: PathBuf,
+    /// Quantization plan, as for `squat quantize`.
+    #[arg(long, value_parser = plan_name, default_value = "w4a8")]
+    pub plan: String,
+    /// Text to measure on: a file, or a folder of .txt, .raw and .gz files. If absent, English that comes with the program.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Tokens to measure on, from the beginning of the text.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = tokens)]
+    pub tokens: usize,
+    /// Whether the model is rotated first, as `squat quantize` does: all or none.
+    #[arg(long, default_value = "all")]
+    pub methods: squat_train::start::Methods,
     /// Threads; 0 uses one per core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,

@@ -58,9 +58,14 @@ impl Fidelity {
     }
 
     fn of_window(original: &Engine, quantized: &Engine, window: &[u32]) -> Result<Self> {
+        let logits = original.session()?.prefill_all(&window[..window.len() - 1])?;
+        Self::from_logits(&logits, quantized, window)
+    }
+
+    /// The same from the original's logits after each token but the last.
+    pub fn from_logits(logits: &[f32], quantized: &Engine, window: &[u32]) -> Result<Self> {
         let inputs = &window[..window.len() - 1];
-        let logits = original.session()?.prefill_all(inputs)?;
-        let vocabulary = original.spec().vocab_size;
+        let vocabulary = quantized.spec().vocab_size;
         let kernels = Kernels::detect();
         let mut found = Self::default();
         quantized.session()?.for_each_logits(inputs, |at, other| {
@@ -82,7 +87,8 @@ impl Fidelity {
         Ok(found)
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds the sums of other tokens.
+    pub fn add(&mut self, other: &Self) {
         self.tokens += other.tokens;
         self.original += other.original;
         self.quantized += other.quantized;

@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod built_in;
 mod commands;
 mod fidelity;
 mod forms;
@@ -10,6 +11,8 @@ mod machine;
 mod printer;
 #[cfg(feature = "train")]
 mod progress;
+#[cfg(feature = "train")]
+mod sensitivity;
 mod signals;
 
 use clap::Parser;

@@ -623,3 +623,60 @@ fn quantize_measures_on_other_text_than_it_calibrates_on() {
     refuse(&["quantize", "fp", "--plan", "fp", "--out", "new"], &["quantizes no weights"]);
     assert!(!dir.join("new").exists());
 }
+
+fn number(value: &serde_json::Value) -> f64 {
+    value.as_f64().unwrap()
+}
+
+/// What each layer costs, bits by that for a number of bytes, and the card beside the result.
+#[test]
+fn bytes_decide_the_bits_of_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    models(dir);
+    let english = std::fs::read_to_string(dir.join("text/a.txt")).unwrap();
+    std::fs::write(dir.join("long.txt"), english.repeat(60)).unwrap();
+    let sum = |plan: &str| {
+        let found = json(dir, &["sensitivity", "fp", "--plan", plan, "--tokens", "100", "--json"]);
+        let costs: Vec<f64> =
+            found["weights"].as_array().unwrap().iter().map(|unit| number(&unit["divergence"])).collect();
+        assert_eq!(costs.len() % 4, 0, "{found}");
+        assert_eq!(found["activations"].as_array().unwrap().len(), 9);
+        costs.iter().sum::<f64>()
+    };
+    let [wide, narrow] = ["w8a8", "w2a8"].map(sum);
+    assert!(0.0 < wide && wide < 0.1 * narrow, "{wide} {narrow}");
+    let table = output(dir, &["sensitivity", "fp", "--tokens", "60", "--methods", "none"]);
+    assert!(text(&table.stdout).contains("| layer 0") && text(&table.stdout).contains("lm_head_input"));
+
+    let sizes = ["--data", "long.txt", "--tokens", "300", "--eval-tokens", "200", "--threads", "2", "--json"];
+    let made = |words: &[&str]| json(dir, &[&["quantize", "fp"], words, &sizes[..]].concat());
+    let uniform = made(&["--out", "uniform"]);
+    let bytes = uniform["bytes_after"].to_string();
+    let mixed = made(&["--target-bytes", &bytes, "--out", "mixed"]);
+    let taken = number(&mixed["bytes_after"]);
+    assert!(taken <= number(&uniform["bytes_after"]) && taken > 0.8 * number(&uniform["bytes_after"]), "{mixed}");
+    let config = std::fs::read_to_string(dir.join("mixed/config.json")).unwrap();
+    assert!(config.contains("exceptions"), "{config}");
+    // The packed model says what was measured on the checkpoint, and is what it was written as.
+    let generated = output(dir, &["generate", "mixed", "--prompt", "the", "--max-tokens", "5"]);
+    assert!(generated.status.success(), "{}", text(&generated.stderr));
+    assert!(output(dir, &["inspect", "mixed", "--verify"]).status.success());
+    let card = std::fs::read_to_string(dir.join("mixed/README.md")).unwrap();
+    for words in ["# fp, w4a8", "KL divergence", "`long.txt`", "residual", "Seed: 1"] {
+        assert!(card.contains(words), "{words}: {card}");
+    }
+    assert!(!card.contains(dir.to_str().unwrap()), "no path of this machine: {card}");
+
+    for (words, expected) in [
+        (&["quantize", "fp", "--target-bytes", "1000", "--out", "x"][..], &["too few", "-t4"][..]),
+        (&["sensitivity", "qat"], &["has quantizers already"]),
+        (&["sensitivity", "fp", "--plan", "fp"], &["quantizes weights"]),
+        (&["sensitivity", "fp", "--plan", "rho50"], &["thresholds"]),
+        (&["sensitivity", "nowhere"], &["nowhere"]),
+    ] {
+        check_refusal(&output(dir, words), words, expected);
+    }
+    let wrong = output(dir, &["quantize", "fp", "--target-bytes", "60XB", "--out", "x"]);
+    assert!(wrong.status.code() == Some(2) && text(&wrong.stderr).contains("60MB"), "{}", text(&wrong.stderr));
+}

@@ -64,6 +64,7 @@ fn help() {
         "tokenizer train",
         "train",
         "quantize",
+        "sensitivity",
         "pack",
     ];
     let verbs =
@@ -230,6 +231,7 @@ fn examples_of_the_help_run() {
         "data merge",
         "train",
         "quantize",
+        "sensitivity",
         "completions",
         "man",
         "quickstart",

@@ -167,7 +167,7 @@ fn every_option_that_a_page_names_exists() {
     for verb in
         ["quickstart", "data prepare", "data merge", "tokenizer train", "train", "quantize", "pack", "eval"]
             .into_iter()
-            .chain(["generate", "bench", "inspect", "doctor"])
+            .chain(["sensitivity", "generate", "bench", "inspect", "doctor"])
     {
         let args: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
         let help = ok(Path::new("."), &args);

@@ -62,6 +62,8 @@ const EXACT: &[&str] = &[
     "plan = 'w4a8', rho = 0.5, policy = 'activation_norm', activations = 'static'",
     "plan = 'w4a8', rho = 0.3, policy = 'random', activations = 'static'",
     "plan = 'rho50', embedding = 'fp'",
+    "plan = 'w4a8', exceptions = { 'layers.0.down_proj_input' = 'w8', 'layers.1.attn_in' = 'w2-g16' }",
+    "plan = 'w2-rho25', exceptions = { 'layers.1.mlp_in' = 'ternary', 'layers.0.o_proj_input' = 'w3' }",
 ];
 
 /// Recipes in which some product has an operand in full precision.

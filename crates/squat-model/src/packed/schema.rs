@@ -25,18 +25,27 @@ pub const TRANSFORMED_METHOD: &str = "squat";
 
 /// The `quantization_config` of a plan.
 pub fn quantization_config(spec: &ModelSpec, plan: &QuantPlan) -> Value {
-    let mut groups = Map::new();
+    let mut list = Vec::new();
     let mut ignore: Vec<&str> = Vec::new();
     let mut add = |targets: Vec<String>, scheme: WeightScheme, input: Value| {
-        let group = json!({
+        list.push(json!({
             "targets": targets,
             "weights": weight_args(scheme),
             "input_activations": input,
             "output_activations": null,
             "format": FORMAT,
-        });
-        groups.insert(format!("group_{}", groups.len()), group);
+        }));
     };
+    // Single layers come first: the first group with a target that matches is a layer's.
+    for (&(layer, point), &scheme) in &plan.exceptions {
+        let targets = spec
+            .linears()
+            .iter()
+            .filter(|kind| kind.input_point() == point)
+            .map(|kind| format!("re:.*layers\\.{layer}\\..*{}$", kind.module()))
+            .collect();
+        add(targets, scheme, input_args(plan, point));
+    }
     if let Some(scheme) = plan.weight {
         // Linears that share an input point have one quantizer.
         for point in [ActPoint::AttnIn, ActPoint::OProjInput, ActPoint::MlpIn, ActPoint::DownProjInput] {
@@ -59,6 +68,10 @@ pub fn quantization_config(spec: &ModelSpec, plan: &QuantPlan) -> Value {
         Some(_) => {}
         None => ignore.push("lm_head"),
     }
+    // Names in the order of their numbers, which a program may sort.
+    let digits = list.len().saturating_sub(1).to_string().len();
+    let named = |(index, group)| (format!("group_{index:0digits$}"), group);
+    let groups: Map<String, Value> = list.into_iter().enumerate().map(named).collect();
     json!({
         "config_groups": groups,
         "format": FORMAT,

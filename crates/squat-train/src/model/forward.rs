@@ -116,7 +116,8 @@ impl Model {
         let mut found = Vec::new();
         for layer in 0..self.spec.num_hidden_layers {
             for &kind in self.spec.linears() {
-                if let (Some(quant), Some(_)) = (self.quant(plan.weight), plan.point(kind.input_point())) {
+                let weight = self.quant(plan.weight_of(layer, kind));
+                if let (Some(quant), Some(_)) = (weight, plan.point(kind.input_point())) {
                     found.push((self.spec.linear_name(layer, kind), quant));
                 }
             }
@@ -167,7 +168,7 @@ impl Model {
         kind: LinearKind,
         bits: &TokenBits,
     ) -> Tensor<2> {
-        let weight = self.plan.as_ref().and_then(|plan| plan.weight);
+        let weight = self.plan.as_ref().and_then(|plan| plan.weight_of(layer, kind));
         let name = self.spec.linear_name(layer, kind);
         let bias = self.spec.biases.contains(kind);
         self.linear(params, x, (&name, weight, bias), (kind.input_point(), Some(layer), bits))

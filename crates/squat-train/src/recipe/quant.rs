@@ -38,6 +38,9 @@ pub struct QuantConfig {
     /// stream (`residual`): `hadamard(SIZE)`, or `hadamard` for the largest size that fits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub transforms: BTreeMap<String, String>,
+    /// Weight schemes of single layers, by name: `"layers.0.down_proj_input" = "w8"`, as in the name of a plan.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exceptions: BTreeMap<String, String>,
     /// Bits of the attention probabilities: 8 or 4.
     #[serde(default)]
     pub attn_probs_bits: Option<u32>,
@@ -107,6 +110,17 @@ impl QuantConfig {
                 return Err(TrainError::Recipe(format!("quant.points: {message}")));
             }
             plan.set_point(point, scheme("points", value)?);
+        }
+        for (name, value) in &self.exceptions {
+            let place = squat_model::plan::exception_of(name).ok_or_else(|| {
+                TrainError::Recipe(format!(
+                    "quant.exceptions: expected a name such as `layers.3.down_proj_input`, got `{name}`"
+                ))
+            })?;
+            let scheme = QuantPlan::named(value).ok().and_then(|plan| plan.weight);
+            let scheme =
+                scheme.ok_or_else(|| fail("exceptions", value, "w8, w4-g64, ternary or the like"))?;
+            plan.exceptions.insert(place, scheme);
         }
         for (name, value) in &self.transforms {
             let expected =

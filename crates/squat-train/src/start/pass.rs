@@ -272,9 +272,9 @@ impl Pass {
 
     /// Replaces these weights by their codes.
     fn quantize(&mut self, layer: usize, kinds: &[LinearKind], gram: &Gram) {
-        let Some(scheme) = self.plan().weight else { return };
         let moments = Moments::new(gram);
         for &kind in kinds {
+            let Some(scheme) = self.plan().weight_of(layer, kind) else { continue };
             let name = self.spec().linear_name(layer, kind);
             let (Some(weight), Some(scales)) =
                 (self.parameters.index(&name), self.parameters.index(&parameter_name(&name)))

@@ -17,6 +17,8 @@ mod quantize;
 #[cfg(feature = "train")]
 mod quickstart;
 #[cfg(feature = "train")]
+mod sensitivity;
+#[cfg(feature = "train")]
 mod tokenizer;
 #[cfg(feature = "train")]
 mod train;
@@ -40,6 +42,8 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Train(args) => train::run(&args),
         #[cfg(feature = "train")]
         Command::Quantize(args) => quantize::run(&args),
+        #[cfg(feature = "train")]
+        Command::Sensitivity(args) => sensitivity::run(&args),
         Command::Pack(args) => pack::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),

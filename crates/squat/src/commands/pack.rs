@@ -2,7 +2,7 @@
 
 use crate::args::Pack;
 use crate::fidelity::Fidelity;
-use crate::{forms, printer, signals};
+use crate::{built_in, forms, printer, signals};
 use anyhow::Result;
 use squat_engine::{Engine, EngineOptions};
 use squat_eval::Tokenize;
@@ -10,9 +10,6 @@ use squat_eval::table::Table;
 use squat_model::{ModelKind, OpenedModel, Output, QuantPlan};
 use std::path::Path;
 use std::process::ExitCode;
-
-/// English of several kinds, written for this purpose, that the loss of rounding is measured on.
-const TEXT: &str = include_str!("../built_in_text.txt");
 
 /// Perplexity over the original's from which a loss is said.
 const TOLERATED: f64 = 1.05;
@@ -65,7 +62,7 @@ pub fn run(args: &Pack) -> Result<ExitCode> {
 fn say_loss(model: &OpenedModel, packed: &Path) -> Result<()> {
     // A model without a tokenizer can be packed, and its loss is not measured.
     let Ok(tokenizer) = forms::ModelTokenizer::open(model) else { return Ok(()) };
-    let Ok(tokens) = tokenizer.encode(TEXT) else { return Ok(()) };
+    let Ok(tokens) = tokenizer.encode(built_in::TEXT) else { return Ok(()) };
     let length = model.spec().max_position_embeddings.min(256);
     let windows: Vec<Vec<u32>> = tokens
         .chunks(length.saturating_sub(1).max(1))

@@ -6,8 +6,10 @@ mod report;
 mod text;
 
 use crate::args::Quantize;
+use crate::commands::sensitivity;
 use crate::fidelity::Fidelity;
 use crate::forms::{self, ModelTokenizer};
+use crate::sensitivity::{WIDTHS, check_bytes};
 use crate::{machine, printer, signals};
 use anyhow::{Context, Result, bail};
 use budget::Budget;
@@ -15,7 +17,7 @@ use report::{Course, Report, Speed};
 use squat_engine::{Engine, EngineOptions};
 use squat_eval::Tokenize;
 use squat_files::write::OutputFolder;
-use squat_model::{ModelKind, OpenedModel, Output, QuantPlan};
+use squat_model::{ModelKind, OpenedModel, Output, ParamKind, QuantPlan};
 use squat_train::TrainError;
 use squat_train::checkpoint::{self, Loaded};
 use squat_train::execution::Execution;
@@ -45,6 +47,9 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
     plan.validate_frozen(model.spec())?;
     if plan.weight.is_none() {
         bail!("the plan {} quantizes no weights; choose another, such as w4a8", args.plan);
+    }
+    if let Some(bytes) = args.target_bytes {
+        check_bytes(&plan, model.spec(), bytes)?;
     }
     // Minutes later would be late to learn that nothing can be written there. The working folder is locked to the end.
     let output = Output::new(&args.out, args.force);
@@ -78,6 +83,14 @@ fn quantize(
     let loaded = checkpoint::load(model.path())?;
     let original = Engine::from_model(model, EngineOptions::threads(threads))?;
     signals::tidy_up();
+    let mixed;
+    let plan = match args.target_bytes {
+        None => plan,
+        Some(bytes) => {
+            mixed = fitted(args, (model, &loaded), plan, bytes, threads)?;
+            &mixed
+        }
+    };
     let budget = Budget::choose(args, &original, work)?;
     let text = text::text(args, &budget, model, &original)?;
     let needed = memory::needed(model.spec(), &text, args.minutes.is_some(), threads);
@@ -157,6 +170,34 @@ fn quantize(
     printer::note(&report.next(course.as_ref()));
     Ok(ExitCode::SUCCESS)
 }
+
+/// The plan with bits for each layer that fit into `bytes`.
+fn fitted(
+    args: &Quantize,
+    (model, loaded): (&OpenedModel, &Loaded),
+    plan: &QuantPlan,
+    bytes: u64,
+    threads: usize,
+) -> Result<QuantPlan> {
+    let windows = sensitivity::windows(model, args.data.as_deref(), SENSED)?;
+    printer::note("measuring what each layer costs, to choose its bits");
+    let found = sensitivity::of(loaded, plan, &windows, threads)?;
+    let mixed = found.allocate(plan, model.spec(), bytes)?;
+    let mut counts = [0usize; WIDTHS.len()];
+    for param in model.spec().parameters() {
+        let own = mixed.scheme_of(&param).filter(|_| matches!(param.kind, ParamKind::Linear(_)));
+        if let Some(at) = own.and_then(|scheme| WIDTHS.iter().position(|&bits| bits == scheme.bits)) {
+            counts[at] += 1;
+        }
+    }
+    let words = WIDTHS.iter().zip(counts).filter(|(_, count)| *count > 0);
+    let words: Vec<String> = words.map(|(bits, count)| format!("{count} of {} bits", bits.name())).collect();
+    printer::note(&format!("linear layers: {}", words.join(", ")));
+    Ok(mixed)
+}
+
+/// Tokens that layers are measured on.
+const SENSED: usize = 512;
 
 /// Name of the checkpoint before training.
 const START: &str = "start";
