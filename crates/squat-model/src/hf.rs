@@ -346,7 +346,7 @@ pub struct FolderContents<'a> {
 /// replaced (see [`NewFolder::create`]), and the file system's.
 pub fn write_folder(path: impl AsRef<Path>, contents: &FolderContents<'_>) -> Result<(), ModelError> {
     let declarations = declare(contents)?;
-    let mut config = arch::checked_config(contents.spec)?;
+    let mut config = arch::checked_config(contents.spec, contents.plan)?;
     let dtype = match contents.dtype {
         WeightDtype::F32 => "float32",
         WeightDtype::F16 => "float16",

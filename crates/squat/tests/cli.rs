@@ -655,7 +655,10 @@ fn bytes_decide_the_bits_of_layers() {
     let bytes = uniform["bytes_after"].to_string();
     let mixed = made(&["--target-bytes", &bytes, "--out", "mixed"]);
     let taken = number(&mixed["bytes_after"]);
-    assert!(taken <= number(&uniform["bytes_after"]) && taken > 0.8 * number(&uniform["bytes_after"]), "{mixed}");
+    assert!(
+        taken <= number(&uniform["bytes_after"]) && taken > 0.8 * number(&uniform["bytes_after"]),
+        "{mixed}"
+    );
     let config = std::fs::read_to_string(dir.join("mixed/config.json")).unwrap();
     assert!(config.contains("exceptions"), "{config}");
     // The packed model says what was measured on the checkpoint, and is what it was written as.
@@ -678,5 +681,9 @@ fn bytes_decide_the_bits_of_layers() {
         check_refusal(&output(dir, words), words, expected);
     }
     let wrong = output(dir, &["quantize", "fp", "--target-bytes", "60XB", "--out", "x"]);
-    assert!(wrong.status.code() == Some(2) && text(&wrong.stderr).contains("60MB"), "{}", text(&wrong.stderr));
+    assert!(
+        wrong.status.code() == Some(2) && text(&wrong.stderr).contains("60MB"),
+        "{}",
+        text(&wrong.stderr)
+    );
 }

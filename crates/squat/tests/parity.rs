@@ -188,6 +188,9 @@ fn transforms_keep_the_bits_and_the_model() {
                 let (checkpoint, packed) = checkpoint_and_packed_of(&spec, dir.path(), &quant, 7);
                 let fake = Evaluator::load(&checkpoint, true, 1).unwrap().logits(&ids).unwrap();
                 for path in [&packed, &checkpoint] {
+                    // Others are to refuse it.
+                    let config = std::fs::read_to_string(path.join("config.json")).unwrap();
+                    assert!(config.contains("\"squat_llama\"") && config.contains("LlamaForCausalLM"));
                     let engine = Engine::load(path, 2).unwrap();
                     let mut session = engine.session().unwrap();
                     let run = session.prefill_all(&ids).unwrap();

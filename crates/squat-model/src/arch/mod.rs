@@ -8,6 +8,7 @@ mod decoder;
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
+use crate::plan::QuantPlan;
 use crate::spec::{Architecture, ModelSpec, ParamInfo};
 use crate::weights::TensorLocation;
 
@@ -78,9 +79,19 @@ pub fn config_of_spec(spec: &ModelSpec) -> Map<String, Value> {
 ///
 /// # Errors
 /// Features that the family's configuration cannot express, so that another model would be read back.
-pub(crate) fn checked_config(spec: &ModelSpec) -> Result<Map<String, Value>, ModelError> {
-    let config = config_of_spec(spec);
+///
+/// Weights that were rewritten for the transforms of a plan are another model to whoever does not know these, so `model_type`
+/// is then one that others refuse; `architectures` stays.
+pub(crate) fn checked_config(
+    spec: &ModelSpec,
+    plan: Option<&QuantPlan>,
+) -> Result<Map<String, Value>, ModelError> {
+    let mut config = config_of_spec(spec);
     if spec_of_config(&config)? == *spec {
+        if plan.is_some_and(QuantPlan::has_transforms) {
+            let own = format!("{OWN_TYPE}{}", spec.architecture.model_type);
+            config.insert("model_type".to_owned(), own.into());
+        }
         return Ok(config);
     }
     let hint = "; the model can be run as it is, but not written";
@@ -93,10 +104,14 @@ pub(crate) fn checked_config(spec: &ModelSpec) -> Result<Map<String, Value>, Mod
     ))
 }
 
+/// Prefix of the `model_type` of models with transforms.
+const OWN_TYPE: &str = "squat_";
+
 /// The architecture that a `config.json` names in `architectures` or, without it, in `model_type`.
 fn of_config(config: &Map<String, Value>) -> Result<&'static Definition, ModelError> {
     let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     let model_type = config.get("model_type").and_then(Value::as_str);
+    let model_type = model_type.map(|name| name.strip_prefix(OWN_TYPE).unwrap_or(name));
     let found = match (class, model_type) {
         (Some(class), _) => REGISTRY.iter().find(|d| d.architecture.class == class),
         (None, Some(model_type)) => REGISTRY.iter().find(|d| d.architecture.model_type == model_type),
