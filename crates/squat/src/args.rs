@@ -84,7 +84,7 @@ pub enum Command {
     Quantize(Quantize),
     /// Measure what each layer and each activation point costs when it alone is quantized.
     #[cfg(feature = "train")]
-    Sensitivity(SensitivityArgs),
+    Sensitivity(Sensitivity),
     /// Pack a model to integers: a trained one with its learned scales, any other by rounding to nearest.
     Pack(Pack),
     /// Evaluate a model: minimal pairs, perplexity.
@@ -322,7 +322,7 @@ pub struct Quantize {
 #[command(
     after_help = "Examples:\n  squat sensitivity my-model --tokens 64\n  squat sensitivity my-model --plan w2a8 --tokens 64 --methods none"
 )]
-pub struct SensitivityArgs {
+pub struct Sensitivity {
     /// Model in full precision: Hugging Face folder, GGUF file, or a run or checkpoint.
     pub model: PathBuf,
     /// Quantization plan, as for `squat quantize`.

@@ -594,11 +594,11 @@ fn quantize_measures_on_other_text_than_it_calibrates_on() {
         made(&["--data", "long.txt", "--held-out", "held-out.txt", "--plan", "w2a8", "--out", "untuned"]);
     assert!(tuned["perplexity_after"].as_f64() < start["perplexity_after"].as_f64(), "{tuned} {start}");
     assert!(tuned["seconds"].as_f64().unwrap() < 0.35 * 60.0 * 1.1, "{tuned}");
-    // What is too little is said, and gives what there is without training.
+    // However little time there is, there is a model at the end.
     let words =
         ["quantize", "fp", "--data", "long.txt", "--plan", "w2a8", "--minutes", "0.1", "--out", "hurried"];
     let hurried = output(dir, &[&words, &sizes[..]].concat());
-    assert!(hurried.status.success() && text(&hurried.stderr).contains("no time is left to train"));
+    assert!(hurried.status.success() && dir.join("hurried/README.md").is_file(), "{}", text(&hurried.stderr));
     assert!(!dir.join(".tuned.quantize").exists() && !dir.join(".untuned.quantize").exists());
 
     let refuse = |words: &[&str], expected: &[&str]| {

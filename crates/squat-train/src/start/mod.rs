@@ -78,6 +78,21 @@ impl Methods {
     }
 }
 
+impl std::fmt::Display for Methods {
+    /// The names that [`FromStr`] reads: `rotate, scales`, or `none`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = [
+            (self.rotate, "rotate"),
+            (self.output_error, "scales"),
+            (self.compensate, "compensate"),
+            (self.refine > 0, "refine"),
+            (self.correct > 0.0, "correct"),
+        ];
+        let used: Vec<&str> = names.into_iter().filter(|(used, _)| *used).map(|(_, name)| name).collect();
+        f.write_str(if used.is_empty() { "none".to_owned() } else { used.join(", ") }.as_str())
+    }
+}
+
 impl FromStr for Methods {
     type Err = String;
 

@@ -145,5 +145,8 @@ fn names_of_methods() {
     assert_eq!("none".parse(), Ok(Methods::NONE));
     assert!(!Methods::NONE.calibrates());
     assert_eq!("scales,refine".parse(), Ok(Methods { output_error: true, refine: 2, ..Methods::NONE }));
+    for names in ["none", "rotate, scales, compensate, refine, correct", "scales, correct"] {
+        assert_eq!(names.replace(' ', "").parse::<Methods>().unwrap().to_string(), names);
+    }
     assert!("scale".parse::<Methods>().unwrap_err().contains("rotate, scales, compensate"));
 }

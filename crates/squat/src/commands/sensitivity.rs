@@ -1,9 +1,8 @@
 //! `squat sensitivity`.
 
-use crate::args::SensitivityArgs;
 use crate::forms::{self, ModelTokenizer};
 use crate::sensitivity::{Sensitivity, measure};
-use crate::{built_in, printer, signals};
+use crate::{args, built_in, printer, signals};
 use anyhow::{Result, anyhow, bail};
 use serde_json::json;
 use squat_eval::table::Table;
@@ -16,7 +15,7 @@ use std::process::ExitCode;
 /// Tokens of a window, BOS included, for models that take as many.
 const WINDOW: usize = 256;
 
-pub fn run(args: &SensitivityArgs) -> Result<ExitCode> {
+pub fn run(args: &args::Sensitivity) -> Result<ExitCode> {
     let model = forms::open_model(&args.model)?;
     if model.kind() != ModelKind::FullPrecision {
         bail!(

@@ -159,7 +159,7 @@ impl Report<'_> {
              weights and activations are integers (plan `{plan}`), by quantization-aware methods on {text}. \
              Codes and scales were found on {calibrated_on} tokens. {training}\n\n{table}\n\
              Measured on {tokens} tokens {measured}; the original in f32, speeds of both on the machine that made it.\n\n\
-             * Methods: {methods:?}\n* Transforms: {transforms}\n* Seed: {seed}\n\n\
+             * Methods: {methods}\n* Transforms: {transforms}\n* Seed: {seed}\n\n\
              ```sh\nsquat generate FOLDER --prompt \"Once upon a time\"\nsquat inspect FOLDER --verify\n```\n",
             version = env!("CARGO_PKG_VERSION"),
             table = self.table(),
