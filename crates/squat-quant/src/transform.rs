@@ -165,43 +165,45 @@ pub fn interleaved(row: &mut [f32], size: usize) {
     assert!(row.len().is_multiple_of(size), "{} values in blocks of {size}", row.len());
     let blocks = row.len() / size;
     let (mut stride, end) = (blocks, blocks * power);
+    let factor = factor(size);
+    // The factor belongs to the last pass over the row; before, it is 1, which changes no bit.
+    let factor_of = |next: usize| if order == 1 && next == end { factor } else { 1.0 };
     // Two strides in one pass.
     while 4 * stride <= end {
+        let last = factor_of(4 * stride);
         for four in row.chunks_exact_mut(4 * stride) {
             let (ab, cd) = four.split_at_mut(2 * stride);
             let ((a, b), (c, d)) = (ab.split_at_mut(stride), cd.split_at_mut(stride));
             for i in 0..stride {
                 let (ab, cd) = ([a[i] + b[i], a[i] - b[i]], [c[i] + d[i], c[i] - d[i]]);
-                (a[i], b[i], c[i], d[i]) = (ab[0] + cd[0], ab[1] + cd[1], ab[0] - cd[0], ab[1] - cd[1]);
+                (a[i], b[i]) = ((ab[0] + cd[0]) * last, (ab[1] + cd[1]) * last);
+                (c[i], d[i]) = ((ab[0] - cd[0]) * last, (ab[1] - cd[1]) * last);
             }
         }
         stride *= 4;
     }
     if stride < end {
+        let last = factor_of(2 * stride);
         for two in row.chunks_exact_mut(2 * stride) {
             let (a, b) = two.split_at_mut(stride);
             for i in 0..stride {
-                (a[i], b[i]) = (a[i] + b[i], a[i] - b[i]);
+                (a[i], b[i]) = ((a[i] + b[i]) * last, (a[i] - b[i]) * last);
             }
         }
     }
     if order > 1 {
         let whole = end / WIDTH * WIDTH;
-        (0..whole).step_by(WIDTH).for_each(|place| small_at::<WIDTH>(row, (order, end), place));
-        (whole..end).for_each(|place| small_at::<1>(row, (order, end), place));
-    }
-    let factor = factor(size);
-    for x in row {
-        *x *= factor;
+        (0..whole).step_by(WIDTH).for_each(|place| small_at::<WIDTH>(row, (order, end), place, factor));
+        (whole..end).for_each(|place| small_at::<1>(row, (order, end), place, factor));
     }
 }
 
 /// Places that are computed side by side: a vector or two of most CPUs.
 const WIDTH: usize = 16;
 
-/// [`small`] on the values of `N` places from `place` on, each `apart` values after the one before.
+/// [`small`] on the values of `N` places from `place` on, each `apart` values after the one before, and the factor.
 #[inline(always)]
-fn small_at<const N: usize>(row: &mut [f32], (order, apart): (usize, usize), place: usize) {
+fn small_at<const N: usize>(row: &mut [f32], (order, apart): (usize, usize), place: usize, factor: f32) {
     let mut values = [[0f32; N]; MAX_SMALL];
     let values = &mut values[..order];
     for (value, chunk) in values.iter_mut().zip(row.chunks_exact(apart)) {
@@ -209,7 +211,9 @@ fn small_at<const N: usize>(row: &mut [f32], (order, apart): (usize, usize), pla
     }
     small(values);
     for (value, chunk) in values.iter().zip(row.chunks_exact_mut(apart)) {
-        chunk[place..place + N].copy_from_slice(value);
+        for (x, value) in chunk[place..place + N].iter_mut().zip(value) {
+            *x = value * factor;
+        }
     }
 }
 

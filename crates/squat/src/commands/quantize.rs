@@ -91,7 +91,7 @@ fn quantize(
             &mixed
         }
     };
-    let budget = Budget::choose(args, &original, work)?;
+    let budget = Budget::choose(args, &original, work, began)?;
     let text = text::text(args, &budget, model, &original)?;
     let needed = memory::needed(model.spec(), &text, args.minutes.is_some(), threads);
     printer::note(&memory::check(needed, machine::available_memory())?);
@@ -100,11 +100,16 @@ fn quantize(
     let until = args
         .minutes
         .map(|minutes| began + Duration::from_secs_f64(60.0 * minutes).saturating_sub(budget.reserve));
-    if until.is_some_and(|until| Instant::now() >= until) {
-        printer::note("no time is left to train; give more --minutes, or fewer --tokens");
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    if left.is_some_and(|left| left <= budget.least_training) && !work.path().join(TUNE).exists() {
+        printer::note("the time that is left is too short to train; give more --minutes, or fewer --tokens");
     }
+    // Training that has begun goes on with what is left.
+    let trains = |left: Duration| {
+        left > budget.least_training || (left > Duration::ZERO && work.path().join(TUNE).exists())
+    };
     let mut course = None;
-    let checkpoint_folder = match until.filter(|&until| Instant::now() < until) {
+    let checkpoint_folder = match until.filter(|_| left.is_some_and(trains)) {
         None => {
             drop((loaded, started));
             work.path().join(START)
@@ -116,7 +121,7 @@ fn quantize(
                 text: [&text.training, &text.choosing].map(|windows| joined(windows)),
                 bos: ModelTokenizer::open(model)?.bos_id(),
                 tokenizer: model.tokenizer_files()?,
-                folder: &work.path().join("tune"),
+                folder: &work.path().join(TUNE),
                 fingerprint,
                 until,
                 seed: args.seed,
@@ -202,6 +207,9 @@ const SENSED: usize = 512;
 /// Name of the checkpoint before training.
 const START: &str = "start";
 
+/// Name of the folder of the training.
+const TUNE: &str = "tune";
+
 /// Name of the file that says what the working folder was made from; written once codes are there.
 const FINGERPRINT: &str = "fingerprint";
 
@@ -211,7 +219,7 @@ fn working_folder(args: &Quantize) -> Result<OutputFolder> {
     let name =
         out.file_name().with_context(|| format!("{}: expected a path that ends in a name", out.display()))?;
     let path = out.with_file_name(format!(".{}.quantize", name.to_string_lossy()));
-    Ok(OutputFolder::claim(&path, KIND, &[START, "tune"], |_| false, args.force)?)
+    Ok(OutputFolder::claim(&path, KIND, &[START, TUNE], |_| false, args.force)?)
 }
 
 /// What the result depends on, in one number.
@@ -241,7 +249,7 @@ fn started(
         squat_files::sums::verify(&folder)?;
         return Ok(checkpoint::load(&folder)?);
     }
-    [FINGERPRINT, "tune", START].iter().try_for_each(|name| work.remove(name))?;
+    [FINGERPRINT, TUNE, START].iter().try_for_each(|name| work.remove(name))?;
     let threads = forms::threads(args.threads);
     let found = start(loaded, plan, &text.calibration, &args.methods, threads, &mut |progress| {
         let (done, all) = (progress.layers, progress.of);

@@ -20,22 +20,28 @@ const MEASURED: usize = 8_192;
 // Costs in passes of the original over a token, in f32 (docs/LOG.md): found on SmolLM2-135M.
 
 /// Calibrating: both models' passes and the sums of products.
-const CALIBRATING: f64 = 3.0;
-/// Measuring: a pass of each model and the divergence.
-const MEASURING: f64 = 1.7;
+const CALIBRATING: f64 = 3.5;
+/// Measuring: a pass of each model, the divergence, and the speed of both.
+const MEASURING: f64 = 2.5;
 /// A token that the model writes.
 const WRITING: f64 = 2.0;
+/// A token of a training step.
+const TRAINING: f64 = 3.7;
 /// Finding the codes, for each of the hidden values: the weights are few for each, and the products with them grow with its square.
 const SOLVING: f64 = 19.0;
 
 /// Share of the time for measuring.
 const MEASURED_SHARE: f64 = 0.2;
-/// Share of the time for the first codes: all that is left of a short time, a third of a long one.
-const CODES_SHARE: [f64; 2] = [0.7, 0.33];
-/// Minutes up to which a time is short.
+/// Share of the time for the first codes, where the time is not short.
+const CODES_SHARE: f64 = 0.33;
+/// Minutes up to which a time is short: all that is left goes to the first codes.
 const SHORT: f64 = 5.0;
-/// Seconds that are kept for packing, whatever else.
+/// Share of the time that is kept for what is not foreseen.
+const MARGIN: f64 = 0.06;
+/// Seconds that are kept for packing.
 const PACKING: f64 = 5.0;
+/// Fewest steps that training is worth its preparations for.
+const LEAST_STEPS: f64 = 6.0;
 
 /// Tokens, and the time that is kept for the end.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +52,8 @@ pub struct Budget {
     pub eval_tokens: usize,
     /// For measuring and packing.
     pub reserve: Duration,
+    /// Time below which training does not begin.
+    pub least_training: Duration,
 }
 
 /// Name of the file of the working folder that keeps what was chosen, so that an interrupted command goes on with the same text.
@@ -56,59 +64,67 @@ impl Budget {
     ///
     /// # Errors
     /// A time that is too short for anything.
-    pub fn choose(args: &Quantize, original: &Engine, work: &OutputFolder) -> Result<Self> {
+    pub fn choose(args: &Quantize, original: &Engine, work: &OutputFolder, began: Instant) -> Result<Self> {
         let Some(minutes) = args.minutes else {
             let (tokens, eval_tokens) =
                 (args.tokens.unwrap_or(CALIBRATION), args.eval_tokens.unwrap_or(MEASURED));
-            return Ok(Self { tokens, eval_tokens, reserve: Duration::ZERO });
+            let (reserve, least_training) = (Duration::ZERO, Duration::ZERO);
+            return Ok(Self { tokens, eval_tokens, reserve, least_training });
         };
         let asked = format!("{minutes} {:?} {:?} {}", args.tokens, args.eval_tokens, args.data.is_some());
         let kept = read::text(&work.path().join(FILE), Limit::Config).ok();
         if let Some(known) = kept.as_deref().and_then(|text| Self::parse(text, &asked)) {
             return Ok(known);
         }
-        let seconds = seconds_per_token(original)?;
-        let chosen = Self::fit(args, minutes, seconds, original.spec().hidden_size)?;
-        let Self { tokens, eval_tokens, reserve } = chosen;
-        let text = format!("{asked}\n{tokens} {eval_tokens} {}\n", reserve.as_secs_f64());
-        work.write(FILE, text.as_bytes())?;
+        let pass = seconds_per_token(original)?;
+        // Text is still to be read, which takes about as long as reading the model did.
+        let gone = 2.0 * began.elapsed().as_secs_f64();
+        let chosen = Self::fit(args, minutes, gone, pass, original.spec().hidden_size)?;
+        let Self { tokens, eval_tokens, reserve, least_training } = chosen;
+        let (reserve, least) = (reserve.as_secs_f64(), least_training.as_secs_f64());
+        work.write(FILE, format!("{asked}\n{tokens} {eval_tokens} {reserve} {least}\n").as_bytes())?;
         Ok(chosen)
     }
 
     fn parse(text: &str, asked: &str) -> Option<Self> {
         let (first, rest) = text.split_once('\n')?;
         let numbers: Vec<f64> = rest.split_whitespace().map_while(|number| number.parse().ok()).collect();
-        let &[tokens, eval_tokens, reserve] = numbers.as_slice() else { return None };
-        let reserve = Duration::try_from_secs_f64(reserve).ok()?;
+        let &[tokens, eval_tokens, reserve, least] = numbers.as_slice() else { return None };
+        let time = |seconds| Duration::try_from_secs_f64(seconds).ok();
         (first == asked).then_some(Self {
             tokens: tokens as usize,
             eval_tokens: eval_tokens as usize,
-            reserve,
+            reserve: time(reserve)?,
+            least_training: time(least)?,
         })
     }
 
-    /// `pass` is the time of the original for a token, in seconds.
-    fn fit(args: &Quantize, minutes: f64, pass: f64, hidden: usize) -> Result<Self> {
+    /// `pass` is the time of the original for a token, `gone` what is over before calibration begins, in seconds.
+    fn fit(args: &Quantize, minutes: f64, gone: f64, pass: f64, hidden: usize) -> Result<Self> {
         let seconds = 60.0 * minutes;
         let written = if args.data.is_some() { 0.0 } else { WRITING };
-        let own = |kept: bool| if kept { written } else { 0.0 };
-        let measuring = pass * (MEASURING + own(args.held_out.is_none()));
+        let measuring = pass * (MEASURING + if args.held_out.is_none() { written } else { 0.0 });
         let eval_tokens = args
             .eval_tokens
             .unwrap_or_else(|| ((MEASURED_SHARE * seconds / measuring) as usize).clamp(1, MEASURED));
-        let reserve = PACKING.min(0.2 * seconds) + pass * MEASURING * eval_tokens as f64;
-        let share = if minutes <= SHORT { CODES_SHARE[0] } else { CODES_SHARE[1] };
-        let left = share * seconds - reserve.min(0.5 * seconds) - pass * SOLVING * hidden as f64;
+        let reserve = MARGIN * seconds + PACKING.min(0.1 * seconds) + pass * MEASURING * eval_tokens as f64;
+        let all =
+            (seconds - gone - reserve).min(if minutes > SHORT { CODES_SHARE * seconds } else { seconds });
+        let solving = pass * SOLVING * hidden as f64;
         let tokens = match args.tokens {
             Some(tokens) => tokens,
-            None if left <= 0.0 => bail!(
+            None if all <= solving => bail!(
                 "{minutes} minutes are too short to find codes for this model on this machine; give at least {:.0}, or \
                  --tokens, to calibrate on so many whatever it takes",
-                (2.0 * pass * (SOLVING * hidden as f64 + MEASURING) / 60.0 / share + 1.0).ceil()
+                (1.5 * (solving + gone) / 60.0 + 1.0).ceil()
             ),
-            None => ((left / (pass * (CALIBRATING + written))) as usize).clamp(1, MOST_CALIBRATION),
+            None => {
+                (((all - solving) / (pass * (CALIBRATING + written))) as usize).clamp(1, MOST_CALIBRATION)
+            }
         };
-        Ok(Self { tokens, eval_tokens, reserve: Duration::from_secs_f64(reserve) })
+        let time = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let step = squat_train::tune::Settings::default().step_tokens as f64 * pass * TRAINING;
+        Ok(Self { tokens, eval_tokens, reserve: time(reserve), least_training: time(LEAST_STEPS * step) })
     }
 }
 
@@ -141,7 +157,7 @@ mod tests {
     #[test]
     fn tokens_fit_into_the_minutes() {
         let pass = 0.0027;
-        let fit = |words: &[&str], minutes| Budget::fit(&args(words), minutes, pass, 576);
+        let fit = |words: &[&str], minutes| Budget::fit(&args(words), minutes, 10.0, pass, 576);
         let short = fit(&["--data", "text", "--held-out", "other"], 2.0).unwrap();
         // Everything together stays below the time.
         let cost =
@@ -161,10 +177,13 @@ mod tests {
 
     #[test]
     fn a_budget_is_kept_for_the_same_wish() {
-        let budget = Budget { tokens: 7, eval_tokens: 9, reserve: Duration::from_millis(1500) };
-        assert_eq!(Budget::parse("2 None\n7 9 1.5\n", "2 None"), Some(budget));
-        assert_eq!(Budget::parse("2 None\n7 9 1.5\n", "3 None"), None);
-        for damaged in ["", "2 None", "2 None\n7 9\n", "2 None\n7 9 -1\n", "2 None\n7 9 x\n"] {
+        let (reserve, least_training) = (Duration::from_millis(1500), Duration::from_secs(2));
+        let budget = Budget { tokens: 7, eval_tokens: 9, reserve, least_training };
+        assert_eq!(Budget::parse("2 None\n7 9 1.5 2\n", "2 None"), Some(budget));
+        assert_eq!(Budget::parse("2 None\n7 9 1.5 2\n", "3 None"), None);
+        for damaged in
+            ["", "2 None", "2 None\n7 9\n", "2 None\n7 9 1.5\n", "2 None\n7 9 -1 2\n", "2 None\n7 9 x 2\n"]
+        {
             assert_eq!(Budget::parse(damaged, "2 None"), None, "{damaged:?}");
         }
     }

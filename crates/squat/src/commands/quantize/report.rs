@@ -117,7 +117,8 @@ impl Report<'_> {
     /// What the next larger budget would bring.
     pub fn next(&self, course: Option<&Course>) -> String {
         let ratio = self.fidelity.ratio();
-        let Some(minutes) = self.args.minutes.filter(|_| course.is_some()) else {
+        let Some(minutes) = self.args.minutes.filter(|_| course.is_some_and(|course| course.tokens > 0))
+        else {
             return "next: --minutes 30 also trains on what the original says, --minutes 480 for as long as a night".to_owned();
         };
         let more = 2.0 * minutes;
