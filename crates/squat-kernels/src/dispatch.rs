@@ -285,7 +285,13 @@ impl Kernels {
         for (i, gate_up) in gate_up.chunks_exact((2 * k).max(1)).enumerate() {
             let (gate, up) = gate_up.split_at(k);
             rows.fill(i, bits, quantizer, |grid, codes| {
-                self.silu_mul_quantize(gate, up, scratch, transform, grid, codes)
+                if transform.is_none() {
+                    return self.silu_mul_quantize(gate, up, scratch, grid, codes);
+                }
+                // Three calls, while the row is near: a transform within the one function would double the program's share of it.
+                self.silu_mul(gate, up, scratch);
+                self.transform(scratch, k, transform);
+                self.quantize_row(scratch, grid, codes)
             });
         }
     }

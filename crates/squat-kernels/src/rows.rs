@@ -6,7 +6,7 @@ use crate::lanes::max_abs_of;
 use crate::simd::{FloatSimd, write_codes};
 use alloc::vec::Vec;
 use core::ops::Range;
-use squat_quant::{ActBits, Affine, CodeRange, Transform, dynamic_scale};
+use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
 
 /// Rows are padded with zero codes to a multiple of this many.
 pub const ROW_ALIGN: usize = 64;
@@ -402,18 +402,16 @@ pub(crate) fn rms_norm_quantize(
     (affine.scale, write_codes(values, affine, &mut codes[..x.len()]))
 }
 
-/// [`crate::float::silu_mul`] into `scratch`, transformed, and [`quantize_row`] of it.
+/// [`crate::float::silu_mul`] into `scratch`, and [`quantize_row`] of it.
 #[inline(always)]
 pub(crate) fn silu_mul_quantize<S: FloatSimd>(
     s: S,
     gate: &[f32],
     up: &[f32],
     scratch: &mut [f32],
-    transform: Transform,
     grid: Grid,
     codes: &mut [i8],
 ) -> (f32, i32) {
     silu_mul(gate, up, scratch);
-    transform.apply(scratch);
     quantize_row(s, scratch, grid, codes)
 }

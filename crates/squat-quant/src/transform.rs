@@ -8,6 +8,7 @@
 mod small;
 
 use core::fmt;
+use core::ops::Range;
 
 use crate::math::sqrt;
 use small::{MAX_SMALL, small};
@@ -192,26 +193,28 @@ pub fn interleaved(row: &mut [f32], size: usize) {
         }
     }
     if order > 1 {
-        let whole = end / WIDTH * WIDTH;
-        (0..whole).step_by(WIDTH).for_each(|place| small_at::<WIDTH>(row, (order, end), place, factor));
-        (whole..end).for_each(|place| small_at::<1>(row, (order, end), place, factor));
+        for place in (0..end).step_by(WIDTH) {
+            small_at(row, (order, end), place..(place + WIDTH).min(end), factor);
+        }
     }
 }
 
 /// Places that are computed side by side: a vector or two of most CPUs.
 const WIDTH: usize = 16;
 
-/// [`small`] on the values of `N` places from `place` on, each `apart` values after the one before, and the factor.
-#[inline(always)]
-fn small_at<const N: usize>(row: &mut [f32], (order, apart): (usize, usize), place: usize, factor: f32) {
-    let mut values = [[0f32; N]; MAX_SMALL];
+/// [`small`] on the values of up to [`WIDTH`] places, each `apart` values after the one before, and the factor. Compiled once,
+/// not for each instruction set: only the residual stream has such a transform, twice for a row of logits.
+#[inline(never)]
+fn small_at(row: &mut [f32], (order, apart): (usize, usize), places: Range<usize>, factor: f32) {
+    let mut values = [[0f32; WIDTH]; MAX_SMALL];
     let values = &mut values[..order];
     for (value, chunk) in values.iter_mut().zip(row.chunks_exact(apart)) {
-        value.copy_from_slice(&chunk[place..place + N]);
+        let chunk = &chunk[places.clone()];
+        value[..chunk.len()].copy_from_slice(chunk);
     }
     small(values);
     for (value, chunk) in values.iter().zip(row.chunks_exact_mut(apart)) {
-        for (x, value) in chunk[place..place + N].iter_mut().zip(value) {
+        for (x, value) in chunk[places.clone()].iter_mut().zip(value) {
             *x = value * factor;
         }
     }

@@ -87,8 +87,8 @@ macro_rules! kernel_functions {
             x: &[f32], gain: &[f32], eps: f32, grid: Grid, codes: &mut [i8]
         ) -> (f32, i32) = rows::rms_norm_quantize(x, gain, eps, grid, codes);
         pub(crate) fn silu_mul_quantize(
-            gate: &[f32], up: &[f32], scratch: &mut [f32], transform: Transform, grid: Grid, codes: &mut [i8]
-        ) -> (f32, i32) = rows::silu_mul_quantize(token(), gate, up, scratch, transform, grid, codes);
+            gate: &[f32], up: &[f32], scratch: &mut [f32], grid: Grid, codes: &mut [i8]
+        ) -> (f32, i32) = rows::silu_mul_quantize(token(), gate, up, scratch, grid, codes);
 
         // Integer products, by `Storage`.
 

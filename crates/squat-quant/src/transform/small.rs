@@ -49,29 +49,35 @@ fn six<const N: usize>(mut a: Values<N>) -> Values<N> {
 #[inline(always)]
 pub(super) fn small<const N: usize>(x: &mut [Values<N>]) {
     match x.len() {
-        12 => paley::<5, N>(x),
-        20 => paley::<9, N>(x),
-        28 => paley::<13, N>(x),
+        12 => paley(&const { neighbours(5) }, 5, x),
+        20 => paley(&const { neighbours(9) }, 9, x),
+        28 => paley(&const { neighbours(13) }, 13, x),
         36 => latin(x),
         order => panic!("no small Hadamard matrix of order {order}"),
     }
 }
 
-/// For each element of the field of `Q` elements, the elements at a distance that is a square, in the first `(Q - 1) / 2`
-/// entries. Q is a prime, or 9: pairs modulo 3 with the product of complex numbers, where a square is what has norm 1.
-const fn neighbours<const Q: usize>() -> [[u8; Q]; Q] {
-    let mut table = [[0; Q]; Q];
+/// Elements of the largest field.
+const MAX_FIELD: usize = 13;
+
+/// For each element of a field, elements of it.
+type Neighbours = [[u8; MAX_FIELD]; MAX_FIELD];
+
+/// For each element of the field of `q` elements, the elements at a distance that is a square, in the first `(q - 1) / 2`
+/// entries. q is a prime, or 9: pairs modulo 3 with the product of complex numbers, where a square is what has norm 1.
+const fn neighbours(q: usize) -> Neighbours {
+    let mut table = [[0; MAX_FIELD]; MAX_FIELD];
     let mut i = 0;
-    while i < Q {
+    while i < q {
         let (mut j, mut count) = (0, 0);
-        while j < Q {
-            let is_square = if Q == 9 {
+        while j < q {
+            let is_square = if q == 9 {
                 let (re, im) = ((i % 3 + 3 - j % 3) % 3, (i / 3 + 3 - j / 3) % 3);
                 (re * re + im * im) % 3 == 1
             } else {
-                let (distance, mut x, mut found) = ((i + Q - j) % Q, 1, false);
-                while x < Q {
-                    found |= x * x % Q == distance;
+                let (distance, mut x, mut found) = ((i + q - j) % q, 1, false);
+                while x < q {
+                    found |= x * x % q == distance;
                     x += 1;
                 }
                 found
@@ -87,53 +93,51 @@ const fn neighbours<const Q: usize>() -> [[u8; Q]; Q] {
     table
 }
 
-/// Product with the conference matrix: `first` and `rest` are replaced.
+/// Product with the conference matrix: `first` and `rest`, which are `q` values, are replaced.
 ///
 /// `Q x = 2 (sum over squares) + x - (sum of all)`.
-#[inline(always)]
-fn conference<const Q: usize, const N: usize>(first: &mut Values<N>, rest: &mut [Values<N>; Q]) {
-    let neighbours = const { neighbours::<Q>() };
-    let x = *rest;
+fn conference<const N: usize>(neighbours: &Neighbours, first: &mut Values<N>, rest: &mut [Values<N>]) {
+    let q = rest.len();
+    let mut x = [[0f32; N]; MAX_FIELD];
+    x[..q].copy_from_slice(rest);
     let mut total = x[0];
-    for i in 1..Q {
-        total = add(total, x[i]);
+    for x in &x[1..q] {
+        total = add(total, *x);
     }
     let base = sub(*first, total);
     *first = total;
-    for i in 0..Q {
-        let mut sum = x[usize::from(neighbours[i][0])];
-        for k in 1..(Q - 1) / 2 {
-            sum = add(sum, x[usize::from(neighbours[i][k])]);
+    for (i, out) in rest.iter_mut().enumerate() {
+        let near = &neighbours[i][..(q - 1) / 2];
+        let mut sum = x[usize::from(near[0])];
+        for &j in &near[1..] {
+            sum = add(sum, x[usize::from(j)]);
         }
-        rest[i] = add(add(base, x[i]), add(sum, sum));
+        *out = add(add(base, x[i]), add(sum, sum));
     }
 }
 
-/// Paley's second matrix, of order `2 (Q + 1)`: with the halves `u` and `v` of `x`,
-/// `(C (u + v) + (u - v), C (u - v) - (u + v))`.
-#[inline(always)]
-fn paley<const Q: usize, const N: usize>(x: &mut [Values<N>]) {
-    let (low, high) = x.split_at_mut(Q + 1);
-    let (mut first_sum, mut first_difference) = (add(low[0], high[0]), sub(low[0], high[0]));
-    let (mut sums, mut differences) = ([low[0]; Q], [low[0]; Q]);
-    for i in 0..Q {
-        sums[i] = add(low[i + 1], high[i + 1]);
-        differences[i] = sub(low[i + 1], high[i + 1]);
+/// Paley's second matrix, of order `2 (q + 1)`: with the halves `u` and `v` of `x`,
+/// `(C (u + v) + (u - v), C (u - v) - (u + v))`. One function for all fields, so that the program stays small.
+#[inline(never)]
+fn paley<const N: usize>(neighbours: &Neighbours, q: usize, x: &mut [Values<N>]) {
+    let (low, high) = x.split_at_mut(q + 1);
+    let (mut sums, mut differences) = ([[0f32; N]; MAX_FIELD + 1], [[0f32; N]; MAX_FIELD + 1]);
+    for i in 0..=q {
+        (sums[i], differences[i]) = (add(low[i], high[i]), sub(low[i], high[i]));
+        (low[i], high[i]) = (differences[i], sums[i]);
     }
-    (low[0], high[0]) = (first_difference, first_sum);
-    low[1..].copy_from_slice(&differences);
-    high[1..].copy_from_slice(&sums);
-    conference(&mut first_sum, &mut sums);
-    conference(&mut first_difference, &mut differences);
-    (low[0], high[0]) = (add(first_sum, low[0]), sub(first_difference, high[0]));
-    for i in 0..Q {
-        low[i + 1] = add(sums[i], low[i + 1]);
-        high[i + 1] = sub(differences[i], high[i + 1]);
+    for values in [&mut sums, &mut differences] {
+        let (first, rest) = values.split_at_mut(1);
+        conference(neighbours, &mut first[0], &mut rest[..q]);
+    }
+    for i in 0..=q {
+        low[i] = add(sums[i], low[i]);
+        high[i] = sub(differences[i], high[i]);
     }
 }
 
 /// The matrix of order 36: `6 x + (sum of all) - 2 (sums of the row, the column and the symbol of a place)`.
-#[inline(always)]
+#[inline(never)]
 fn latin<const N: usize>(x: &mut [Values<N>]) {
     let mut rows = [x[0]; 6];
     let mut columns = [x[0]; 6];
