@@ -266,6 +266,10 @@ impl QuantPlan {
             let expected = "none, because the norms of the model are no RMSNorms";
             return Err(ModelError::config(key, expected, self.residual.to_string(), ""));
         }
+        // Weights that add to the stream are transformed by blocks of their outputs that follow each other.
+        if matches!(self.residual, Transform::Interleaved(_)) {
+            return Err(ModelError::config(key, "hadamard(SIZE)", self.residual.to_string(), ""));
+        }
         check_width(self.residual, spec.hidden_size, &key)
     }
 

@@ -238,6 +238,7 @@ fn transforms_that_do_not_fit_are_refused() {
         ("query", "hadamard(2)", ["query", "can be transformed"]),
         ("value", "hadamard", ["value", "can be transformed"]),
         ("residual", "hadamard(64)", ["plan.transforms.residual", "the largest is"]),
+        ("residual", "interleaved_hadamard(4)", ["plan.transforms.residual", "hadamard(SIZE)"]),
     ] {
         let plan = plan_of(&format!("plan = 'w4a8', transforms = {{ {point} = '{transform}' }}"), &spec, 24);
         let error = plan.validate(&spec).unwrap_err().to_string();
