@@ -76,17 +76,26 @@ pub struct Report<'a> {
 impl Report<'_> {
     /// The table in Markdown.
     pub fn table(&self) -> String {
-        let (fidelity, speed) = (&self.fidelity, &self.speed);
+        let Speed { prompt, generation } = self.speed;
+        let speeds = [("prompt, tokens/s", prompt), ("generation, tokens/s", generation)];
+        let rows = speeds.map(|(name, [original, quantized])| (name, rate(original), rate(quantized)));
+        self.in_columns(self.quality().into_iter().chain(rows))
+    }
+
+    /// The rows that are the same on every machine.
+    fn quality(&self) -> Vec<(&'static str, String, String)> {
+        let fidelity = &self.fidelity;
         let [before, after] = fidelity.perplexities();
-        let rows = [
+        vec![
             ("perplexity", format!("{before:.2}"), format!("{after:.2}")),
             ("over the original", "1".to_owned(), format!("{:.3}", fidelity.ratio())),
             ("equal next tokens", "100 %".to_owned(), format!("{:.1} %", 100.0 * fidelity.agreement())),
             ("KL divergence, nats", "0".to_owned(), format!("{:.4}", fidelity.mean_divergence())),
             ("bytes", self.bytes[0].to_string(), self.bytes[1].to_string()),
-            ("prompt, tokens/s", rate(speed.prompt[0]), rate(speed.prompt[1])),
-            ("generation, tokens/s", rate(speed.generation[0]), rate(speed.generation[1])),
-        ];
+        ]
+    }
+
+    fn in_columns(&self, rows: impl IntoIterator<Item = (&'static str, String, String)>) -> String {
         let mut table = Table::new(["", "original", &self.args.plan]);
         rows.into_iter()
             .for_each(|(name, original, quantized)| table.push([name.to_owned(), original, quantized]));
@@ -133,7 +142,8 @@ impl Report<'_> {
         }
     }
 
-    /// The card: what the model is, how near it is to its original, how it was made.
+    /// The card: what the model is, how near it is to its original, how it was made. Without speeds: the same
+    /// command writes the same bytes.
     pub fn card(&self) -> String {
         let Self { args, calibrated_on, trained_on, transforms, .. } = self;
         let name = |path: &Path| {
@@ -159,11 +169,11 @@ impl Report<'_> {
             "---\ntags: [squat, quantized, {plan}]\n---\n\n# {model}, {plan}\n\n{model}, quantized by `squat quantize` {version}: \
              weights and activations are integers (plan `{plan}`), by quantization-aware methods on {text}. \
              Codes and scales were found on {calibrated_on} tokens. {training}\n\n{table}\n\
-             Measured on {tokens} tokens {measured}; the original in f32, speeds of both on the machine that made it.\n\n\
+             Measured on {tokens} tokens {measured}; the original in f32.\n\n\
              * Methods: {methods}\n* Transforms: {transforms}\n* Seed: {seed}\n\n\
              ```sh\nsquat generate FOLDER --prompt \"Once upon a time\"\nsquat inspect FOLDER --verify\n```\n",
             version = env!("CARGO_PKG_VERSION"),
-            table = self.table(),
+            table = self.in_columns(self.quality()),
             tokens = self.fidelity.tokens,
             methods = args.methods,
             seed = args.seed,
