@@ -77,7 +77,12 @@ impl Model {
             layers.push(Layer {
                 attn_norm: norm(&spec.attn_norm_name(layer)),
                 qkv,
-                attention: AttentionPlan::new(&spec, points, query_norm, key_norm),
+                attention: AttentionPlan::new(
+                    &spec,
+                    points,
+                    plan.transform(ActPoint::Query),
+                    [query_norm, key_norm],
+                ),
                 output: linear(ActPoint::OProjInput)?,
                 mlp_norm: norm(&spec.mlp_norm_name(layer)),
                 gate_up: linear(ActPoint::MlpIn)?,
@@ -279,7 +284,7 @@ impl Builder<'_> {
     fn quantizer(&self, point: ActPoint, layer: Option<usize>) -> Result<Option<RowQuantizer>> {
         match self.plan.point(point) {
             None => Ok(None),
-            Some(ActScheme::Dynamic) => Ok(Some(RowQuantizer::Dynamic)),
+            Some(ActScheme::Dynamic) => Ok(Some(RowQuantizer::Dynamic(self.plan.clip))),
             Some(ActScheme::Static) => {
                 let widths = self.plan.widths(point);
                 // A width that never occurs gets a copy of the other one.

@@ -60,9 +60,7 @@ impl Fake<'_> {
         let affine = match self.plan.point(point) {
             None => return (x.to_vec(), None),
             Some(ActScheme::Static) => read_static_affine(self.tensors, point, layer, bits).unwrap(),
-            Some(ActScheme::Dynamic) => {
-                Affine::symmetric(dynamic_scale(float::max_abs(x), bits.range()), bits.range())
-            }
+            Some(ActScheme::Dynamic) => self.plan.clip.affine(float::max_abs(x), bits),
         };
         (x.iter().map(|&x| affine.centered(x)).collect(), Some(affine.scale))
     }

@@ -19,7 +19,7 @@ fn matrix(scheme: WeightScheme) -> PackedMatrix {
 
 fn rows(kernels: &Kernels, m: usize) -> QuantizedRows {
     let mut rows = QuantizedRows::new();
-    kernels.quantize_rows(&mut rows, &numbers(m * SHAPE.0), SHAPE.0, &[ActBits::A8], &RowQuantizer::Dynamic);
+    kernels.quantize_rows(&mut rows, &numbers(m * SHAPE.0), SHAPE.0, &[ActBits::A8], &RowQuantizer::DYNAMIC);
     rows
 }
 
@@ -46,13 +46,13 @@ product!(count_w4_groups_rows_33);
 
 #[inline(never)]
 fn count_quantize_rows_33(kernels: &Kernels, rows: &mut QuantizedRows, x: &[f32]) {
-    kernels.quantize_rows(rows, black_box(x), SHAPE.0, &[ActBits::A8], &RowQuantizer::Dynamic);
+    kernels.quantize_rows(rows, black_box(x), SHAPE.0, &[ActBits::A8], &RowQuantizer::DYNAMIC);
 }
 
 #[inline(never)]
 fn count_norm_quantize_rows_33(kernels: &Kernels, rows: &mut QuantizedRows, x: &[f32], gain: &[f32]) {
     let widths = [ActBits::A8];
-    kernels.rms_norm_quantize_into(rows.as_mut(), black_box(x), gain, 1e-5, &widths, &RowQuantizer::Dynamic);
+    kernels.rms_norm_quantize_into(rows.as_mut(), black_box(x), gain, 1e-5, &widths, &RowQuantizer::DYNAMIC);
 }
 
 #[inline(never)]

@@ -69,7 +69,7 @@ fn products(kernels: &Kernels, random: &mut Random) {
                 let x = random.floats(m * k);
                 let mut rows = QuantizedRows::new();
                 let mut y = vec![0f32; m * n];
-                kernels.quantize_rows(&mut rows, &x, k, &[ActBits::A8], &RowQuantizer::Dynamic);
+                kernels.quantize_rows(&mut rows, &x, k, &[ActBits::A8], &RowQuantizer::DYNAMIC);
                 let bare = time(|| {
                     kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(black_box(&mut y), m, n))
                 });
@@ -79,7 +79,7 @@ fn products(kernels: &Kernels, random: &mut Random) {
                         black_box(&x),
                         k,
                         &[ActBits::A8],
-                        &RowQuantizer::Dynamic,
+                        &RowQuantizer::DYNAMIC,
                     );
                     kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(black_box(&mut y), m, n));
                 });
@@ -102,7 +102,7 @@ fn paired(kernels: &Kernels, random: &mut Random) {
             .unwrap();
     let pairs = PairedMatrix::from_codes(n, k, &codes).unwrap();
     let mut rows = QuantizedRows::new();
-    kernels.quantize_rows(&mut rows, &random.floats(k), k, &[ActBits::A4], &RowQuantizer::Dynamic);
+    kernels.quantize_rows(&mut rows, &random.floats(k), k, &[ActBits::A4], &RowQuantizer::DYNAMIC);
     let (mut y, mut sums) = (vec![0f32; n], vec![0i32; n]);
     let usual = time(|| kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(black_box(&mut y), 1, n)));
     let packed = time(|| kernels.paired_product(&pairs, rows.row(0).codes, black_box(&mut sums)));
@@ -121,7 +121,7 @@ fn streams(kernels: &Kernels, random: &mut Random) {
     for bits in [WeightBits::W4, WeightBits::W3, WeightBits::W2] {
         let one = random.matrix(n, k, WeightScheme::per_channel(bits));
         let mut rows = QuantizedRows::new();
-        kernels.quantize_rows(&mut rows, &random.floats(k), k, &[ActBits::A8], &RowQuantizer::Dynamic);
+        kernels.quantize_rows(&mut rows, &random.floats(k), k, &[ActBits::A8], &RowQuantizer::DYNAMIC);
         let mut y = vec![0f32; n];
         print!("    w{}", bits.name());
         for (megabytes, count) in counts {
@@ -173,6 +173,11 @@ fn floats(kernels: &Kernels, random: &mut Random) {
         (1536, "interleaved_hadamard(96)"),
         (1536, "interleaved_hadamard(192)"),
         (576, "interleaved_hadamard(72)"),
+        (576, "interleaved_hadamard(64)"),
+        (576, "hadamard(64)"),
+        (768, "hadamard(64)"),
+        (1536, "hadamard(128)"),
+        (1536, "interleaved_hadamard(128)"),
     ] {
         let (mut x, transform) = (random.floats(cols), Transform::from_name(name).unwrap());
         report(
@@ -210,7 +215,7 @@ fn floats(kernels: &Kernels, random: &mut Random) {
     }))
     .unwrap();
     codes.reset(1, k);
-    let (widths, quantizer) = ([ActBits::A8], RowQuantizer::Dynamic);
+    let (widths, quantizer) = ([ActBits::A8], RowQuantizer::DYNAMIC);
     report(
         "norm + quantize",
         time(|| {
@@ -231,7 +236,7 @@ fn floats(kernels: &Kernels, random: &mut Random) {
             )
         }),
     );
-    for (name, quantizer) in [("quantize dynamic", RowQuantizer::Dynamic), ("static", fixed)] {
+    for (name, quantizer) in [("quantize dynamic", RowQuantizer::DYNAMIC), ("static", fixed)] {
         report(
             name,
             time(|| kernels.quantize_rows(&mut codes, black_box(&x), k, &[ActBits::A8], &quantizer)),
@@ -254,7 +259,7 @@ fn attention(kernels: &Kernels, random: &mut Random) {
         let (mut pair, mut queries) = (QuantizedRows::new(), QuantizedRows::new());
         let mut scratch = AttentionScratch::new();
         let q = random.floats(rows * dim);
-        kernels.quantize_rows(&mut queries, &q, dim, &[ActBits::A8], &RowQuantizer::Dynamic);
+        kernels.quantize_rows(&mut queries, &q, dim, &[ActBits::A8], &RowQuantizer::DYNAMIC);
         for (name, widths) in
             [("8 bits", [ActBits::A8; 2]), ("4 bits", [ActBits::A4; 2]), ("mixed", ActBits::ALL)]
         {
@@ -262,7 +267,7 @@ fn attention(kernels: &Kernels, random: &mut Random) {
             for _ in 0..len {
                 let x = random.floats(2 * dim);
                 let bits = widths[random.next() as usize % 2];
-                kernels.quantize_rows(&mut pair, &x, dim, &[bits], &RowQuantizer::Dynamic);
+                kernels.quantize_rows(&mut pair, &x, dim, &[bits], &RowQuantizer::DYNAMIC);
                 head.push(pair.row(0), pair.row(1)).unwrap();
             }
             let seconds = time(|| {

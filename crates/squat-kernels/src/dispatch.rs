@@ -92,7 +92,7 @@ mod autotune {
         let codes = vec![3; n * k];
         let Ok(matrix) = PackedMatrix::from_codes(n, k, scheme, &codes, &vec![1.0; n]) else { return b };
         let mut rows = QuantizedRows::new();
-        b.quantize_rows(&mut rows, &vec![0.5; m * k], k, &[ActBits::A8], &RowQuantizer::Dynamic);
+        b.quantize_rows(&mut rows, &vec![0.5; m * k], k, &[ActBits::A8], &RowQuantizer::DYNAMIC);
         let mut y = vec![0.0; m * n];
         let mut best = [Duration::MAX; 2];
         for _ in 0..TRIALS {

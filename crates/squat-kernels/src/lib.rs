@@ -19,7 +19,7 @@
 //!
 //! let kernels = Kernels::detect();
 //! let mut rows = QuantizedRows::new();
-//! kernels.quantize_rows(&mut rows, &[127.0, -1.0, 0.0], 3, &[ActBits::A8], &RowQuantizer::Dynamic);
+//! kernels.quantize_rows(&mut rows, &[127.0, -1.0, 0.0], 3, &[ActBits::A8], &RowQuantizer::DYNAMIC);
 //!
 //! let mut y = [0.0; 2];
 //! kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(&mut y, 1, 2));

@@ -6,7 +6,7 @@ use crate::lanes::max_abs_of;
 use crate::simd::{FloatSimd, write_codes};
 use alloc::vec::Vec;
 use core::ops::Range;
-use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
+use squat_quant::{ActBits, Affine, Clip};
 
 /// Rows are padded with zero codes to a multiple of this many.
 pub const ROW_ALIGN: usize = 64;
@@ -14,10 +14,15 @@ pub const ROW_ALIGN: usize = 64;
 /// The source of a row's scale and zero point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RowQuantizer {
-    /// Symmetric, scale from the row's largest magnitude.
-    Dynamic,
+    /// Symmetric, scale from the row's largest magnitude, or from a share of it.
+    Dynamic(Clip),
     /// Learned scale and zero point, one pair per width.
     Static(StaticAffines),
+}
+
+impl RowQuantizer {
+    /// Dynamic rows of which nothing is clipped.
+    pub const DYNAMIC: Self = Self::Dynamic(Clip::NONE);
 }
 
 /// Learned quantizers, indexed by width ([`ActBits::index`]), whose codes fit a signed byte.
@@ -298,7 +303,7 @@ impl<'a> RowsMut<'a> {
     ) {
         let bits = bits[if bits.len() == 1 { 0 } else { row }];
         let (grid, zero) = match quantizer {
-            RowQuantizer::Dynamic => (Grid::Dynamic(bits.range()), 0),
+            RowQuantizer::Dynamic(clip) => (Grid::Dynamic(*clip, bits), 0),
             RowQuantizer::Static(affines) => (Grid::Fixed(affines.get(bits)), affines.get(bits).zero_point),
         };
         self.write(row, bits, |codes| {
@@ -328,8 +333,8 @@ impl<'a> RowsMut<'a> {
 /// How one row is quantized.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Grid {
-    /// Symmetric codes in a range, scale from the row's largest magnitude.
-    Dynamic(CodeRange),
+    /// Symmetric codes of a width, scale from the row's largest magnitude.
+    Dynamic(Clip, ActBits),
     /// A given quantizer.
     Fixed(Affine),
 }
@@ -339,7 +344,7 @@ impl Grid {
     #[inline(always)]
     fn affine(self, max_abs: impl FnOnce() -> f32) -> Affine {
         match self {
-            Self::Dynamic(range) => Affine::symmetric(dynamic_scale(max_abs(), range), range),
+            Self::Dynamic(clip, bits) => clip.affine(max_abs(), bits),
             Self::Fixed(affine) => affine,
         }
     }

@@ -198,6 +198,28 @@ pub(crate) trait CodeSimd: IntSimd {
     }
 }
 
+/// [`squat_quant::transform::near_butterflies`] in registers: what is exchanged, plus the lane itself or minus it.
+#[inline(always)]
+pub(crate) fn near_butterflies<S: FloatSimd>(s: S, x: &mut [f32; LANES]) {
+    #[inline(always)]
+    fn stage<const STRIDE: usize, S: FloatSimd>(s: S, v: S::V) -> S::V {
+        let signs = const {
+            let mut signs = [1.0; LANES];
+            let mut lane = 0;
+            while lane < LANES {
+                if lane & STRIDE != 0 {
+                    signs[lane] = -1.0;
+                }
+                lane += 1;
+            }
+            signs
+        };
+        s.add(s.exchange::<STRIDE>(v), s.mul(v, s.load(&signs)))
+    }
+    let v = stage::<2, S>(s, stage::<1, S>(s, s.load(x)));
+    *x = s.store(stage::<8, S>(s, stage::<4, S>(s, v)));
+}
+
 /// Sixteen f32 lanes.
 pub(crate) trait FloatSimd: Copy {
     /// 16 lanes.
@@ -227,6 +249,12 @@ pub(crate) trait FloatSimd: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
         let (a, b) = (self.store(a), self.store(b));
         self.load(&core::array::from_fn(|l| if b[l] > a[l] { b[l] } else { a[l] }))
+    }
+    /// Lanes `l` and `l ^ STRIDE` exchanged; the stride is 1, 2, 4 or 8.
+    #[inline(always)]
+    fn exchange<const STRIDE: usize>(self, v: Self::V) -> Self::V {
+        let v = self.store(v);
+        self.load(&core::array::from_fn(|l| v[l ^ STRIDE]))
     }
     /// Interleaves two streams: lane `l` gets the next value of `b` where bit `l` of `from_b` is set, else the next of
     /// `a`.

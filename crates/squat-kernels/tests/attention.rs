@@ -223,12 +223,12 @@ proptest! {
         let mut rows = QuantizedRows::new();
         for _ in 0..len {
             let x = random.floats(2 * dim, 1.0);
-            kernels.quantize_rows(&mut rows, &x, dim, &[ActBits::A8], &RowQuantizer::Dynamic);
+            kernels.quantize_rows(&mut rows, &x, dim, &[ActBits::A8], &RowQuantizer::DYNAMIC);
             head.push(rows.row(0), rows.row(1)).unwrap();
             exact.push(&x[..dim], &x[dim..]).unwrap();
         }
         let q = random.floats(dim, 1.0);
-        kernels.quantize_rows(&mut rows, &q, dim, &[ActBits::A8], &RowQuantizer::Dynamic);
+        kernels.quantize_rows(&mut rows, &q, dim, &[ActBits::A8], &RowQuantizer::DYNAMIC);
         let (mut got, mut want) = (vec![0f32; dim], vec![0f32; dim]);
         let (causal, mut first) = (Causal { len, group: 1 }, [0.0]);
         let mut scratch = AttentionScratch::new();

@@ -126,7 +126,7 @@ proptest! {
         let x = random.floats(m * k, 4.0);
         let widths: Vec<ActBits> = (0..m).map(|_| ActBits::ALL[random.next() as usize % 2]).collect();
         let affine = |bits: ActBits| Affine { scale, zero_point: zero, range: bits.range() };
-        let quantizer = if fixed { RowQuantizer::fixed(ActBits::ALL.map(affine)).unwrap() } else { RowQuantizer::Dynamic };
+        let quantizer = if fixed { RowQuantizer::fixed(ActBits::ALL.map(affine)).unwrap() } else { RowQuantizer::DYNAMIC };
         for kernels in kernels() {
             let mut rows = QuantizedRows::new();
             kernels.quantize_rows(&mut rows, &x, k, &widths, &quantizer);
@@ -163,7 +163,7 @@ proptest! {
         let gate_up = random.floats(2 * m * k, 6.0);
         let widths: Vec<ActBits> = (0..m).map(|_| ActBits::ALL[random.next() as usize % 2]).collect();
         let affine = |bits: ActBits| Affine { scale: 0.07, zero_point: zero, range: bits.range() };
-        let quantizer = if fixed { RowQuantizer::fixed(ActBits::ALL.map(affine)).unwrap() } else { RowQuantizer::Dynamic };
+        let quantizer = if fixed { RowQuantizer::fixed(ActBits::ALL.map(affine)).unwrap() } else { RowQuantizer::DYNAMIC };
         for kernels in kernels() {
             let (mut want, mut got) = (QuantizedRows::new(), QuantizedRows::new());
             let mut values = vec![0f32; m * k];
@@ -229,7 +229,7 @@ fn empty_products() {
         let matrix = PackedMatrix::from_codes(3, 0, scheme, &[], &[1.0; 3]).unwrap();
         let mut rows = QuantizedRows::new();
         rows.reset(2, 0);
-        kernels.quantize_into(rows.as_mut(), &[], &[ActBits::A8], &RowQuantizer::Dynamic);
+        kernels.quantize_into(rows.as_mut(), &[], &[ActBits::A8], &RowQuantizer::DYNAMIC);
         let mut y = [1f32; 6];
         kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(&mut y, 2, 3));
         assert_eq!(y, [0.0; 6]);

@@ -2,7 +2,7 @@
 //! (METHOD.md sections 3 and 5).
 
 use squat_quant::token_policy::TokenPolicy;
-use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
+use squat_quant::{ActBits, ActPoint, ActScheme, Clip, Granularity, Transform, WeightBits, WeightScheme};
 use std::collections::BTreeMap;
 
 use crate::error::ModelError;
@@ -25,14 +25,17 @@ pub struct QuantPlan {
     /// Scheme of each activation point, by [`ActPoint::index`]; none is not quantized. The range of
     /// [`ActPoint::AttnProbs`] is known, so it is `Some(Dynamic)` or `None`: there is nothing to learn.
     pub points: [Option<ActScheme>; 9],
-    /// What is applied to the rows of each point before they are quantized, by [`ActPoint::index`]. The weights behind a
-    /// point are stored transformed likewise. Only inputs of the linears of a layer have one: [`QuantPlan::TRANSFORMED`].
+    /// What is applied to the rows of each point before they are quantized, by [`ActPoint::index`]. The weights behind the input
+    /// of a linear are stored transformed likewise ([`QuantPlan::TRANSFORMED`]). Queries and keys, head by head after RoPE, have
+    /// one transform, which their products undo. Other points have none.
     pub transforms: [Transform; 9],
     /// What is applied to the residual stream as a whole, for models with RMSNorm: each of its rows is the transform of what it
     /// would be. Token table and head, and the weights that read the stream or add to it, are stored to match, so it costs
     /// nothing within the layers (QuaRot, arXiv 2404.00456). The final norm keeps its gain: the stream is transformed before it,
     /// which undoes the transform, and once more behind it. So a tied table stays one table.
     pub residual: Transform,
+    /// How far the 4-bit codes of dynamic points reach.
+    pub clip: Clip,
     /// Bits of the attention probabilities: 8 or 4.
     pub attn_probs_bits: u32,
     /// Which tokens get 8-bit activations.
@@ -64,6 +67,7 @@ impl QuantPlan {
             points: [None; 9],
             transforms: [Transform::None; 9],
             residual: Transform::None,
+            clip: Clip::NONE,
             attn_probs_bits: 8,
             policy: TokenPolicy::Uniform(ActBits::A8),
             rho: 1.0,
@@ -190,6 +194,10 @@ impl QuantPlan {
             let transform = &mut self.transforms[kind.input_point().index()];
             *transform = transform.for_width(spec.linear_shape(kind)[1]);
         }
+        for point in [ActPoint::Query, ActPoint::Key] {
+            let transform = &mut self.transforms[point.index()];
+            *transform = transform.for_width(spec.head_dim);
+        }
         self.residual = self.residual.for_width(spec.hidden_size);
         self
     }
@@ -252,11 +260,20 @@ impl QuantPlan {
     }
 
     fn validate_transforms(&self, spec: &ModelSpec) -> Result<(), ModelError> {
-        for point in ActPoint::ALL.into_iter().filter(|&point| !self.transform(point).is_none()) {
+        let [query, key] = [ActPoint::Query, ActPoint::Key].map(|point| self.transform(point));
+        if query != key {
+            let expected = format!("{query}, as for query: their products undo a transform that both have");
+            return Err(ModelError::config("plan.transforms.key", expected, key.to_string(), ""));
+        }
+        check_width(query, spec.head_dim, "plan.transforms.query")?;
+        let turned = |point: &ActPoint| matches!(point, ActPoint::Query | ActPoint::Key);
+        for point in
+            ActPoint::ALL.into_iter().filter(|point| !turned(point) && !self.transform(*point).is_none())
+        {
             let (key, got) = (format!("plan.transforms.{}", point.name()), self.transform(point).to_string());
             let Some(kind) = Self::TRANSFORMED.into_iter().find(|kind| kind.input_point() == point) else {
                 let points = Self::TRANSFORMED.map(|kind| kind.input_point().name());
-                let expected = format!("none: only {} can be transformed", points.join(", "));
+                let expected = format!("none: only query, key, {} can be transformed", points.join(", "));
                 return Err(ModelError::config(key, expected, got, ""));
             };
             check_width(self.transform(point), spec.linear_shape(kind)[1], &key)?;

@@ -3,19 +3,20 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use squat_quant::token_policy::TokenPolicy;
-use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
+use squat_quant::{ActBits, ActPoint, ActScheme, Clip, Granularity, Transform, WeightBits, WeightScheme};
 
 use crate::error::{ModelError, did_you_mean};
 use crate::json::{optional_number, optional_size, refuse_unknown, shown};
 use crate::plan::{QuantPlan, exception_name, exception_of};
 
-const PLAN_KEYS: [&str; 10] = [
+const PLAN_KEYS: [&str; 11] = [
     "weight",
     "exceptions",
     "embedding",
     "head",
     "points",
     "transforms",
+    "clip",
     "attn_probs_bits",
     "policy",
     "rho",
@@ -35,7 +36,7 @@ impl QuantPlan {
     ///  "head": {"bits": "ternary", "granularity": "per_group", "group_size": 64},
     ///  "points": {"attn_in": "dynamic", "query": "static", "attn_probs": "fixed", "lm_head_input": null},
     ///  "transforms": {"o_proj_input": "hadamard(64)", "residual": "hadamard(576)"},
-    ///  "attn_probs_bits": 8, "policy": {"name": "sink_attention"}, "rho": 0.5, "thresholds": [0.0, 1.25]}
+    ///  "clip": 0.85, "attn_probs_bits": 8, "policy": {"name": "sink_attention"}, "rho": 0.5, "thresholds": [0.0, 1.25]}
     /// ```
     pub fn to_json(&self) -> Value {
         let mut points = Map::new();
@@ -70,6 +71,9 @@ impl QuantPlan {
                     (exception_name(layer, point), scheme_to_json(Some(scheme)))
                 })
                 .collect();
+        }
+        if self.clip != Clip::NONE {
+            json["clip"] = shortest(self.clip.share());
         }
         if self.has_transforms() {
             json["transforms"] = self
@@ -118,6 +122,11 @@ impl QuantPlan {
         }
         if let Some(transforms) = map.get("transforms") {
             (plan.transforms, plan.residual) = transforms_from_json(transforms)?;
+        }
+        if let Some(share) = optional_number(map, "clip")? {
+            plan.clip = Clip::new(share as f32).ok_or_else(|| {
+                ModelError::config("plan.clip", "a share above 0, at most 1", share.to_string(), "")
+            })?;
         }
         if let Some(bits) = optional_size(map, "attn_probs_bits")? {
             plan.attn_probs_bits = u32::try_from(bits).unwrap_or(u32::MAX);
@@ -248,6 +257,11 @@ fn points_from_json(value: &Value) -> Result<[Option<ActScheme>; 9], ModelError>
         points[point.index()] = scheme;
     }
     Ok(points)
+}
+
+/// A number with the fewest digits that give it back.
+fn shortest(x: f32) -> Value {
+    x.to_string().parse::<f64>().map_or(Value::Null, |x| json!(x))
 }
 
 /// The transforms of the points, and that of the residual stream.

@@ -38,7 +38,7 @@ pub mod spelling;
 pub mod token_policy;
 pub mod transform;
 
-pub use affine::{Affine, dynamic_scale};
+pub use affine::{Affine, Clip, dynamic_scale};
 pub use plan::ActPoint;
 pub use range::CodeRange;
 pub use scheme::{ActBits, ActScheme, Granularity, WeightBits, WeightScheme};

@@ -76,10 +76,18 @@ impl Transform {
     /// When the size has no matrix.
     #[inline(always)]
     pub fn apply(self, row: &mut [f32]) {
+        self.apply_with(row, near_butterflies);
+    }
+
+    /// [`Self::apply`], with another form of [`near_butterflies`], which must give the same bits.
+    #[inline(always)]
+    fn apply_with(self, row: &mut [f32], near: impl Fn(&mut [f32; NEAR]) + Copy) {
         debug_assert!(self.fits(row.len()), "{} values under {self}", row.len());
         match self {
-            Self::Hadamard(size) => row.chunks_exact_mut(size).for_each(hadamard),
-            Self::Interleaved(size) => interleaved(row, size),
+            Self::Hadamard(size) => {
+                row.chunks_exact_mut(size).for_each(|block| interleaved_with(block, size, near));
+            }
+            Self::Interleaved(size) => interleaved_with(row, size, near),
             Self::None | Self::Largest => {}
         }
     }
@@ -87,9 +95,15 @@ impl Transform {
     /// Transforms rows of `cols` values, in place: what trainer and engine do before they quantize the rows.
     #[inline(always)]
     pub fn apply_rows(self, rows: &mut [f32], cols: usize) {
+        self.apply_rows_with(rows, cols, near_butterflies);
+    }
+
+    /// [`Self::apply_rows`], with another form of [`near_butterflies`], which must give the same bits.
+    #[inline(always)]
+    pub fn apply_rows_with(self, rows: &mut [f32], cols: usize, near: impl Fn(&mut [f32; NEAR]) + Copy) {
         if !self.is_none() {
             for row in rows.chunks_exact_mut(cols) {
-                self.apply(row);
+                self.apply_with(row, near);
             }
         }
     }
@@ -141,6 +155,19 @@ pub fn factor(size: usize) -> f32 {
     1.0 / sqrt(size as f32)
 }
 
+/// Values whose butterflies are computed within registers.
+pub const NEAR: usize = 16;
+
+/// The butterflies of strides 1, 2, 4 and 8 of 16 values.
+#[inline(always)]
+pub fn near_butterflies(x: &mut [f32; NEAR]) {
+    for stride in [1, 2, 4, 8] {
+        for i in (0..NEAR).filter(|i| i & stride == 0) {
+            (x[i], x[i + stride]) = (x[i] + x[i + stride], x[i] - x[i + stride]);
+        }
+    }
+}
+
 /// Multiplies a block of n = m p values, m and p its [`factors`], by `(S_m x H_p) / sqrt(n)`, in place: the small matrix
 /// of [`small`], and the Walsh-Hadamard matrix `H[i][j] = (-1)^popcount(i & j)`.
 ///
@@ -162,10 +189,19 @@ pub fn hadamard(block: &mut [f32]) {
 /// When the size has no matrix, or does not divide the length.
 #[inline(always)]
 pub fn interleaved(row: &mut [f32], size: usize) {
+    interleaved_with(row, size, near_butterflies);
+}
+
+#[inline(always)]
+fn interleaved_with(row: &mut [f32], size: usize, near: impl Fn(&mut [f32; NEAR]) + Copy) {
     let Some((order, power)) = factors(size) else { panic!("a Hadamard transform of {size} values") };
     assert!(row.len().is_multiple_of(size), "{} values in blocks of {size}", row.len());
     let blocks = row.len() / size;
     let (mut stride, end) = (blocks, blocks * power);
+    if blocks == 1 && (power > NEAR || power == NEAR && order > 1) {
+        row.as_chunks_mut::<NEAR>().0.iter_mut().for_each(near);
+        stride = NEAR;
+    }
     let factor = factor(size);
     // The factor belongs to the last pass over the row; before, it is 1, which changes no bit.
     let factor_of = |next: usize| if order == 1 && next == end { factor } else { 1.0 };

@@ -162,21 +162,24 @@ fn transforms_keep_the_bits_and_the_model() {
         let ids = tokens(&spec, 40, 3);
         for quant in [
             "plan = 'w4a8'",
-            "plan = 'w4a4'",
+            "plan = 'w4a4', clip = 0.8",
             "plan = 'rho50'",
+            "plan = 'rho50', clip = 0.9",
             "plan = 'rho50', activations = 'static'",
             "plan = 'w4a8', weight_granularity = '16'",
         ] {
             let one = format!("{quant}, transforms = {{ mlp_mid = 'interleaved_hadamard(32)' }}");
             let both =
                 format!("{quant}, transforms = {{ mlp_mid = 'hadamard(16)', attn_out = 'hadamard(32)' }}");
-            // The largest of each width: hidden_size, heads * head_dim, hidden_size, 96.
-            let all = ["attn_in", "o_proj_input", "mlp_in", "down_proj_input"]
+            // The largest of each width: hidden_size, head_dim twice, heads * head_dim, hidden_size, 96.
+            let all = ["attn_in", "query", "key", "o_proj_input", "mlp_in", "down_proj_input"]
                 .map(|at| format!("{at} = 'hadamard'"));
             let all = format!("{quant}, transforms = {{ {} }}", all.join(", "));
             let found = plan_of(&all, &spec, 24).describe_transforms();
             assert!(
-                found.matches("hadamard(").count() == 4 && found.contains("down_proj_input hadamard(96)"),
+                found.matches("hadamard(").count() == 6
+                    && found.contains("key hadamard(8)")
+                    && found.contains("down_proj_input hadamard(96)"),
                 "{found}"
             );
             let residual = format!("{quant}, transforms = {{ residual = 'hadamard' }}");
@@ -235,7 +238,7 @@ fn transforms_that_do_not_fit_are_refused() {
     for (point, transform, words) in [
         ("mlp_mid", "hadamard(32)", ["83 values", "no size fits"]),
         ("attn_out", "hadamard(16)", ["40 values", "hadamard(40)"]),
-        ("query", "hadamard(2)", ["query", "can be transformed"]),
+        ("query", "hadamard(2)", ["plan.transforms.key", "hadamard(2), as for query"]),
         ("value", "hadamard", ["value", "can be transformed"]),
         ("residual", "hadamard(64)", ["plan.transforms.residual", "the largest is"]),
         ("residual", "interleaved_hadamard(4)", ["plan.transforms.residual", "hadamard(SIZE)"]),

@@ -6,7 +6,7 @@
 use crate::prefix::Reader;
 use squat_kernels::attention::query_factor;
 use squat_kernels::{Kernels, RowQuantizer, float};
-use squat_quant::{ActBits, Affine, CodeRange, dynamic_scale};
+use squat_quant::{ActBits, Affine, CodeRange};
 
 /// Quantizers of one layer's attention; `None` leaves a point in full precision.
 #[derive(Clone, Debug, Default)]
@@ -25,9 +25,7 @@ pub(crate) struct AttentionPoints {
 fn row_affine(row: &[f32], quantizer: &RowQuantizer, bits: ActBits) -> Affine {
     match quantizer {
         RowQuantizer::Static(affines) => affines.get(bits),
-        RowQuantizer::Dynamic => {
-            Affine::symmetric(dynamic_scale(float::max_abs(row), bits.range()), bits.range())
-        }
+        RowQuantizer::Dynamic(clip) => clip.affine(float::max_abs(row), bits),
     }
 }
 
@@ -85,7 +83,11 @@ impl GeneralHead {
 
     /// Whether value scales are folded into the probabilities before these are quantized.
     fn folded(&self) -> bool {
-        self.points.probs.is_some() && self.points.value == Some(RowQuantizer::Dynamic)
+        self.points.probs.is_some() && self.dynamic_values()
+    }
+
+    fn dynamic_values(&self) -> bool {
+        matches!(self.points.value, Some(RowQuantizer::Dynamic(_)))
     }
 
     /// Positions held.
@@ -100,7 +102,7 @@ impl GeneralHead {
         self.key_scales.push(quantize(&mut self.keys[start..], self.points.key.as_ref(), bits));
         let start = self.values.len();
         self.values.extend_from_slice(value);
-        let unfolded = self.points.value == Some(RowQuantizer::Dynamic) && !self.folded();
+        let unfolded = self.dynamic_values() && !self.folded();
         let row = &mut self.values[start..];
         let scale = quantize(row, self.points.value.as_ref(), bits);
         if unfolded {

@@ -7,7 +7,7 @@ use squat_kernels::{
     RowQuantizer,
 };
 use squat_model::ModelSpec;
-use squat_quant::ActBits;
+use squat_quant::{ActBits, Transform};
 use std::ops::Range;
 
 /// Tokens whose keys and values are quantized and appended together.
@@ -25,6 +25,8 @@ pub(crate) struct AttentionPlan {
     /// Norms of each head of the queries and of the keys before RoPE, in models that have them.
     pub query_norm: Option<Norm>,
     pub key_norm: Option<Norm>,
+    /// Of each head of queries and keys, after RoPE.
+    pub transform: Transform,
     pub points: AttentionPoints,
     form: Form,
 }
@@ -45,13 +47,15 @@ impl AttentionPlan {
     pub(crate) fn new(
         spec: &ModelSpec,
         points: AttentionPoints,
-        query_norm: Option<Norm>,
-        key_norm: Option<Norm>,
+        transform: Transform,
+        [query_norm, key_norm]: [Option<Norm>; 2],
     ) -> Self {
         use RowQuantizer::{Dynamic, Static};
         let form = match (&points.query, &points.key, &points.value, points.probs) {
             // Products with dynamic keys leave out the zero point that a static query may have.
-            (Some(Dynamic), Some(Dynamic), Some(Dynamic), Some(8)) => Form::Integer(AttentionScheme::Dynamic),
+            (Some(Dynamic(_)), Some(Dynamic(_)), Some(Dynamic(_)), Some(8)) => {
+                Form::Integer(AttentionScheme::Dynamic)
+            }
             (Some(_), Some(Static(keys)), Some(Static(values)), Some(bits)) => {
                 let scheme = AttentionScheme::Static { keys: *keys, values: *values, probability_bits: bits };
                 Form::Integer(scheme)
@@ -60,7 +64,7 @@ impl AttentionPlan {
             _ => Form::General,
         };
         let group = spec.num_attention_heads / spec.num_key_value_heads;
-        Self { head_dim: spec.head_dim, group, query_norm, key_norm, points, form }
+        Self { head_dim: spec.head_dim, group, query_norm, key_norm, transform, points, form }
     }
 
     /// An empty cache with room for some positions.
@@ -249,9 +253,13 @@ pub(crate) fn attend_block<'a>(
             if let Some(rope) = rope {
                 let at = (start + row) * half;
                 let (cos, sin) = (&rope.cos[at..][..half], &rope.sin[at..][..half]);
-                for row in q_rows.chunks_exact_mut(d).chain([k_row]) {
+                for row in q_rows.chunks_exact_mut(d).chain([&mut *k_row]) {
                     kernels.rope(row, cos, sin);
                 }
+            }
+            if !plan.transform.is_none() {
+                kernels.transform(q_rows, d, plan.transform);
+                kernels.transform(k_row, d, plan.transform);
             }
             bits[index] = of_token;
             query_bits[row * group..][..group].fill(of_token);

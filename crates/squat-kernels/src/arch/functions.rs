@@ -74,7 +74,8 @@ macro_rules! kernel_functions {
         ///
         /// # Panics
         /// If the transform does not fit the rows.
-        pub fn transform(x: &mut [f32], cols: usize, transform: Transform) = transform.apply_rows(x, cols);
+        pub fn transform(x: &mut [f32], cols: usize, transform: Transform) =
+            transform.apply_rows_with(x, cols, |x| crate::simd::near_butterflies(token(), x));
 
         // Rows of codes.
 

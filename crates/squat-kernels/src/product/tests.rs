@@ -22,7 +22,7 @@ fn storages_and_groups_on_a_small_odd_shape() {
             for kernels in Kernels::available() {
                 let mut rows = QuantizedRows::new();
                 let widths = [ActBits::A8, ActBits::A4, ActBits::A8];
-                kernels.quantize_rows(&mut rows, &x, k, &widths, &RowQuantizer::Dynamic);
+                kernels.quantize_rows(&mut rows, &x, k, &widths, &RowQuantizer::DYNAMIC);
                 let (mut got, mut expected) = (vec![0.0; m * n], vec![0.0; m * n]);
                 kernels.linear(&matrix, rows.as_view(), ColumnsMut::new(&mut got, m, n));
                 reference::linear(&matrix, rows.as_view(), &mut ColumnsMut::new(&mut expected, m, n));

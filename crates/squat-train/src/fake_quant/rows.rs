@@ -3,7 +3,7 @@
 use super::loops::{affine_backward, center, fake_quantize, largest, scale_rows};
 use squat_kernels::{Kernels, QuantizedRows, RowQuantizer};
 use squat_quant::math::exp;
-use squat_quant::{ActBits, ActScheme, Affine, dynamic_scale};
+use squat_quant::{ActBits, ActScheme, Affine, Clip};
 use std::sync::Arc;
 
 /// Activation bits of each token of a batch, in order.
@@ -32,6 +32,8 @@ pub struct ActQuant {
     pub scheme: ActScheme,
     /// Bits of each token.
     pub bits: TokenBits,
+    /// How far the codes of dynamic rows reach.
+    pub clip: Clip,
 }
 
 /// Length of the learned parameters of a static point: `[log_scale_4, zero_point_4, log_scale_8, zero_point_8]`.
@@ -67,7 +69,7 @@ impl Rows {
 pub fn row_affine(row: &[f32], quant: &ActQuant, bits: ActBits, parameters: Option<&[f32]>) -> Affine {
     match (quant.scheme, parameters) {
         (ActScheme::Static, Some(parameters)) => static_affine(parameters, bits),
-        _ => Affine::symmetric(dynamic_scale(largest(row), bits.range()), bits.range()),
+        _ => quant.clip.affine(largest(row), bits),
     }
 }
 
@@ -115,7 +117,7 @@ pub fn pack_rows(
         (ActScheme::Static, Some(parameters)) => {
             RowQuantizer::fixed(ActBits::ALL.map(|bits| static_affine(parameters, bits))).ok()?
         }
-        _ => RowQuantizer::Dynamic,
+        _ => RowQuantizer::Dynamic(quant.clip),
     };
     let uniform;
     let bits: &[ActBits] = match &quant.bits {
@@ -133,7 +135,7 @@ pub fn pack_rows(
 /// Backward of [`quantize_rows`]: turns the gradient of the dequantized values into that of `x`, in place, and returns
 /// the gradient of the static parameters.
 ///
-/// Dynamic rows pass the gradient straight through: nothing is clipped, and the scale is held constant.
+/// Dynamic rows pass the gradient straight through, clipped values too, and the scale is held constant.
 pub fn quantize_rows_backward(
     x: &[f32],
     cols: usize,
@@ -169,7 +171,8 @@ mod tests {
         let bits: Arc<[ActBits]> = [ActBits::A8, ActBits::A4].into();
         let parameters = [-1.0, 2.2, -4.0, -31.7];
         for scheme in [ActScheme::Static, ActScheme::Dynamic] {
-            let quant = ActQuant { scheme, bits: TokenBits::PerToken(bits.clone()) };
+            let quant =
+                ActQuant { scheme, bits: TokenBits::PerToken(bits.clone()), clip: Clip::new(0.8).unwrap() };
             let rows = quantize_rows(&x, 10, &quant, Some(&parameters), 2);
             let mut fused = vec![0f32; x.len()];
             fake_quantize_rows(&x, 10, &quant, Some(&parameters), 2, &mut fused);
@@ -180,7 +183,7 @@ mod tests {
                     ActScheme::Static => static_affine(&parameters, bits),
                     ActScheme::Dynamic => {
                         let row = &x[i / 10 * 10..i / 10 * 10 + 10];
-                        Affine::symmetric(dynamic_scale(max_abs(row), bits.range()), bits.range())
+                        quant.clip.affine(max_abs(row), bits)
                     }
                 };
                 assert_eq!(v.to_bits(), affine.fake_quantize(x[i]).to_bits());

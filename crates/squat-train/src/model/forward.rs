@@ -5,7 +5,9 @@ use super::static_name;
 use crate::calibration::Observer;
 use crate::fake_quant::{ActQuant, TokenBits};
 use crate::ops::alignment::Alignment;
-use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionTaps, RopeTables, prepare};
+use crate::ops::attention::{
+    Attention, AttentionQuant, AttentionShape, AttentionTaps, HeadRotation, prepare,
+};
 use crate::ops::embedding::Embedding;
 use crate::ops::entropy::CodeEntropy;
 use crate::ops::linear::Linear;
@@ -53,6 +55,14 @@ pub struct ForwardOutput {
     pub maps: Vec<Arc<Vec<f32>>>,
 }
 
+/// How queries and keys of sequences of up to `seq` tokens are turned.
+fn head_rotation(spec: &ModelSpec, plan: Option<&QuantPlan>, seq: usize) -> HeadRotation {
+    let rope = spec.rope.as_ref().expect("models that can be trained have RoPE, callers check");
+    let (cos, sin) = rope.tables(seq, spec.head_dim);
+    let transform = plan.map_or(Transform::None, |plan| plan.transform(ActPoint::Query));
+    HeadRotation { cos, sin, transform }
+}
+
 /// A model: its shape and its quantization plan, if any. Parameters are passed to [`Model::forward`].
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -68,7 +78,7 @@ pub struct Model {
     pub tensor_forms: bool,
     /// Where the scales of quantized weights come from.
     pub quantizer: &'static dyn WeightQuantizer,
-    rope: Arc<RopeTables>,
+    rope: Arc<HeadRotation>,
 }
 
 impl Model {
@@ -77,8 +87,7 @@ impl Model {
     /// # Panics
     /// With a spec that [`check_trainable`] refuses.
     pub fn new(spec: ModelSpec, plan: Option<QuantPlan>, max_seq: usize) -> Self {
-        let rope = spec.rope.as_ref().expect("models that can be trained have RoPE, callers check");
-        let (cos, sin) = rope.tables(max_seq, spec.head_dim);
+        let rope = Arc::new(head_rotation(&spec, plan.as_ref(), max_seq));
         Self {
             spec,
             plan,
@@ -86,7 +95,7 @@ impl Model {
             mixed_precision: MixedPrecision::No,
             tensor_forms: false,
             quantizer: default_quantizer(),
-            rope: Arc::new(RopeTables { cos, sin }),
+            rope,
         }
     }
 
@@ -95,9 +104,8 @@ impl Model {
         if seq * self.spec.head_dim / 2 <= self.rope.cos.len() {
             return std::borrow::Cow::Borrowed(self);
         }
-        let rope = self.spec.rope.as_ref().expect("models that can be trained have RoPE, callers check");
-        let (cos, sin) = rope.tables(seq, self.spec.head_dim);
-        std::borrow::Cow::Owned(Self { rope: Arc::new(RopeTables { cos, sin }), ..self.clone() })
+        let rope = Arc::new(head_rotation(&self.spec, self.plan.as_ref(), seq));
+        std::borrow::Cow::Owned(Self { rope, ..self.clone() })
     }
 
     /// Runs an operation fused where it can be, else as tensor expressions.
@@ -128,9 +136,9 @@ impl Model {
         found
     }
 
-    fn act(&self, point: ActPoint, bits: &TokenBits) -> Option<ActQuant> {
-        let scheme = self.plan.as_ref()?.point(point)?;
-        Some(ActQuant { scheme, bits: bits.clone() })
+    pub(crate) fn act(&self, point: ActPoint, bits: &TokenBits) -> Option<ActQuant> {
+        let plan = self.plan.as_ref()?;
+        Some(ActQuant { scheme: plan.point(point)?, bits: bits.clone(), clip: plan.clip })
     }
 
     fn static_tensor(

@@ -6,7 +6,7 @@
 use crate::autograd::{FusedOp, Input, Layout, gemm, multiversion};
 use crate::fake_quant::ActQuant;
 use crate::ops::attention::{
-    AttentionShape, Prepared, RopeTables, gather, gather_scales, head_probabilities, prepare,
+    AttentionShape, HeadRotation, Prepared, gather, gather_scales, head_probabilities, prepare,
     prepare_backward, scatter_add, softmax_backward,
 };
 use squat_kernels::attention::query_factor;
@@ -19,7 +19,7 @@ pub struct Alignment {
     /// Sizes.
     pub shape: AttentionShape,
     /// Rotary tables.
-    pub rope: Arc<RopeTables>,
+    pub rope: Arc<HeadRotation>,
     /// Quantizer of queries after RoPE.
     pub query: Option<ActQuant>,
     /// Quantizer of keys after RoPE.
@@ -174,14 +174,16 @@ mod tests {
     use super::*;
     use crate::ops::attention::{Attention, AttentionQuant};
     use crate::ops::gradient_check::{noise, worst_errors};
+    use squat_quant::Transform;
 
     const SHAPE: AttentionShape = AttentionShape { batch: 2, seq: 5, heads: 2, kv_heads: 1, head_dim: 4 };
 
-    fn rope() -> Arc<RopeTables> {
+    fn rope() -> Arc<HeadRotation> {
         let angles: Vec<f32> = (0..10).map(|i| (i / 2) as f32 * 0.4).collect();
-        Arc::new(RopeTables {
+        Arc::new(HeadRotation {
             cos: angles.iter().map(|a| a.cos()).collect(),
             sin: angles.iter().map(|a| a.sin()).collect(),
+            transform: Transform::Hadamard(2),
         })
     }
 

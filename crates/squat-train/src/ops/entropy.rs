@@ -6,7 +6,7 @@
 
 use crate::autograd::{FusedOp, Input, multiversion};
 use crate::fake_quant::{ActQuant, row_affine};
-use crate::ops::attention::{AttentionShape, RopeTables, prepare, prepare_backward};
+use crate::ops::attention::{AttentionShape, HeadRotation, prepare, prepare_backward};
 use squat_kernels::Kernels;
 use squat_quant::ActScheme;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct CodeEntropy {
     /// Heads of this input: query or key heads.
     pub heads: usize,
     /// Rotary tables.
-    pub rope: Arc<RopeTables>,
+    pub rope: Arc<HeadRotation>,
     /// Quantizer whose codes are meant.
     pub quant: ActQuant,
 }
@@ -159,12 +159,13 @@ mod tests {
     use crate::fake_quant::TokenBits;
     use crate::ops::gradient_check::{noise, worst_errors};
     use squat_quant::ActBits;
+    use squat_quant::Clip;
 
     const SHAPE: AttentionShape = AttentionShape { batch: 1, seq: 3, heads: 2, kv_heads: 2, head_dim: 6 };
 
     fn op(scheme: ActScheme) -> CodeEntropy {
-        let rope = RopeTables { cos: vec![0.8; 9], sin: vec![0.6; 9] };
-        let quant = ActQuant { scheme, bits: TokenBits::Uniform(ActBits::A4) };
+        let rope = HeadRotation { cos: vec![0.8; 9], sin: vec![0.6; 9], ..HeadRotation::default() };
+        let quant = ActQuant { scheme, bits: TokenBits::Uniform(ActBits::A4), clip: Clip::new(0.8).unwrap() };
         CodeEntropy { shape: SHAPE, heads: 2, rope: Arc::new(rope), quant }
     }
 

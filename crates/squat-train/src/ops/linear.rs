@@ -289,7 +289,7 @@ mod tests {
     use crate::fake_quant::TokenBits;
     use crate::ops::gradient_check::{noise, worst_errors};
     use crate::quantizer::default_quantizer;
-    use squat_quant::{ActBits, Granularity, WeightBits, WeightScheme};
+    use squat_quant::{ActBits, Clip, Granularity, WeightBits, WeightScheme};
 
     fn learned(scheme: WeightScheme) -> Option<WeightQuant> {
         Some(WeightQuant { scheme, quantizer: default_quantizer() })
@@ -332,7 +332,11 @@ mod tests {
         }
         // Behind quantized operands and static parameters too.
         let scheme = WeightScheme::per_channel(WeightBits::W4);
-        let quant = ActQuant { scheme: ActScheme::Static, bits: TokenBits::Uniform(ActBits::A8) };
+        let quant = ActQuant {
+            scheme: ActScheme::Static,
+            bits: TokenBits::Uniform(ActBits::A8),
+            clip: Clip::default(),
+        };
         let (logs, statics) = (vec![-1.5f32; 5], [-1.0f32, 0.0, -4.0, 3.0]);
         let shapes = [[3, 4], [5, 4], [1, 5], [1, 4], [1, 5]];
         let values: [&[f32]; 5] = [&inputs[0].0, &inputs[1].0, &logs, &statics, &inputs[2].0];
@@ -362,7 +366,11 @@ mod tests {
             let scheme = WeightScheme { bits: WeightBits::W4, granularity };
             // Wide enough that nothing is clipped.
             let logs = vec![(0.2f32).ln(); scheme.num_scales(n, k)];
-            let quant = ActQuant { scheme: ActScheme::Dynamic, bits: TokenBits::Uniform(ActBits::A8) };
+            let quant = ActQuant {
+                scheme: ActScheme::Dynamic,
+                bits: TokenBits::Uniform(ActBits::A8),
+                clip: Clip::default(),
+            };
             let op = Linear { weight: learned(scheme), input: Some(quant.clone()), ..Linear::default() };
             let (xs, ws, ls) = ([m, k], [n, k], [1, logs.len()]);
             let inputs = [
@@ -407,7 +415,7 @@ mod tests {
         let parameters = [-1.5f32, 1.0, -3.0, 3.0];
         let bits = TokenBits::PerToken([ActBits::A8, ActBits::A4].into());
         let op = Linear {
-            input: Some(ActQuant { scheme: ActScheme::Static, bits: bits.clone() }),
+            input: Some(ActQuant { scheme: ActScheme::Static, bits: bits.clone(), clip: Clip::default() }),
             ..Linear::default()
         };
         let (xs, ws, ps) = ([m, k], [n, k], [1, 4]);
@@ -446,7 +454,11 @@ mod tests {
                     .map(|i| (1.2 / width.range().max as f32).ln() - 0.01 * (i % 9) as f32)
                     .collect();
                 for act in [ActScheme::Dynamic, ActScheme::Static] {
-                    let quant = ActQuant { scheme: act, bits: TokenBits::PerToken(bits.clone()) };
+                    let quant = ActQuant {
+                        scheme: act,
+                        bits: TokenBits::PerToken(bits.clone()),
+                        clip: Clip::default(),
+                    };
                     let mut op = Linear { weight: learned(scheme), input: Some(quant), ..Linear::default() };
                     let (xs, ws, ls, ps) = ([m, k], [n, k], [1, logs.len()], [1, 4]);
                     let parameters = [-2.0f32, 2.0, -4.8, -31.0];

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use squat_model::QuantPlan;
 use squat_quant::spelling::nearest;
 use squat_quant::token_policy::TokenPolicy;
-use squat_quant::{ActPoint, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
+use squat_quant::{ActPoint, ActScheme, Clip, Granularity, Transform, WeightBits, WeightScheme};
 use std::collections::BTreeMap;
 
 /// The quantization of a `qat` stage: a named plan and what differs from it.
@@ -34,13 +34,16 @@ pub struct QuantConfig {
     /// a run that began with them can be resumed.
     #[serde(default)]
     pub points: BTreeMap<String, String>,
-    /// Transforms of the inputs of linear layers (`attn_in`, `o_proj_input`, `mlp_in`, `down_proj_input`) and of the residual
-    /// stream (`residual`): `hadamard(SIZE)`, or `hadamard` for the largest size that fits.
+    /// Transforms of the inputs of linear layers (`attn_in`, `o_proj_input`, `mlp_in`, `down_proj_input`), of queries and keys
+    /// (`query` and `key`, both alike), and of the residual stream (`residual`): `hadamard(SIZE)`, or `hadamard` for the largest size that fits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub transforms: BTreeMap<String, String>,
     /// Weight schemes of single layers, by name: `"layers.0.down_proj_input" = "w8"`, as in the name of a plan.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub exceptions: BTreeMap<String, String>,
+    /// Share of a row's largest value that the 4-bit codes of dynamic points reach; 1 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f32>,
     /// Bits of the attention probabilities: 8 or 4.
     #[serde(default)]
     pub attn_probs_bits: Option<u32>,
@@ -130,6 +133,10 @@ impl QuantConfig {
                 QuantPlan::RESIDUAL => plan.residual = transform,
                 name => plan.transforms[point_of("transforms", name)?.index()] = transform,
             }
+        }
+        if let Some(share) = self.clip {
+            plan.clip = Clip::new(share)
+                .ok_or_else(|| fail("clip", &share.to_string(), "a share above 0, at most 1"))?;
         }
         if let Some(bits) = self.attn_probs_bits {
             if bits != 8 && bits != 4 {

@@ -2,10 +2,11 @@
 
 use super::Methods;
 use super::gram::Gram;
+use super::migrate::{Place, migrate};
 use super::solve::{Moments, for_each_job};
 use crate::checkpoint::Loaded;
 use crate::error::TrainError;
-use crate::fake_quant::{ActQuant, TokenBits, fake_quantize_rows};
+use crate::fake_quant::{TokenBits, fake_quantize_rows};
 use crate::model::{
     ForwardOptions, Model, ParamTensors, add_quantizer_parameters, pack_linears, transform_values,
     transform_weights,
@@ -13,11 +14,20 @@ use crate::model::{
 use crate::parameters::{Group, Parameters};
 use crate::quantizer::{parameter_name, stored_scales};
 use burn::tensor::{Device, Tensor, TensorData};
+use squat_kernels::Kernels;
 use squat_model::{LinearKind, ModelSpec, QuantPlan};
-use squat_quant::{ActBits, ActPoint, ActScheme};
+use squat_quant::{ActBits, ActPoint, ActScheme, Transform};
 
 /// Sums that are formed side by side.
 const LANES: usize = 4;
+
+/// Linears of a layer that have one input, in the order in which they are quantized.
+const STEPS: [&[LinearKind]; 4] = [
+    &[LinearKind::Q, LinearKind::K, LinearKind::V],
+    &[LinearKind::O],
+    &[LinearKind::Gate, LinearKind::Up],
+    &[LinearKind::Down],
+];
 
 /// A layer is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,20 +207,17 @@ impl Pass {
             stream.plain = rows(x + model.projection(&original, mid, layer, LinearKind::Down, &bits));
         });
         drop(original);
+        if self.methods.migrate && self.plan().residual.is_none() {
+            self.migrate(layer, &mut plain);
+        }
         // Inputs of the linears to quantize next, and the residual stream beside them.
         let mut inputs: Vec<Vec<f32>> = streams.iter().map(|_| Vec::new()).collect();
-        const STEPS: [&[LinearKind]; 4] = [
-            &[LinearKind::Q, LinearKind::K, LinearKind::V],
-            &[LinearKind::O],
-            &[LinearKind::Gate, LinearKind::Up],
-            &[LinearKind::Down],
-        ];
         for (step, kinds) in STEPS.into_iter().enumerate() {
             let params = self.tensors(&self.quantized, |name| name.starts_with(&prefix));
             let (model, point) = (&self.quantized, kinds[0].input_point());
             let cols = spec.linear_shape(kinds[0])[1];
             let crossed = self.methods.correct > 0.0;
-            let quant = self.plan().point(point).map(|scheme| ActQuant { scheme, bits: bits.clone() });
+            let quant = self.quantized.act(point, &bits);
             let transform = self.plan().transform(point);
             // Always as many sums, added in one order, so that the number of threads changes nothing.
             let mut lanes: Vec<(Vec<_>, Gram)> = (0..LANES).map(|_| (Vec::new(), Gram::default())).collect();
@@ -268,6 +275,51 @@ impl Pass {
             stream.quantized = rows(x + mid);
         });
         self.streams = streams;
+    }
+
+    /// Moves scales between the inputs of the linears of a layer and their weights; `plain` are these inputs in full precision.
+    ///
+    /// Only where the residual stream is not transformed: there, gains of norms are in the weights already, and the rest alone
+    /// brings nothing (SmolLM2-135M in W4A8, 2048 tokens: 1.238x with, 1.234x without).
+    fn migrate(&mut self, layer: usize, plain: &mut [[Vec<f32>; 4]]) {
+        let spec = self.spec().clone();
+        let heads = match self.methods.rotate {
+            true => Transform::Largest.for_width(spec.head_dim),
+            false => Transform::None,
+        };
+        for (step, kinds) in STEPS.into_iter().enumerate() {
+            let point = kinds[0].input_point();
+            let own = self.plan().transform(point);
+            let (place, before, groups) = match step {
+                0 => (Place::Norm(spec.attn_norm_name(layer)), Transform::None, (1, 1)),
+                1 => {
+                    let group = spec.num_attention_heads / spec.num_key_value_heads;
+                    let name = spec.linear_name(layer, LinearKind::V);
+                    (Place::Outputs(name, heads), heads, (group, spec.head_dim))
+                }
+                2 => (Place::Norm(spec.mlp_norm_name(layer)), Transform::None, (1, 1)),
+                _ => (
+                    Place::Outputs(spec.linear_name(layer, LinearKind::Up), Transform::None),
+                    Transform::None,
+                    (1, 1),
+                ),
+            };
+            if own.is_none() && before.is_none() {
+                continue;
+            }
+            let names: Vec<String> = kinds.iter().map(|&kind| spec.linear_name(layer, kind)).collect();
+            let cols = spec.linear_shape(kinds[0])[1];
+            let turn = |rows: &mut [f32]| Kernels::detect().transform(rows, cols, before);
+            plain.iter_mut().for_each(|kept| turn(&mut kept[step]));
+            let x = plain.iter().map(|kept| &kept[step][..]);
+            let factors = migrate(&mut self.parameters, (&names, &place), &[before, own], groups, x);
+            for kept in plain.iter_mut() {
+                for row in kept[step].chunks_exact_mut(cols) {
+                    row.iter_mut().zip(&factors).for_each(|(x, s)| *x *= s);
+                }
+                turn(&mut kept[step]);
+            }
+        }
     }
 
     /// Replaces these weights by their codes.

@@ -148,5 +148,5 @@ fn names_of_methods() {
     for names in ["none", "rotate, scales, compensate, refine, correct", "scales, correct"] {
         assert_eq!(names.replace(' ', "").parse::<Methods>().unwrap().to_string(), names);
     }
-    assert!("scale".parse::<Methods>().unwrap_err().contains("rotate, scales, compensate"));
+    assert!("scale".parse::<Methods>().unwrap_err().contains("rotate, migrate, clip, scales, compensate"));
 }

@@ -1,10 +1,10 @@
 //! Attention and the two attention losses as tensor expressions.
 
-use super::TensorForm;
 use super::quantizer::{Rows, rows};
+use super::{TensorForm, transformed};
 use crate::fake_quant::ActQuant;
 use crate::ops::alignment::Alignment;
-use crate::ops::attention::{Attention, AttentionShape, RopeTables};
+use crate::ops::attention::{Attention, AttentionShape, HeadRotation};
 use crate::ops::entropy::CodeEntropy;
 use burn::tensor::{Bool, Tensor, TensorData, activation};
 use squat_kernels::attention::query_factor;
@@ -13,7 +13,7 @@ use squat_quant::{ActBits, ActScheme, CodeRange};
 use std::sync::Arc;
 
 /// `[tokens, heads * d]` to one row for each (token, head), rotated.
-fn head_rows(x: Tensor<2>, shape: AttentionShape, heads: usize, rope: Option<&RopeTables>) -> Tensor<2> {
+fn head_rows(x: Tensor<2>, shape: AttentionShape, heads: usize, rope: Option<&HeadRotation>) -> Tensor<2> {
     let (tokens, d) = (shape.batch * shape.seq, shape.head_dim);
     let x = x.reshape([tokens * heads, d]);
     let Some(rope) = rope else { return x };
@@ -33,7 +33,7 @@ fn head_rows(x: Tensor<2>, shape: AttentionShape, heads: usize, rope: Option<&Ro
     let (a, b) = (x.clone().slice([0..n, 0..half]), x.slice([0..n, half..d]));
     let low = a.clone() * cos.clone() - b.clone() * sin.clone();
     let high = b * cos + a * sin;
-    Tensor::cat(vec![low, high], 1)
+    transformed(Tensor::cat(vec![low, high], 1), rope.transform)
 }
 
 /// Rows of (token, head) as `[batch, query heads, seq, d]`, key and value heads repeated for their group.
@@ -136,7 +136,7 @@ impl Attention {
         let limit = CodeRange::unsigned(bits).max as f32;
         let fixed = p.clone().detach();
         let quantized = match &self.quant.value {
-            Some(ActQuant { scheme: ActScheme::Dynamic, bits }) => {
+            Some(ActQuant { scheme: ActScheme::Dynamic, bits, .. }) => {
                 let wide: Vec<f32> =
                     (0..batch * seq).map(|t| if bits.get(t) == ActBits::A8 { 1.0 } else { 0.0 }).collect();
                 let wide: Tensor<4> =
@@ -204,7 +204,13 @@ impl TensorForm for CodeEntropy {
             }
             _ => {
                 let largest = x.clone().abs().max_dim(1).clamp_min(f32::MIN_POSITIVE);
-                x.clone() / (largest / limit(&|bits| bits.range().max as f32))
+                let v =
+                    x.clone() * limit(&|bits| bits.range().max as f32 / self.quant.clip.at(bits)) / largest;
+                let [low, high] = [
+                    limit(&|bits| bits.range().min as f32).repeat_dim(1, d),
+                    limit(&|bits| bits.range().max as f32).repeat_dim(1, d),
+                ];
+                v.max_pair(low).min_pair(high)
             }
         };
         let mean = v.clone().mean_dim(1);

@@ -41,9 +41,13 @@ pub(super) fn rows(
         (ActScheme::Static, Some(parameters)) => parameters,
         _ => {
             let limit = by_bits(&x, quant, rows_per_token, |bits| bits.range().max as f32);
+            let reach = by_bits(&x, quant, rows_per_token, |bits| quant.clip.at(bits));
             let largest = x.clone().detach().abs().max_dim(1);
-            let scales = (largest / limit).clamp_min(f32::MIN_POSITIVE);
-            let quantized = (x.clone().detach() / scales.clone()).round() * scales.clone();
+            let scales = (largest * reach / limit.clone()).clamp_min(f32::MIN_POSITIVE);
+            let limit = limit.repeat_dim(1, x.dims()[1]);
+            let codes = (x.clone().detach() / scales.clone()).round();
+            let codes = codes.max_pair(limit.clone().neg() - 1.0).min_pair(limit);
+            let quantized = codes * scales.clone();
             let values = x.clone() + (quantized - x).detach();
             return Rows { values, scales };
         }

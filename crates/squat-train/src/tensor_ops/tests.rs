@@ -4,7 +4,7 @@ use super::TensorForm;
 use crate::autograd;
 use crate::fake_quant::{ActQuant, TokenBits, Weight};
 use crate::ops::alignment::Alignment;
-use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionTaps, RopeTables};
+use crate::ops::attention::{Attention, AttentionQuant, AttentionShape, AttentionTaps, HeadRotation};
 use crate::ops::embedding::Embedding;
 use crate::ops::entropy::CodeEntropy;
 use crate::ops::gradient_check::noise;
@@ -16,7 +16,7 @@ use crate::ops::teacher_logits::{TeacherLogits, TopTokens};
 use crate::ops::transform::TransformRows;
 use crate::quantizer::{WeightQuant, default_quantizer, registry};
 use burn::tensor::{Device, Tensor, TensorData};
-use squat_quant::{ActBits, ActScheme, Granularity, Transform, WeightBits, WeightScheme};
+use squat_quant::{ActBits, ActScheme, Clip, Granularity, Transform, WeightBits, WeightScheme};
 use std::sync::Arc;
 
 type Values = (Vec<f32>, [usize; 2]);
@@ -63,7 +63,7 @@ fn values(rows: usize, cols: usize, seed: u64) -> Values {
 fn mixed(scheme: ActScheme, tokens: usize) -> ActQuant {
     let bits: Vec<ActBits> =
         (0..tokens).map(|i| if i % 3 == 1 { ActBits::A4 } else { ActBits::A8 }).collect();
-    ActQuant { scheme, bits: TokenBits::PerToken(bits.into()) }
+    ActQuant { scheme, bits: TokenBits::PerToken(bits.into()), clip: Clip::new(0.8).unwrap() }
 }
 
 fn statics() -> Values {
@@ -152,11 +152,12 @@ fn embeddings() {
 
 const SHAPE: AttentionShape = AttentionShape { batch: 2, seq: 6, heads: 4, kv_heads: 2, head_dim: 8 };
 
-fn rope() -> Arc<RopeTables> {
+fn rope() -> Arc<HeadRotation> {
     let angles: Vec<f32> = (0..24).map(|i| (i / 4) as f32 * 0.5f32.powi(i % 4)).collect();
-    Arc::new(RopeTables {
+    Arc::new(HeadRotation {
         cos: angles.iter().map(|a| a.cos()).collect(),
         sin: angles.iter().map(|a| a.sin()).collect(),
+        transform: Transform::Hadamard(2),
     })
 }
 

@@ -349,6 +349,21 @@ impl<D: Dots> FloatSimd for Neon<D> {
     }
 
     #[inline(always)]
+    fn exchange<const STRIDE: usize>(self, v: Self::V) -> Self::V {
+        core::array::from_fn(|i| {
+            // SAFETY: the token proves NEON.
+            unsafe {
+                match STRIDE {
+                    1 => vrev64q_f32(v[i]),
+                    2 => vextq_f32::<2>(v[i], v[i]),
+                    4 => v[i ^ 1],
+                    _ => v[i ^ 2],
+                }
+            }
+        })
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         // SAFETY: the token proves NEON.
         unsafe { [vdupq_n_f32(x); 4] }

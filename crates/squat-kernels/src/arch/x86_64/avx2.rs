@@ -386,6 +386,19 @@ impl<const VNNI: bool> FloatSimd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    fn exchange<const STRIDE: usize>(self, [a, b]: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            match STRIDE {
+                1 => [_mm256_permute_ps::<0b10_11_00_01>(a), _mm256_permute_ps::<0b10_11_00_01>(b)],
+                2 => [_mm256_permute_ps::<0b01_00_11_10>(a), _mm256_permute_ps::<0b01_00_11_10>(b)],
+                4 => [_mm256_permute2f128_ps::<1>(a, a), _mm256_permute2f128_ps::<1>(b, b)],
+                _ => [b, a],
+            }
+        }
+    }
+
+    #[inline(always)]
     fn merge(self, from_b: u16, a: &[f32; 16], b: &[f32; 16]) -> Self::V {
         let [low, high] = from_b.to_le_bytes();
         let ones = low.count_ones() as usize;

@@ -207,6 +207,19 @@ impl FloatSimd for Avx512 {
     }
 
     #[inline(always)]
+    fn exchange<const STRIDE: usize>(self, v: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe {
+            match STRIDE {
+                1 => _mm512_permute_ps::<0b10_11_00_01>(v),
+                2 => _mm512_permute_ps::<0b01_00_11_10>(v),
+                4 => _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v),
+                _ => _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v),
+            }
+        }
+    }
+
+    #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_add_ps(a, b) }

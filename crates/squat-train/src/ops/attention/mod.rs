@@ -12,8 +12,8 @@ mod tests;
 use crate::autograd::{FusedOp, Input, Layout, gemm, integer_gemm};
 use crate::fake_quant::{ActQuant, scale_rows};
 use squat_kernels::attention::query_factor;
-use squat_quant::ActScheme;
 use squat_quant::token_policy::mean_over_heads;
+use squat_quant::{ActScheme, Transform};
 use std::sync::{Arc, Mutex};
 
 pub(crate) use probabilities::{head_probabilities, softmax_backward};
@@ -34,13 +34,16 @@ pub struct AttentionShape {
     pub head_dim: usize,
 }
 
-/// Rotary tables: `cos`, `sin`, each `[positions, head_dim / 2]`.
-#[derive(Debug)]
-pub struct RopeTables {
-    /// Cosines.
+/// What turns the heads of queries and keys before they are quantized: by their position (RoPE), then by a transform of the plan.
+/// Both turn a query and a key alike, so their product stays what it is.
+#[derive(Debug, Default)]
+pub struct HeadRotation {
+    /// Cosines, `[positions, head_dim / 2]`.
     pub cos: Vec<f32>,
-    /// Sines.
+    /// Sines, likewise.
     pub sin: Vec<f32>,
+    /// What is applied to each head after RoPE.
+    pub transform: Transform,
 }
 
 /// What attention quantizes.
@@ -77,8 +80,8 @@ pub struct AttentionTaps {
 pub struct Attention {
     /// Sizes.
     pub shape: AttentionShape,
-    /// Rotary tables for at least `seq` positions.
-    pub rope: Arc<RopeTables>,
+    /// Its tables are for at least `seq` positions.
+    pub rope: Arc<HeadRotation>,
     /// Quantizers.
     pub quant: AttentionQuant,
     /// Where the forward leaves probabilities and sink scores.

@@ -1,13 +1,13 @@
 //! Rows of queries, keys and values: RoPE, quantization, and the way between token-major rows and the rows of one head.
 
-use super::{AttentionShape, RopeTables};
+use super::{AttentionShape, HeadRotation};
 use crate::autograd::multiversion;
 use crate::fake_quant::{ActQuant, Rows, quantize_rows, quantize_rows_backward};
 use squat_kernels::Kernels;
 
 /// Queries or keys after RoPE and quantization, token-major `[tokens, heads, d]`.
 pub(crate) struct Prepared {
-    /// Rotated values.
+    /// Values after RoPE and transform.
     pub rotated: Vec<f32>,
     /// Codes and scales of each (token, head) row; scale 1 and the values themselves if unquantized.
     pub rows: Rows,
@@ -30,7 +30,7 @@ pub(crate) fn prepare(
     x: &[f32],
     shape: AttentionShape,
     heads: usize,
-    rope: Option<&RopeTables>,
+    rope: Option<&HeadRotation>,
     quant: Option<&ActQuant>,
     parameters: Option<&[f32]>,
 ) -> Prepared {
@@ -44,6 +44,7 @@ pub(crate) fn prepare(
                 Kernels::detect().rope(head, cos, sin);
             }
         }
+        Kernels::detect().transform(&mut rotated, d, rope.transform);
     }
     let rows = match quant {
         Some(quant) => quantize_rows(&rotated, d, quant, parameters, heads),
@@ -57,7 +58,7 @@ pub(crate) fn prepare_backward(
     prepared: &Prepared,
     shape: AttentionShape,
     heads: usize,
-    rope: Option<&RopeTables>,
+    rope: Option<&HeadRotation>,
     quant: Option<&ActQuant>,
     parameters: Option<&[f32]>,
     grad: &mut [f32],
@@ -66,6 +67,7 @@ pub(crate) fn prepare_backward(
     let found =
         quant.and_then(|quant| quantize_rows_backward(&prepared.rotated, d, quant, parameters, heads, grad));
     if let Some(rope) = rope {
+        Kernels::detect().transform(grad, d, rope.transform);
         for (token, heads) in grad.chunks_exact_mut(heads * d).enumerate() {
             let at = token % shape.seq * (d / 2);
             for head in heads.chunks_exact_mut(d) {

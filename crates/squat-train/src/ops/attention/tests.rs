@@ -1,15 +1,16 @@
 use super::*;
 use crate::fake_quant::TokenBits;
 use crate::ops::gradient_check::{noise, worst_errors};
-use squat_quant::ActBits;
+use squat_quant::{ActBits, Clip};
 
 const SHAPE: AttentionShape = AttentionShape { batch: 2, seq: 5, heads: 4, kv_heads: 2, head_dim: 6 };
 
-fn rope() -> Arc<RopeTables> {
+fn rope() -> Arc<HeadRotation> {
     let angles: Vec<f32> = (0..5 * 3).map(|i| (i / 3) as f32 * 0.7f32.powi(i % 3)).collect();
-    Arc::new(RopeTables {
+    Arc::new(HeadRotation {
         cos: angles.iter().map(|a| a.cos()).collect(),
         sin: angles.iter().map(|a| a.sin()).collect(),
+        transform: Transform::Hadamard(2),
     })
 }
 
@@ -39,7 +40,7 @@ fn views(inputs: &[(Vec<f32>, Vec<usize>)]) -> Vec<Input<'_>> {
 
 fn mixed(scheme: ActScheme) -> ActQuant {
     let bits: Vec<ActBits> = (0..10).map(|i| if i % 3 == 1 { ActBits::A4 } else { ActBits::A8 }).collect();
-    ActQuant { scheme, bits: TokenBits::PerToken(bits.into()) }
+    ActQuant { scheme, bits: TokenBits::PerToken(bits.into()), clip: Clip::new(0.8).unwrap() }
 }
 
 /// At 8 bits everywhere the quantized output and gradients stay near the unquantized ones; at mixed bits farther.
@@ -50,7 +51,8 @@ fn quantized_attention_stays_near_the_plain_one() {
     let plain = op(AttentionQuant::default());
     let (y, _) = plain.forward(&views(&inputs));
     let g = plain.backward(&views(&inputs), &up, &[true; 3]);
-    let eight = ActQuant { scheme: ActScheme::Dynamic, bits: TokenBits::Uniform(ActBits::A8) };
+    let eight =
+        ActQuant { scheme: ActScheme::Dynamic, bits: TokenBits::Uniform(ActBits::A8), clip: Clip::default() };
     for (point, tolerance) in [(eight, 0.03), (mixed(ActScheme::Dynamic), 0.4)] {
         let quant = AttentionQuant {
             query: Some(point.clone()),
