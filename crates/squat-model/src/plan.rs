@@ -105,8 +105,8 @@ impl QuantPlan {
     /// The plan with this name.
     ///
     /// `fp`; `wW` (weights only) or `wWaA` with W in 8, 4, 3, 2 and A in 8, 4; `ternary` or `ternary-aA`; `rhoN` or
-    /// `wW-rhoN` with N the percentage of 8-bit tokens. A suffix `-tT` sets the bits of the tables (embedding and head),
-    /// which have 8 otherwise: `w4a8-t4`; a suffix `-gN` gives every group of N inputs of a linear layer a scale of its own:
+    /// `wW-rhoN` with N the percentage of 8-bit tokens; `rhoN-random` draws these tokens at random, as a control. A suffix
+    /// `-tT` sets the bits of the tables (embedding and head), which have 8 otherwise: `w4a8-t4`; a suffix `-gN` gives every group of N inputs of a linear layer a scale of its own:
     /// `w4a8-g64`.
     ///
     /// # Errors
@@ -152,12 +152,18 @@ impl QuantPlan {
             "a4" => Some(plan.with_uniform_points(ActBits::A4)),
             _ => {
                 let digits = rest.strip_prefix("rho")?;
+                let (digits, random) =
+                    digits.strip_suffix("-random").map_or((digits, false), |digits| (digits, true));
                 let digits =
                     Some(digits).filter(|d| d.len() <= 3 && d.bytes().all(|b| b.is_ascii_digit()))?;
                 let percent: u32 = digits.parse().ok()?;
                 let plan = plan.with_uniform_points(ActBits::A8);
                 let rho = percent as f32 / 100.0;
-                (percent <= 100).then_some(Self { policy: TokenPolicy::SinkAttention, rho, ..plan })
+                let policy = match random {
+                    true => TokenPolicy::Random { rho, seed: 1 },
+                    false => TokenPolicy::SinkAttention,
+                };
+                (percent <= 100).then_some(Self { policy, rho, ..plan })
             }
         }
     }

@@ -284,16 +284,16 @@ pub struct Quantize {
     /// Text to measure on, before and after; never calibrated on.
     #[arg(long, value_name = "TEXT")]
     pub held_out: Option<PathBuf>,
-    /// Quantization plan: w8, w4, wWaA with W in 8, 4, 3, 2 and A in 8, 4, ternary-a8; with -gN one scale for every N
-    /// inputs, with -t4 embedding and head in 4 bits.
+    /// Quantization plan: w8, w4, wWaA with W in 8, 4, 3, 2 and A in 8, 4, ternary-a8; rhoN or wW-rhoN with 8-bit activations for
+    /// N percent of the tokens, else 4; with -gN one scale for every N inputs, with -t4 embedding and head in 4 bits.
     #[arg(long, value_parser = plan_name, default_value = "w4a8")]
     pub plan: String,
     /// Most bytes of the packed weights: each layer gets 8, 4, 3 or 2 bits, wherever they save most by what `squat sensitivity`
     /// measures; --plan says everything else.
     #[arg(long, value_name = "N", value_parser = bytes)]
     pub target_bytes: Option<u64>,
-    /// What finds codes and scales: all, none (rounding to nearest), or some of rotate, scales, compensate, refine, correct, joined
-    /// by commas.
+    /// What finds codes and scales: all, none (rounding to nearest), or some of rotate, migrate, clip, scales, compensate, refine,
+    /// correct, joined by commas.
     #[arg(long, default_value = "all")]
     pub methods: squat_train::start::Methods,
     /// Tokens to calibrate on; more take longer. Without it 16384, or what fits into --minutes, up to 32768.

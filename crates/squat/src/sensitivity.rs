@@ -7,7 +7,8 @@ use squat_engine::{Engine, EngineOptions};
 use squat_model::plan::QuantPlan;
 use squat_model::{LinearKind, ModelSpec, Tensors, packed_bytes};
 use squat_quant::calibrate::weight_scales;
-use squat_quant::{ActPoint, Affine, WeightBits, WeightScheme};
+use squat_quant::token_policy::TokenPolicy;
+use squat_quant::{ActBits, ActPoint, Affine, WeightBits, WeightScheme};
 use squat_train::checkpoint::Loaded;
 use squat_train::model::transform_weights;
 use std::collections::BTreeMap;
@@ -76,6 +77,9 @@ pub fn measure(
 ) -> Result<Sensitivity> {
     let spec = &model.spec;
     let scheme = plan.weight.context("expected a plan that quantizes weights, such as w4a8")?;
+    // Thresholds are found with the first codes; without them every token counts as one of 4 bits.
+    let unknown = plan.needs_thresholds() && plan.thresholds.is_empty();
+    let policy = if unknown { TokenPolicy::Uniform(ActBits::A4) } else { plan.policy };
     let mut parameters = model.parameters.clone();
     transform_weights(&mut parameters, spec, plan);
     let mut tensors = Tensors::new();
@@ -122,7 +126,8 @@ pub fn measure(
     for point in ActPoint::ALL.into_iter().filter(|&point| plan.point(point).is_some()) {
         let mut alone = bench.plain.clone();
         alone.set_point(point, plan.point(point));
-        (alone.policy, alone.rho, alone.attn_probs_bits) = (plan.policy, plan.rho, plan.attn_probs_bits);
+        (alone.policy, alone.rho, alone.attn_probs_bits) = (policy, plan.rho, plan.attn_probs_bits);
+        alone.clip = plan.clip;
         points.push((point, bench.divergence(&alone)?));
     }
     Ok(Sensitivity { units, tables, points })

@@ -577,6 +577,17 @@ fn quantize_measures_on_other_text_than_it_calibrates_on() {
     assert_eq!(free["kl_divergence"], again["kl_divergence"]);
     assert!(weights("free") == weights("again"));
 
+    // Bits by token: thresholds are found, and the packed model has them.
+    let mixed =
+        made(&["--data", "long.txt", "--held-out", "held-out.txt", "--plan", "rho50", "--out", "rho50"]);
+    assert!(mixed["kl_divergence"].as_f64() > all["kl_divergence"].as_f64(), "{mixed} {all}");
+    let config = std::fs::read_to_string(dir.join("rho50/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let plan = &config["squat"]["plan"];
+    let (thresholds, layers) = (plan["thresholds"].as_array(), config["num_hidden_layers"].as_u64());
+    assert_eq!(thresholds.map(|list| list.len() as u64), layers, "{config}");
+    assert_eq!(plan["clip"], 0.85, "{config}");
+
     // Training within a time. Nothing of the way is left beside the output.
     let tuned = made(&[
         "--data",

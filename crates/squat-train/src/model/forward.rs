@@ -371,7 +371,7 @@ impl Model {
     }
 
     /// Activation bits of every token in `layer`; leaves the policy's scores.
-    fn token_bits(
+    pub(crate) fn token_bits(
         &self,
         layer: usize,
         x: &Tensor<2>,
@@ -502,7 +502,7 @@ impl Model {
 #[derive(Default)]
 pub(crate) struct LayerState {
     /// Each token's own probability of the first position in the layer below, mean over heads.
-    sink_probs: Vec<f32>,
+    pub(crate) sink_probs: Vec<f32>,
     pub(crate) alignment: Vec<Tensor<2>>,
     pub(crate) entropy: Vec<Tensor<2>>,
     pub(crate) scores: Vec<Vec<f32>>,

@@ -13,6 +13,7 @@ use crate::model::{
 };
 use crate::parameters::{Group, Parameters};
 use crate::quantizer::{parameter_name, stored_scales};
+use crate::thresholds::quantile;
 use burn::tensor::{Device, Tensor, TensorData};
 use squat_kernels::Kernels;
 use squat_model::{LinearKind, ModelSpec, QuantPlan};
@@ -52,14 +53,19 @@ struct Stream {
     quantized: Vec<f32>,
     /// In full precision.
     plain: Vec<f32>,
+    /// What each token attends to the first one, in the layer below of the model as quantized so far.
+    sink_probs: Vec<f32>,
+    /// Activation bits of each token in this layer.
+    bits: TokenBits,
 }
 
 /// Finds first codes and scales of `model`, in full precision, under `plan`, on `sequences` of token ids that begin with BOS.
 ///
-/// Token table and head get the scales of least squared error.
+/// Token table and head get the scales of least squared error. Thresholds of a token policy are those that the wanted share of
+/// the tokens reaches, layer by layer, in the model as quantized so far.
 ///
 /// # Errors
-/// A model that has quantizers already; a plan that does not fit it, has static points or needs thresholds; a wish to stop
+/// A model that has quantizers already; a plan that does not fit it, or has static points; a wish to stop
 /// ([`squat_files::interrupt`]).
 pub fn start(
     model: &Loaded,
@@ -76,7 +82,7 @@ pub fn start(
         ));
     }
     let spec = &model.spec;
-    plan.validate_frozen(spec)?;
+    plan.validate(spec)?;
     if plan.points.contains(&Some(ActScheme::Static)) {
         return Err(TrainError::Input(
             "expected a plan whose activations have dynamic scales, got static ones, which training calibrates".into(),
@@ -99,7 +105,8 @@ pub fn start(
         threads: threads.max(1),
         streams: Vec::new(),
     };
-    if plan.weight.is_some() && methods.calibrates() && !sequences.is_empty() {
+    let calibrates = methods.calibrates() || plan.needs_thresholds();
+    if plan.weight.is_some() && calibrates && !sequences.is_empty() {
         pass.embed(sequences);
         for layer in 0..spec.num_hidden_layers {
             squat_files::interrupt::check()?;
@@ -107,15 +114,10 @@ pub fn start(
             report(Progress { layers: layer + 1, of: spec.num_hidden_layers });
         }
     }
-    let Pass { parameters, .. } = pass;
-    Ok(Started {
-        loaded: Loaded {
-            spec: spec.clone(),
-            plan: Some(plan.clone()),
-            parameters,
-            quantizer: stored_scales(),
-        },
-    })
+    let Pass { parameters, quantized, .. } = pass;
+    let plan = quantized.plan;
+    plan.iter().try_for_each(|plan| plan.validate_frozen(spec))?;
+    Ok(Started { loaded: Loaded { spec: spec.clone(), plan, parameters, quantizer: stored_scales() } })
 }
 
 /// State between layers.
@@ -148,9 +150,30 @@ impl Pass {
         self.quantized.plan.as_ref().expect("the quantized model has a plan")
     }
 
-    /// Bits of every token's activations; where they differ by token, the wider ones.
-    fn bits(&self) -> TokenBits {
-        TokenBits::Uniform(self.plan().policy.uniform().unwrap_or(ActBits::A8))
+    /// The threshold of a layer, where the token policy has one, and the bits of every token.
+    fn choose_bits(&mut self, layer: usize) {
+        let hidden = self.spec().hidden_size;
+        let mut streams = std::mem::take(&mut self.streams);
+        let decide = |model: &Model, stream: &Stream, scores: &mut Vec<Vec<f32>>| {
+            let x = tensor(stream.quantized.clone(), hidden);
+            model.token_bits(layer, &x, &stream.sink_probs, stream.tokens, scores)
+        };
+        if self.plan().needs_thresholds() {
+            let mut scores = Vec::new();
+            streams.iter().for_each(|stream| drop(decide(&self.quantized, stream, &mut scores)));
+            // The first token has 8 bits whatever its score is.
+            let scores: Vec<f32> = scores.iter().flat_map(|own| own.iter().skip(1)).copied().collect();
+            if let Some(plan) = &mut self.quantized.plan {
+                plan.thresholds.truncate(layer);
+                // A layer without scores, whose tokens are the first of their sequences, lets all pass.
+                let threshold = if scores.is_empty() { 0.0 } else { quantile(&scores, plan.rho) };
+                plan.thresholds.push(threshold);
+            }
+        }
+        for stream in &mut streams {
+            stream.bits = decide(&self.quantized, stream, &mut Vec::new());
+        }
+        self.streams = streams;
     }
 
     /// The parameters whose names pass, as tensors.
@@ -176,6 +199,8 @@ impl Pass {
                 tokens: ids.len(),
                 quantized: rows(self.quantized.embed(&params, ids)),
                 plain: rows(self.plain.embed(&params, ids)),
+                sink_probs: vec![0.0; ids.len()],
+                bits: TokenBits::Uniform(ActBits::A8),
             })
             .collect();
     }
@@ -185,7 +210,8 @@ impl Pass {
         let (spec, hidden) = (self.spec().clone(), self.spec().hidden_size);
         let prefix = format!("model.layers.{layer}.");
         let original = self.tensors(&self.plain, |name| name.starts_with(&prefix));
-        let bits = self.bits();
+        self.choose_bits(layer);
+        let wide = TokenBits::Uniform(ActBits::A8);
         let options = ForwardOptions::default();
         // What a point's row is in full precision, for every stream; then the same in the quantized model.
         let mut streams = std::mem::take(&mut self.streams);
@@ -197,14 +223,14 @@ impl Pass {
             let x = tensor(std::mem::take(&mut stream.plain), hidden);
             let h = model.normed(&original, x.clone(), &spec.attn_norm_name(layer));
             kept[0] = rows(h.clone());
-            let attended = model.attended(&original, h, layer, shape, &bits, &options, &mut state);
+            let attended = model.attended(&original, h, layer, shape, &wide, &options, &mut state);
             kept[1] = rows(attended.clone());
-            let x = x + model.projection(&original, attended, layer, LinearKind::O, &bits);
+            let x = x + model.projection(&original, attended, layer, LinearKind::O, &wide);
             let h = model.normed(&original, x.clone(), &spec.mlp_norm_name(layer));
             kept[2] = rows(h.clone());
-            let mid = model.gated(&original, h, layer, &bits);
+            let mid = model.gated(&original, h, layer, &wide);
             kept[3] = rows(mid.clone());
-            stream.plain = rows(x + model.projection(&original, mid, layer, LinearKind::Down, &bits));
+            stream.plain = rows(x + model.projection(&original, mid, layer, LinearKind::Down, &wide));
         });
         drop(original);
         if self.methods.migrate && self.plan().residual.is_none() {
@@ -217,7 +243,6 @@ impl Pass {
             let (model, point) = (&self.quantized, kinds[0].input_point());
             let cols = spec.linear_shape(kinds[0])[1];
             let crossed = self.methods.correct > 0.0;
-            let quant = self.quantized.act(point, &bits);
             let transform = self.plan().transform(point);
             // Always as many sums, added in one order, so that the number of threads changes nothing.
             let mut lanes: Vec<(Vec<_>, Gram)> = (0..LANES).map(|_| (Vec::new(), Gram::default())).collect();
@@ -227,6 +252,7 @@ impl Pass {
             for_each_job(lanes.iter_mut(), self.threads, |(jobs, gram)| {
                 *gram = Gram::new(cols, crossed);
                 for ((stream, input), kept) in jobs.drain(..) {
+                    let bits = stream.bits.clone();
                     let x = tensor(std::mem::take(&mut stream.quantized), hidden);
                     let (x, h) = match step {
                         0 => (x.clone(), model.normed(&params, x, &spec.attn_norm_name(layer))),
@@ -234,7 +260,11 @@ impl Pass {
                             let mut state = model.begin(&vec![0; stream.tokens]);
                             let h = tensor(std::mem::take(input), hidden);
                             let shape = (1, stream.tokens);
-                            (x, model.attended(&params, h, layer, shape, &bits, &options, &mut state))
+                            let h = model.attended(&params, h, layer, shape, &bits, &options, &mut state);
+                            if !state.sink_probs.is_empty() {
+                                stream.sink_probs = state.sink_probs;
+                            }
+                            (x, h)
                         }
                         2 => {
                             let width = spec.linear_shape(LinearKind::O)[1];
@@ -251,8 +281,8 @@ impl Pass {
                     *input = rows(h);
                     let mut seen = input.clone();
                     transform.apply_rows(&mut seen, cols);
-                    if let Some(quant) = &quant {
-                        fake_quantize_rows(&seen.clone(), cols, quant, None, 1, &mut seen);
+                    if let Some(quant) = model.act(point, &bits) {
+                        fake_quantize_rows(&seen.clone(), cols, &quant, None, 1, &mut seen);
                     }
                     let mut wanted = std::mem::take(&mut kept[step]);
                     transform.apply_rows(&mut wanted, cols);
@@ -271,7 +301,7 @@ impl Pass {
         let width = spec.linear_shape(LinearKind::Down)[1];
         for_each_job(streams.iter_mut().zip(inputs), self.threads, |(stream, input)| {
             let x = tensor(std::mem::take(&mut stream.quantized), hidden);
-            let mid = model.projection(&params, tensor(input, width), layer, LinearKind::Down, &bits);
+            let mid = model.projection(&params, tensor(input, width), layer, LinearKind::Down, &stream.bits);
             stream.quantized = rows(x + mid);
         });
         self.streams = streams;

@@ -44,7 +44,7 @@ pub fn run(args: &Quantize) -> Result<ExitCode> {
         );
     }
     let plan = args.methods.plan(QuantPlan::named(&args.plan)?, model.spec());
-    plan.validate_frozen(model.spec())?;
+    plan.validate(model.spec())?;
     if plan.weight.is_none() {
         bail!("the plan {} quantizes no weights; choose another, such as w4a8", args.plan);
     }

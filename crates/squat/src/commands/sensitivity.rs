@@ -24,7 +24,7 @@ pub fn run(args: &args::Sensitivity) -> Result<ExitCode> {
         );
     }
     let plan = args.methods.plan(QuantPlan::named(&args.plan)?, model.spec());
-    plan.validate_frozen(model.spec())?;
+    plan.validate(model.spec())?;
     let windows = windows(&model, args.data.as_deref(), args.tokens)?;
     let loaded = checkpoint::load(model.path())?;
     signals::tidy_up();
