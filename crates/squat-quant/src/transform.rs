@@ -83,13 +83,13 @@ impl Transform {
     #[inline(always)]
     fn apply_with(self, row: &mut [f32], near: impl Fn(&mut [f32; NEAR]) + Copy) {
         debug_assert!(self.fits(row.len()), "{} values under {self}", row.len());
-        match self {
-            Self::Hadamard(size) => {
-                row.chunks_exact_mut(size).for_each(|block| interleaved_with(block, size, near));
-            }
-            Self::Interleaved(size) => interleaved_with(row, size, near),
-            Self::None | Self::Largest => {}
-        }
+        // One call for both, so that programs hold the code once.
+        let (part, size) = match self {
+            Self::Hadamard(size) => (size, size),
+            Self::Interleaved(size) => (row.len().max(1), size),
+            Self::None | Self::Largest => return,
+        };
+        row.chunks_exact_mut(part).for_each(|part| interleaved_with(part, size, near));
     }
 
     /// Transforms rows of `cols` values, in place: what trainer and engine do before they quantize the rows.
