@@ -192,11 +192,17 @@ pub fn interleaved(row: &mut [f32], size: usize) {
     interleaved_with(row, size, near_butterflies);
 }
 
+/// The factors of a size, and how many blocks of it a row of `len` values has. One function for all instruction sets.
+#[inline(never)]
+fn shape(len: usize, size: usize) -> (usize, usize, usize) {
+    let Some((order, power)) = factors(size) else { panic!("a Hadamard transform of {size} values") };
+    assert!(len.is_multiple_of(size), "{len} values in blocks of {size}");
+    (order, power, len / size)
+}
+
 #[inline(always)]
 fn interleaved_with(row: &mut [f32], size: usize, near: impl Fn(&mut [f32; NEAR]) + Copy) {
-    let Some((order, power)) = factors(size) else { panic!("a Hadamard transform of {size} values") };
-    assert!(row.len().is_multiple_of(size), "{} values in blocks of {size}", row.len());
-    let blocks = row.len() / size;
+    let (order, power, blocks) = shape(row.len(), size);
     let (mut stride, end) = (blocks, blocks * power);
     if blocks == 1 && (power > NEAR || power == NEAR && order > 1) {
         row.as_chunks_mut::<NEAR>().0.iter_mut().for_each(near);
