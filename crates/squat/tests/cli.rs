@@ -686,7 +686,6 @@ fn bytes_decide_the_bits_of_layers() {
         (&["quantize", "fp", "--target-bytes", "1000", "--out", "x"][..], &["too few", "-t4"][..]),
         (&["sensitivity", "qat"], &["has quantizers already"]),
         (&["sensitivity", "fp", "--plan", "fp"], &["quantizes weights"]),
-        (&["sensitivity", "fp", "--plan", "rho50"], &["thresholds"]),
         (&["sensitivity", "nowhere"], &["nowhere"]),
     ] {
         check_refusal(&output(dir, words), words, expected);
