@@ -218,6 +218,11 @@ impl QuantPlan {
         self.all_transforms().next().is_some()
     }
 
+    /// Whether the plan has what no other program knows: transforms, or rows that are clipped.
+    pub fn is_own(&self) -> bool {
+        self.has_transforms() || self.clip != Clip::NONE
+    }
+
     /// Name and transform of whatever is transformed.
     pub(crate) fn all_transforms(&self) -> impl Iterator<Item = (&'static str, Transform)> {
         let points = ActPoint::ALL.into_iter().map(|point| (point.name(), self.transform(point)));

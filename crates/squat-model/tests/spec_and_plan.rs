@@ -6,10 +6,11 @@ mod common;
 use common::spec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use squat_model::packed::schema;
 use squat_model::rope::{Rope, RopeScaling};
 use squat_model::{LinearKind, LinearSet, ModelSpec, ParamKind, QuantPlan, arch};
 use squat_quant::token_policy::TokenPolicy;
-use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
+use squat_quant::{ActBits, ActPoint, ActScheme, Clip, Granularity, WeightBits, WeightScheme};
 
 fn read(config: &Value) -> Result<ModelSpec, String> {
     squat_model::arch::spec_of_config(config.as_object().unwrap()).map_err(|error| error.to_string())
@@ -284,6 +285,26 @@ fn absent_keys_have_defaults_and_rho_chooses_the_policy() {
     assert_eq!(read(json!({"points": {}})), QuantPlan::named("w4").unwrap());
     let group = read(json!({"weight": {"bits": 3, "group_size": 64}})).weight.unwrap();
     assert_eq!(group, WeightScheme { bits: WeightBits::W3, granularity: Granularity::PerGroup(64) });
+}
+
+/// A share with few digits stays one, absent means none, and no other program is led to believe that it knows the plan.
+#[test]
+fn clipping_is_a_share_and_our_own() {
+    let spec = spec(false);
+    let clipped = QuantPlan { clip: Clip::new(0.85).unwrap(), ..QuantPlan::w4a4() };
+    let json = clipped.to_json();
+    assert_eq!(json["clip"].to_string(), "0.85");
+    assert_eq!(QuantPlan::from_json(&json).unwrap(), clipped);
+    assert_eq!(QuantPlan::w4a4().to_json().get("clip"), None);
+    for wrong in [json!(0), json!(1.5), json!(-0.5), json!("0.8")] {
+        let error = QuantPlan::from_json(&json!({"clip": wrong})).unwrap_err().to_string();
+        assert!(error.contains("clip"), "{error}");
+    }
+    let method = |plan| schema::quantization_config(&spec, plan)["quant_method"].clone();
+    assert_eq!((method(&clipped), method(&QuantPlan::w4a4())), (json!("squat"), json!("compressed-tensors")));
+    let drawn = QuantPlan::named("w2-rho25-random").unwrap();
+    assert_eq!(drawn.policy, TokenPolicy::Random { rho: 0.25, seed: 1 });
+    assert!(!drawn.needs_thresholds() && QuantPlan::named("rho50-rand").is_err());
 }
 
 #[test]

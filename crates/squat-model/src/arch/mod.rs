@@ -88,7 +88,7 @@ pub(crate) fn checked_config(
 ) -> Result<Map<String, Value>, ModelError> {
     let mut config = config_of_spec(spec);
     if spec_of_config(&config)? == *spec {
-        if plan.is_some_and(QuantPlan::has_transforms) {
+        if plan.is_some_and(QuantPlan::is_own) {
             let own = format!("{OWN_TYPE}{}", spec.architecture.model_type);
             config.insert("model_type".to_owned(), own.into());
         }
@@ -104,7 +104,7 @@ pub(crate) fn checked_config(
     ))
 }
 
-/// Prefix of the `model_type` of models with transforms.
+/// Prefix of the `model_type` of models that only this program can run ([`QuantPlan::is_own`]).
 const OWN_TYPE: &str = "squat_";
 
 /// The architecture that a `config.json` names in `architectures` or, without it, in `model_type`.

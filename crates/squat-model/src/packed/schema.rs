@@ -19,9 +19,9 @@ pub const KEY: &str = "quantization_config";
 pub const FORMAT: &str = "pack-quantized";
 /// Its `quant_method`.
 pub const METHOD: &str = "compressed-tensors";
-/// The `quant_method` of a plan with transforms, which that schema cannot say: programs that know it alone refuse the folder
-/// instead of running another model.
-pub const TRANSFORMED_METHOD: &str = "squat";
+/// The `quant_method` of a plan with transforms or clipped rows, which that schema cannot say: programs that know it alone refuse
+/// the folder instead of running another model.
+pub const OWN_METHOD: &str = "squat";
 
 /// The `quantization_config` of a plan.
 pub fn quantization_config(spec: &ModelSpec, plan: &QuantPlan) -> Value {
@@ -78,7 +78,7 @@ pub fn quantization_config(spec: &ModelSpec, plan: &QuantPlan) -> Value {
         "global_compression_ratio": null,
         "ignore": ignore,
         "kv_cache_scheme": null,
-        "quant_method": if plan.has_transforms() { TRANSFORMED_METHOD } else { METHOD },
+        "quant_method": if plan.is_own() { OWN_METHOD } else { METHOD },
         "quantization_status": "compressed",
     })
 }

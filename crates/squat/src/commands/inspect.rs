@@ -77,6 +77,9 @@ pub fn run(args: &Inspect) -> Result<ExitCode> {
         if let Some(plan) = summary.plan.as_ref().filter(|plan| plan.has_transforms()) {
             printer::line(&format!("\ntransforms: {}", plan.describe_transforms()));
         }
+        if let Some(clip) = summary.plan.as_ref().map(|plan| plan.clip.share()).filter(|&share| share < 1.0) {
+            printer::line(&format!("\n4-bit codes reach {clip} of the largest value of a row"));
+        }
         if let Some(policy) = summary.policy {
             let rho = summary.rho.map(|rho| format!(", rho {rho}")).unwrap_or_default();
             printer::line(&format!("\ntoken policy: {policy}{rho}"));
