@@ -3,12 +3,12 @@
 use crate::attention::{AttentionPlan, AttentionPoints};
 use crate::error::{EngineError, Result};
 use crate::linear::{Linear, Weight};
-use crate::model::{Layer, Model, Norm, Rope, Weights};
+use crate::model::{Layer, Model, Norm, Weights};
 use crate::pool::Pool;
 use crate::source::{CodeRows, Source};
 use squat_kernels::{ArenaSlice, Kernels, PackedMatrix, RowQuantizer, StaticAffines, WeightArena};
 use squat_model::spec::bias_name;
-use squat_model::{LinearKind, ModelSpec, ParamInfo, ParamKind, QuantPlan};
+use squat_model::{LinearKind, ModelSpec, NormKind, ParamInfo, ParamKind, QuantPlan};
 use squat_quant::{ActBits, ActPoint, ActScheme, Granularity, Transform, WeightScheme};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -64,7 +64,8 @@ impl Model {
         let mut layers = Vec::with_capacity(spec.num_hidden_layers);
         for layer in 0..spec.num_hidden_layers {
             let point = |point| builder.quantizer(point, Some(layer));
-            let mut head_norm = |kind| spec.qk_norm.then(|| norm(&ModelSpec::head_norm_name(layer, kind)));
+            let mut head_norm =
+                |kind| spec.qk_norm_of(kind).map(|_| norm(&ModelSpec::head_norm_name(layer, kind)));
             let (query_norm, key_norm) = (head_norm(LinearKind::Q), head_norm(LinearKind::K));
             let mut linear = |at| next(point(at)?, plan.transform(at));
             let qkv = linear(ActPoint::AttnIn)?;
@@ -74,19 +75,22 @@ impl Model {
                 value: point(ActPoint::Value)?,
                 probs: plan.point(ActPoint::AttnProbs).map(|_| plan.attn_probs_bits),
             };
+            let mut block_norm = |kind| spec.block_norm_name(layer, kind).map(|name| norm(&name));
             layers.push(Layer {
-                attn_norm: norm(&spec.attn_norm_name(layer)),
+                attn_norm: block_norm(NormKind::Attn),
                 qkv,
                 attention: AttentionPlan::new(
-                    &spec,
+                    (&spec, layer),
                     points,
                     plan.transform(ActPoint::Query),
                     [query_norm, key_norm],
                 ),
                 output: linear(ActPoint::OProjInput)?,
-                mlp_norm: norm(&spec.mlp_norm_name(layer)),
+                attn_output_norm: block_norm(NormKind::AttnOutput),
+                mlp_norm: block_norm(NormKind::Mlp),
                 gate_up: linear(ActPoint::MlpIn)?,
                 down: linear(ActPoint::DownProjInput)?,
+                mlp_output_norm: block_norm(NormKind::MlpOutput),
             });
         }
         let final_norm = norm(ModelSpec::FINAL_NORM);
@@ -103,8 +107,8 @@ impl Model {
         if let Some(name) = left.or_else(|| vectors.keys().next().map(|&name| name.to_owned())) {
             return Err(EngineError::NoPlace { name });
         }
-        let rope = Mutex::new(Arc::new(Rope { positions: 0, cos: Vec::new(), sin: Vec::new() }));
-        Ok(Self { spec, plan, kernels, embedding, positions, layers, final_norm, head, rope })
+        let ropes = Mutex::default();
+        Ok(Self { spec, plan, kernels, embedding, positions, layers, final_norm, head, ropes })
     }
 }
 

@@ -5,7 +5,7 @@ use crate::linear::{Linear, Weight};
 use crate::pool::lock;
 use squat_kernels::{Kernels, RowQuantizer};
 use squat_model::spec::bias_name;
-use squat_model::{LinearKind, Mlp, ModelSpec, NormKind, ParamInfo, ParamKind, QuantPlan};
+use squat_model::{LinearKind, ModelSpec, NormKind, ParamInfo, ParamKind, QuantPlan};
 use squat_quant::ActPoint;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -41,22 +41,44 @@ impl Norm {
 
 /// One transformer layer.
 pub(crate) struct Layer {
-    pub attn_norm: Norm,
+    /// Before attention, if the model has a norm there; likewise the others.
+    pub attn_norm: Option<Norm>,
     /// Query, key and value projections: output channels `[q, k, v]`.
     pub qkv: Linear,
     pub attention: AttentionPlan,
     pub output: Linear,
-    pub mlp_norm: Norm,
+    pub attn_output_norm: Option<Norm>,
+    pub mlp_norm: Option<Norm>,
     /// Gate and up projections: output channels `[gate, up]`; `[up]` of an MLP without gate.
     pub gate_up: Linear,
     pub down: Linear,
+    pub mlp_output_norm: Option<Norm>,
 }
 
 /// Rotary tables, `[positions, head_dim / 2]`.
+#[derive(Default)]
 pub(crate) struct Rope {
-    pub positions: usize,
     pub cos: Vec<f32>,
     pub sin: Vec<f32>,
+}
+
+/// The rotary tables of a model.
+#[derive(Default)]
+pub(crate) struct Ropes {
+    positions: usize,
+    /// Of the layers that attend to every position.
+    full: Rope,
+    /// Of the layers with a window, where these have others.
+    local: Option<Rope>,
+}
+
+impl Ropes {
+    /// The tables of a layer; `None` where queries and keys are left as they are.
+    pub(crate) fn of_layer(&self, spec: &ModelSpec, layer: usize) -> Option<&Rope> {
+        spec.rope_of(layer)?;
+        let local = spec.window_of(layer).and(self.local.as_ref());
+        Some(local.unwrap_or(&self.full))
+    }
 }
 
 /// A loaded model.
@@ -70,7 +92,7 @@ pub(crate) struct Model {
     pub layers: Vec<Layer>,
     pub final_norm: Norm,
     pub head: Linear,
-    pub rope: Mutex<Arc<Rope>>,
+    pub ropes: Mutex<Arc<Ropes>>,
 }
 
 /// Where a model holds a parameter.
@@ -93,7 +115,7 @@ impl Layer {
             LinearKind::V => (&self.qkv, rows(&[LinearKind::Q, LinearKind::K])),
             LinearKind::O => (&self.output, 0),
             LinearKind::Gate => (&self.gate_up, 0),
-            LinearKind::Up if spec.mlp == Mlp::SwiGlu => (&self.gate_up, rows(&[LinearKind::Gate])),
+            LinearKind::Up if spec.mlp.gated() => (&self.gate_up, rows(&[LinearKind::Gate])),
             LinearKind::Up => (&self.gate_up, 0),
             LinearKind::Down => (&self.down, 0),
         }
@@ -101,15 +123,19 @@ impl Layer {
 }
 
 impl Model {
-    /// Rotary tables for at least `positions` positions; the largest made so far are kept. `None` for learned positions.
-    pub(crate) fn rope(&self, positions: usize) -> Option<Arc<Rope>> {
-        let rope = self.spec.rope.as_ref()?;
-        let mut held = lock(&self.rope);
+    /// Rotary tables for at least `positions` positions; the largest made so far are kept.
+    pub(crate) fn ropes(&self, positions: usize) -> Arc<Ropes> {
+        let mut held = lock(&self.ropes);
         if held.positions < positions {
-            let (cos, sin) = rope.tables(positions, self.spec.head_dim);
-            *held = Arc::new(Rope { positions, cos, sin });
+            let tables = |rope: &squat_model::rope::Rope| {
+                let (cos, sin) = rope.tables(positions, self.spec.head_dim);
+                Rope { cos, sin }
+            };
+            let full = self.spec.rope.as_ref().map(tables).unwrap_or_default();
+            let local = self.spec.window.as_ref().and_then(|window| window.rope.as_ref()).map(tables);
+            *held = Arc::new(Ropes { positions, full, local });
         }
-        Some(held.clone())
+        held.clone()
     }
 
     /// Every parameter of the spec in order, and where it is held.
@@ -150,10 +176,12 @@ impl Model {
                     Place::Rows(&linear.weight, rows)
                 });
             }
-            ParamKind::Norm(NormKind::Attn) => &layer?.attn_norm,
+            ParamKind::Norm(NormKind::Attn) => layer?.attn_norm.as_ref()?,
             ParamKind::Norm(NormKind::Query) => layer?.attention.query_norm.as_ref()?,
             ParamKind::Norm(NormKind::Key) => layer?.attention.key_norm.as_ref()?,
-            ParamKind::Norm(NormKind::Mlp) => &layer?.mlp_norm,
+            ParamKind::Norm(NormKind::AttnOutput) => layer?.attn_output_norm.as_ref()?,
+            ParamKind::Norm(NormKind::Mlp) => layer?.mlp_norm.as_ref()?,
+            ParamKind::Norm(NormKind::MlpOutput) => layer?.mlp_output_norm.as_ref()?,
             ParamKind::Norm(NormKind::Final) => &self.final_norm,
         };
         match bias {

@@ -2,7 +2,7 @@
 
 use crate::attention::HeadScratch;
 use crate::linear::{Linear, Operand};
-use crate::model::{Model, Norm};
+use crate::model::{Layer, Model, Norm};
 use crate::pool::{Pool, lock};
 use crate::workspace::Row;
 use squat_model::Mlp;
@@ -115,8 +115,9 @@ impl RowShard {
     ) {
         self.choose_bits(model, layer, rows, heads);
         let layer = &model.layers[layer];
-        self.norm(model, &layer.attn_norm, &layer.qkv);
+        self.norm(model, layer.attn_norm.as_ref(), &layer.qkv);
         self.product(model, &layer.qkv, pool);
+        self.norm_rows(model, layer);
     }
 
     /// Output projection, residual and MLP of `layer`, from the attended values in `heads`.
@@ -139,11 +140,13 @@ impl RowShard {
         }
         self.prepare(model, &layer.output);
         self.product(model, &layer.output, pool);
+        self.norm_output(model, layer.attn_output_norm.as_ref());
         kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
-        self.norm(model, &layer.mlp_norm, &layer.gate_up);
+        self.norm(model, layer.mlp_norm.as_ref(), &layer.gate_up);
         self.product(model, &layer.gate_up, pool);
         self.activate(model, &layer.down);
         self.product(model, &layer.down, pool);
+        self.norm_output(model, layer.mlp_output_norm.as_ref());
         kernels.add(&mut self.x[..count * hidden], &self.output[..count * hidden]);
     }
 
@@ -155,6 +158,13 @@ impl RowShard {
             return self.prepare(model, down);
         }
         let gate_up = &self.output[..count * 2 * inner];
+        if model.spec.mlp == Mlp::GeGlu {
+            let mids = self.input.chunks_exact_mut(inner);
+            for (row, mid) in gate_up.chunks_exact(2 * inner).zip(mids) {
+                kernels.gelu_mul(&row[..inner], &row[inner..], mid);
+            }
+            return self.prepare(model, down);
+        }
         if let Some((quantizer, transform)) = down.integer_input() {
             let rows = self.operand.reset(count, inner);
             let (scratch, bits) = (&mut self.input[..inner], &self.bits[..count]);
@@ -181,10 +191,43 @@ impl RowShard {
         linear.product(model.kernels, pool, input, &self.operand, self.count, output);
     }
 
-    /// `norm(x)` as the prepared input of `linear`.
-    fn norm(&mut self, model: &Model, norm: &Norm, linear: &Linear) {
+    /// Norms of whole rows of queries and of keys, in the output of the projections.
+    fn norm_rows(&mut self, model: &Model, layer: &Layer) {
+        if !layer.attention.row_norms {
+            return;
+        }
+        let norms = [&layer.attention.query_norm, &layer.attention.key_norm];
+        for row in self.output.chunks_exact_mut(layer.qkv.rows).take(self.count) {
+            let mut first = 0;
+            for norm in norms.into_iter().flatten() {
+                let part = &mut row[first..first + norm.gain.len()];
+                let normed = &mut self.input[..part.len()];
+                norm.apply(model.kernels, part, normed);
+                part.copy_from_slice(normed);
+                first += part.len();
+            }
+        }
+    }
+
+    /// The norm behind a block, of its rows in `output`.
+    fn norm_output(&mut self, model: &Model, norm: Option<&Norm>) {
+        let Some(norm) = norm else { return };
+        let hidden = model.spec.hidden_size;
+        for row in self.output[..self.count * hidden].chunks_exact_mut(hidden) {
+            let normed = &mut self.input[..hidden];
+            norm.apply(model.kernels, row, normed);
+            row.copy_from_slice(normed);
+        }
+    }
+
+    /// `norm(x)`, or `x` where the model has no norm there, as the prepared input of `linear`.
+    fn norm(&mut self, model: &Model, norm: Option<&Norm>, linear: &Linear) {
         let (kernels, hidden) = (model.kernels, model.spec.hidden_size);
         let x = &self.x[..self.count * hidden];
+        let Some(norm) = norm else {
+            self.input[..x.len()].copy_from_slice(x);
+            return self.prepare(model, linear);
+        };
         if let (Some((quantizer, Transform::None)), None) = (linear.integer_input(), &norm.bias) {
             let rows = self.operand.reset(self.count, hidden);
             kernels.rms_norm_quantize_into(

@@ -2,7 +2,7 @@
 
 use crate::attention::HeadCache;
 use crate::error::{EngineError, Result};
-use crate::model::{Layer, Model, Rope};
+use crate::model::{Layer, Model, Rope, Ropes};
 use squat_kernels::MAX_CONTEXT;
 use squat_quant::ActBits;
 use std::sync::Arc;
@@ -10,8 +10,7 @@ use std::sync::Arc;
 /// The state of one sequence of a model.
 pub(crate) struct Sequence {
     model: Arc<Model>,
-    /// Rotary tables, where the model has them.
-    rope: Option<Arc<Rope>>,
+    ropes: Arc<Ropes>,
     capacity: usize,
     /// Tokens held.
     tokens: Vec<u32>,
@@ -41,7 +40,7 @@ impl Sequence {
                 got: capacity.to_string(),
             });
         }
-        let rope = model.rope(capacity);
+        let ropes = model.ropes(capacity);
         let kv_heads = model.spec.num_key_value_heads;
         let widths = cache_widths(&model);
         let layer_cache =
@@ -49,7 +48,7 @@ impl Sequence {
         let cache = model.layers.iter().map(layer_cache).collect();
         let logits = vec![0.0; model.spec.vocab_size];
         let tokens = Vec::with_capacity(capacity);
-        Ok(Self { model, rope, capacity, tokens, cache, logits, trace: None })
+        Ok(Self { model, ropes, capacity, tokens, cache, logits, trace: None })
     }
 
     pub(crate) fn model(&self) -> &Arc<Model> {
@@ -88,7 +87,7 @@ impl Sequence {
 
     /// Keys and values of a layer, and the rotary tables.
     pub(crate) fn layer_cache(&mut self, layer: usize) -> (&mut [HeadCache], Option<&Rope>) {
-        (&mut self.cache[layer], self.rope.as_deref())
+        (&mut self.cache[layer], self.ropes.of_layer(&self.model.spec, layer))
     }
 
     /// Counts tokens whose keys and values are in the cache.

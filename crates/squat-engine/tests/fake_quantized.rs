@@ -5,14 +5,14 @@
 
 mod common;
 
-use common::{bits, gpt2, plans, spec, specs, tensors, tokens};
+use common::{bits, gemma3, gpt2, olmo2, plans, spec, specs, tensors, tokens};
 use squat_engine::{Engine, EngineOptions};
 use squat_kernels::float;
 use squat_model::plan::scale_name;
 use squat_model::spec::bias_name;
 use squat_model::tensors::read_static_affine;
 use squat_model::{
-    LinearKind, Mlp, ModelSpec, PackSource, QuantPlan, TensorSource, Tensors, TokenizerFiles, pack,
+    LinearKind, Mlp, ModelSpec, NormKind, PackSource, QuantPlan, TensorSource, Tensors, TokenizerFiles, pack,
 };
 use squat_quant::token_policy::{TokenEvidence, TokenPolicy, mean_over_heads};
 use squat_quant::{
@@ -173,7 +173,6 @@ impl Fake<'_> {
         let (spec, plan) = (self.spec, self.plan);
         let (d, hidden, eps) = (spec.head_dim, spec.hidden_size, spec.norm_eps as f32);
         let group = spec.num_attention_heads / spec.num_key_value_heads;
-        let rope = spec.rope.as_ref().map(|rope| rope.tables(ids.len(), d));
         let table = self.weight(ModelSpec::EMBEDDING, hidden, plan.embedding);
         let lookup = |id: u32| -> Vec<f32> {
             let row = id as usize;
@@ -198,9 +197,14 @@ impl Fake<'_> {
             }
             out
         };
+        let block_norm = |x: &[f32], layer, kind| match spec.block_norm_name(layer, kind) {
+            Some(name) => norm(x, &name),
+            None => x.to_vec(),
+        };
         let mut sink = vec![0f32; ids.len()];
         for layer in 0..spec.num_hidden_layers {
             let at = Some(layer);
+            let rope = spec.rope_of(layer).map(|rope| rope.tables(ids.len(), d));
             let widths: Vec<ActBits> = (0..ids.len())
                 .map(|i| {
                     let input_norm = match plan.policy {
@@ -215,13 +219,13 @@ impl Fake<'_> {
             let (mut keys, mut values) = (Vec::new(), Vec::new());
             for i in 0..ids.len() {
                 let bits = widths[i];
-                let h = norm(&x[i], &spec.attn_norm_name(layer));
+                let h = block_norm(&x[i], layer, NormKind::Attn);
                 let [mut q, mut k, v] = [LinearKind::Q, LinearKind::K, LinearKind::V]
                     .map(|kind| self.linear(&h, &name(kind), ActPoint::AttnIn, at, bits));
-                if spec.qk_norm {
-                    for (kind, x) in [(LinearKind::Q, &mut q), (LinearKind::K, &mut k)] {
+                for (kind, x) in [(LinearKind::Q, &mut q), (LinearKind::K, &mut k)] {
+                    if let Some((_, width)) = spec.qk_norm_of(kind) {
                         let gain = self.tensors.get(&ModelSpec::head_norm_name(layer, kind)).unwrap();
-                        for head in x.chunks_exact_mut(d) {
+                        for head in x.chunks_exact_mut(width) {
                             let before = head.to_vec();
                             float::rms_norm(&before, gain, eps, head);
                         }
@@ -247,6 +251,8 @@ impl Fake<'_> {
                                 * key[head / group].1.unwrap_or(1.0)
                         })
                         .collect();
+                    let before = p.len().saturating_sub(spec.window_of(layer).unwrap_or(usize::MAX));
+                    p[..before].fill(f32::NEG_INFINITY);
                     float::softmax(&mut p);
                     column.push(p[0]);
                     let values: Vec<_> =
@@ -255,18 +261,21 @@ impl Fake<'_> {
                 }
                 sink[i] = mean_over_heads(&column);
                 let y = self.linear(&attended, &name(LinearKind::O), ActPoint::OProjInput, at, bits);
-                float::add(&mut x[i], &y);
-                let h = norm(&x[i], &spec.mlp_norm_name(layer));
+                float::add(&mut x[i], &block_norm(&y, layer, NormKind::AttnOutput));
+                let h = block_norm(&x[i], layer, NormKind::Mlp);
                 let project = |kind| self.linear(&h, &name(kind), ActPoint::MlpIn, at, bits);
                 let mut mid = vec![0.0; spec.intermediate_size];
                 match spec.mlp {
                     Mlp::SwiGlu => {
                         float::silu_mul(&project(LinearKind::Gate), &project(LinearKind::Up), &mut mid);
                     }
+                    Mlp::GeGlu => {
+                        float::gelu_mul(&project(LinearKind::Gate), &project(LinearKind::Up), &mut mid);
+                    }
                     Mlp::Gelu => float::gelu(&project(LinearKind::Up), &mut mid),
                 }
                 let y = self.linear(&mid, &name(LinearKind::Down), ActPoint::DownProjInput, at, bits);
-                float::add(&mut x[i], &y);
+                float::add(&mut x[i], &block_norm(&y, layer, NormKind::MlpOutput));
             }
         }
         x.iter()
@@ -301,6 +310,12 @@ fn a_packed_folder_gives_the_same_bits() {
 #[test]
 fn a_packed_folder_of_gpt2_gives_the_same_bits() {
     packed_folders(&gpt2());
+}
+
+#[test]
+fn packed_folders_of_gemma3_and_olmo2_give_the_same_bits() {
+    packed_folders(&gemma3());
+    packed_folders(&olmo2());
 }
 
 fn packed_folders(spec: &ModelSpec) {

@@ -253,7 +253,7 @@ fn attention(kernels: &Kernels, random: &mut Random) {
     {
         print!("    {len:5} positions, {group} queries x {tokens:2} tokens:");
         let rows = group * tokens;
-        let causal = Causal { len: len + 1 - tokens, group };
+        let causal = Causal { len: len + 1 - tokens, group, window: usize::MAX };
         let pairs: usize = (0..rows).map(|r| causal.len_of(r)).sum();
         let (mut out, mut first) = (vec![0f32; rows * dim], vec![0f32; rows]);
         let (mut pair, mut queries) = (QuantizedRows::new(), QuantizedRows::new());

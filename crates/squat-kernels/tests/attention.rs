@@ -106,15 +106,15 @@ proptest! {
     ) {
         let rows = rows.min(len * group);
         let mut setup = setup(dim, len, rows, mix, mode, fixed, seed);
-        check(&setup, rows, Causal { len: len - (rows - 1) / group, group })?;
+        check(&setup, rows, Causal { len: len - (rows - 1) / group, group, window: usize::MAX })?;
         // A prefix of the cache equals a shorter cache.
         let shorter = 1 + ((len - 1) as f64 * part) as usize;
-        check(&setup, 1, Causal { len: shorter, group })?;
+        check(&setup, 1, Causal { len: shorter, group, window: usize::MAX })?;
         let before = reference::attend(&setup.head, shorter, setup.queries.row(0));
         setup.head.truncate(shorter);
         prop_assert_eq!(setup.head.len(), shorter);
         prop_assert_eq!(reference::attend(&setup.head, shorter, setup.queries.row(0)), before);
-        check(&setup, 1, Causal { len: shorter, group })?;
+        check(&setup, 1, Causal { len: shorter, group, window: usize::MAX })?;
         // Rows appended after a truncation replace the dropped rows.
         let fresh = self::setup(dim, len, rows, 2, mode, fixed, seed ^ 1);
         let (mut key, mut value) = (vec![0; dim], vec![0; dim]);
@@ -128,7 +128,7 @@ proptest! {
             let (mut key_back, mut value_back) = (vec![0; dim], vec![0; dim]);
             prop_assert_eq!(setup.head.read(shorter, &mut key_back, &mut value_back), scales);
             prop_assert_eq!((key_back, value_back), (key, value));
-            check(&setup, 1, Causal { len: shorter + 1, group })?;
+            check(&setup, 1, Causal { len: shorter + 1, group, window: usize::MAX })?;
         }
     }
 
@@ -145,7 +145,7 @@ proptest! {
             head.push(keys.last().unwrap(), values.last().unwrap()).unwrap();
         }
         let rows = rows.min(len * group);
-        let causal = Causal { len: len - (rows - 1) / group, group };
+        let causal = Causal { len: len - (rows - 1) / group, group, window: usize::MAX };
         let queries = random.floats(rows * dim, 2.0);
         let (mut want, mut first) = (vec![0f32; rows * dim], Vec::new());
         for (r, (q, want)) in queries.chunks(dim).zip(want.chunks_mut(dim)).enumerate() {
@@ -230,7 +230,7 @@ proptest! {
         let q = random.floats(dim, 1.0);
         kernels.quantize_rows(&mut rows, &q, dim, &[ActBits::A8], &RowQuantizer::DYNAMIC);
         let (mut got, mut want) = (vec![0f32; dim], vec![0f32; dim]);
-        let (causal, mut first) = (Causal { len, group: 1 }, [0.0]);
+        let (causal, mut first) = (Causal { len, group: 1, window: usize::MAX }, [0.0]);
         let mut scratch = AttentionScratch::new();
         kernels.attend(&head, causal, rows.as_view(), &mut scratch, &mut got, &mut first);
         kernels.attend_float(&exact, causal, &q, &mut scratch, &mut want, &mut first);
@@ -267,7 +267,7 @@ fn long_contexts_do_not_overflow() {
         }
         for kernels in kernels() {
             let mut out = [0f32; 8];
-            let causal = Causal { len: MAX_CONTEXT, group: 1 };
+            let causal = Causal { len: MAX_CONTEXT, group: 1, window: usize::MAX };
             kernels.attend(&head, causal, rows.as_view(), &mut AttentionScratch::new(), &mut out, &mut [0.0]);
             assert_eq!(out[..], want[..], "{}", kernels.name());
         }

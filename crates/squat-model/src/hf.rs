@@ -145,7 +145,7 @@ impl ModelFolder {
         let generation = open_generation(path, &mut spec, &mut notes)?;
         let weights = Weights::open(path)?;
         notes.extend(weights.note());
-        let locations = locate(&spec, &weights)?;
+        let locations = locate(&config, &spec, &weights)?;
         let mut folder =
             Self { path: path.to_path_buf(), config, spec, plan, generation, weights, locations, notes };
         folder.compare_head()?;
@@ -169,7 +169,7 @@ impl ModelFolder {
         weights.release(table);
         if !equal {
             self.spec.tie_word_embeddings = false;
-            self.locations = locate(&self.spec, &self.weights)?;
+            self.locations = locate(&self.config, &self.spec, &self.weights)?;
             self.notes.push(format!(
                 "config.json says tie_word_embeddings, but {} differs from the token table: the stored head is used",
                 ModelSpec::HEAD
@@ -289,16 +289,16 @@ impl TensorSource for ModelFolder {
     }
 }
 
-/// Location of each parameter in files whose names differ from the spec's; empty if they are the same.
-fn locate(spec: &ModelSpec, weights: &Weights) -> Result<BTreeMap<String, TensorLocation>, ModelError> {
+/// Location of each parameter in files that store them otherwise than the spec; empty if they do not.
+fn locate(
+    config: &Map<String, Value>,
+    spec: &ModelSpec,
+    weights: &Weights,
+) -> Result<BTreeMap<String, TensorLocation>, ModelError> {
     let mut map = BTreeMap::new();
-    let Some(place) =
-        arch::definition(spec.architecture).location.filter(|_| weights.info(ModelSpec::EMBEDDING).is_none())
-    else {
-        return Ok(map);
-    };
+    let Some(stored) = arch::stored_of_config(config)? else { return Ok(map) };
     for param in spec.parameters() {
-        let mut location = place(&param);
+        let mut location = stored.locate(spec, &param);
         if weights.info(&location.name).is_none() {
             // Models saved without their head lack the prefix of the base model.
             if let Some(bare) = location.name.strip_prefix("transformer.") {
@@ -346,7 +346,7 @@ pub struct FolderContents<'a> {
 /// replaced (see [`NewFolder::create`]), and the file system's.
 pub fn write_folder(path: impl AsRef<Path>, contents: &FolderContents<'_>) -> Result<(), ModelError> {
     let declarations = declare(contents)?;
-    let mut config = arch::checked_config(contents.spec, contents.plan)?;
+    let mut config = arch::config_to_write(contents.spec, contents.plan, false);
     let dtype = match contents.dtype {
         WeightDtype::F32 => "float32",
         WeightDtype::F16 => "float16",

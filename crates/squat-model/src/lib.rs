@@ -52,7 +52,10 @@ pub use hf::{FolderContents, ModelFolder, WeightDtype, write_folder};
 pub use open::{ModelKind, OpenedModel, open};
 pub use packed::{Output, PackReport, PackSource, PackedModel, PackedTensor, pack, packed_bytes};
 pub use plan::QuantPlan;
-pub use spec::{Architecture, LinearKind, LinearSet, Mlp, ModelSpec, Norm, NormKind, ParamInfo, ParamKind};
+pub use spec::{
+    Architecture, LinearKind, LinearSet, Mlp, ModelSpec, Norm, NormKind, NormPlaces, ParamInfo, ParamKind,
+    QkNorm, Window,
+};
 pub use summary::ModelSummary;
 pub use tensors::{Dtype, TensorSource, Tensors};
 pub use token_stream::TokenStream;

@@ -1,7 +1,7 @@
 //! The forward pass in full precision, slow and readable: the definition that trainer and engine are tested against.
 
 use crate::error::ModelError;
-use crate::spec::{LinearKind, Mlp, ModelSpec, Norm, bias_name};
+use crate::spec::{LinearKind, Mlp, ModelSpec, Norm, NormKind, bias_name};
 use crate::tensors::{TensorSource, read_shaped};
 
 /// Logits of one sequence, `[tokens, vocab]` row-major.
@@ -60,34 +60,42 @@ pub fn forward(
         let shape = [spec.max_position_embeddings, hidden];
         add(&mut x, &read_shaped(tensors, ModelSpec::POSITIONS, &shape)?);
     }
-    let rope = spec.rope.as_ref().map(|rope| rope.tables(tokens.len(), spec.head_dim));
     for layer in 0..spec.num_hidden_layers {
-        let h = norm(&spec.attn_norm_name(layer), &x)?;
+        let rope = spec.rope_of(layer).map(|rope| rope.tables(tokens.len(), spec.head_dim));
+        let block_norm = |kind, x: &[f32]| match spec.block_norm_name(layer, kind) {
+            Some(name) => norm(&name, x),
+            None => Ok(x.to_vec()),
+        };
+        let h = block_norm(NormKind::Attn, &x)?;
         let mut q = linear(layer, LinearKind::Q, &h)?;
         let mut k = linear(layer, LinearKind::K, &h)?;
         let v = linear(layer, LinearKind::V, &h)?;
-        if spec.qk_norm {
-            for (kind, x) in [(LinearKind::Q, &mut q), (LinearKind::K, &mut k)] {
+        for (kind, x) in [(LinearKind::Q, &mut q), (LinearKind::K, &mut k)] {
+            if let Some((_, width)) = spec.qk_norm_of(kind) {
                 let name = ModelSpec::head_norm_name(layer, kind);
-                *x = rms_norm(x, &read_shaped(tensors, &name, &[spec.head_dim])?, spec.norm_eps as f32);
+                *x = rms_norm(x, &read_shaped(tensors, &name, &[width])?, spec.norm_eps as f32);
             }
         }
         if let Some((cos, sin)) = &rope {
             rotate(&mut q, spec.num_attention_heads, spec.head_dim, cos, sin);
             rotate(&mut k, spec.num_key_value_heads, spec.head_dim, cos, sin);
         }
-        let attended = attention(spec, &q, &k, &v, tokens.len());
-        add(&mut x, &linear(layer, LinearKind::O, &attended)?);
-        let h = norm(&spec.mlp_norm_name(layer), &x)?;
+        let attended = attention(spec, layer, &q, &k, &v, tokens.len());
+        add(&mut x, &block_norm(NormKind::AttnOutput, &linear(layer, LinearKind::O, &attended)?)?);
+        let h = block_norm(NormKind::Mlp, &x)?;
         let up = linear(layer, LinearKind::Up, &h)?;
         let mid: Vec<f32> = match spec.mlp {
             Mlp::SwiGlu => {
                 let gate = linear(layer, LinearKind::Gate, &h)?;
                 gate.iter().zip(&up).map(|(&g, &u)| g / (1.0 + (-g).exp()) * u).collect()
             }
+            Mlp::GeGlu => {
+                let gate = linear(layer, LinearKind::Gate, &h)?;
+                gate.iter().zip(&up).map(|(&g, &u)| gelu(g) * u).collect()
+            }
             Mlp::Gelu => up.into_iter().map(gelu).collect(),
         };
-        add(&mut x, &linear(layer, LinearKind::Down, &mid)?);
+        add(&mut x, &block_norm(NormKind::MlpOutput, &linear(layer, LinearKind::Down, &mid)?)?);
     }
     let h = norm(ModelSpec::FINAL_NORM, &x)?;
     if spec.tie_word_embeddings {
@@ -182,7 +190,7 @@ fn rotate(x: &mut [f32], heads: usize, head_dim: usize, cos: &[f32], sin: &[f32]
 }
 
 /// Causal grouped-query attention; `q` `[tokens, heads, head_dim]`, `k` and `v` `[tokens, kv_heads, head_dim]`.
-fn attention(spec: &ModelSpec, q: &[f32], k: &[f32], v: &[f32], tokens: usize) -> Vec<f32> {
+fn attention(spec: &ModelSpec, layer: usize, q: &[f32], k: &[f32], v: &[f32], tokens: usize) -> Vec<f32> {
     let (heads, kv_heads, dim) = (spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim);
     let group = heads / kv_heads;
     let at =
@@ -191,7 +199,8 @@ fn attention(spec: &ModelSpec, q: &[f32], k: &[f32], v: &[f32], tokens: usize) -
     for query in 0..tokens {
         for head in 0..heads {
             let q = &q[at(query, heads, head)];
-            let scores: Vec<f32> = (0..=query)
+            let first = spec.window_of(layer).map_or(0, |window| (query + 1).saturating_sub(window));
+            let scores: Vec<f32> = (first..=query)
                 .map(|key| {
                     let k = &k[at(key, kv_heads, head / group)];
                     q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() / (dim as f32).sqrt()
@@ -201,7 +210,7 @@ fn attention(spec: &ModelSpec, q: &[f32], k: &[f32], v: &[f32], tokens: usize) -
             let weights: Vec<f32> = scores.iter().map(|score| (score - highest).exp()).collect();
             let total: f32 = weights.iter().sum();
             let out = &mut out[at(query, heads, head)];
-            for (key, weight) in weights.iter().enumerate() {
+            for (key, weight) in (first..).zip(&weights) {
                 for (o, v) in out.iter_mut().zip(&v[at(key, kv_heads, head / group)]) {
                     *o += weight / total * v;
                 }

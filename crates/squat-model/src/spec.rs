@@ -32,8 +32,65 @@ pub enum Norm {
 pub enum Mlp {
     /// `down(silu(gate(x)) * up(x))`
     SwiGlu,
+    /// `down(gelu(gate(x)) * up(x))`, with the tanh approximation of GELU.
+    GeGlu,
     /// `down(gelu(up(x)))`, with the tanh approximation of GELU.
     Gelu,
+}
+
+impl Mlp {
+    /// Whether the block has a gate projection.
+    pub const fn gated(self) -> bool {
+        !matches!(self, Self::Gelu)
+    }
+}
+
+/// The norms of queries and keys before RoPE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    #[default]
+    None,
+    /// An RMSNorm of each head, gain `[head_dim]`.
+    Head,
+    /// An RMSNorm of all heads of a row together, gain `[heads * head_dim]`.
+    Row,
+}
+
+/// Where the norms of a layer stand: before its two blocks (attention and MLP), behind them on their way to the residual
+/// stream, or both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NormPlaces {
+    /// `x + block(norm(x))`
+    #[default]
+    Input,
+    /// `x + norm(block(x))`
+    Output,
+    /// `x + norm(block(norm(x)))`
+    Both,
+}
+
+impl NormPlaces {
+    /// Whether blocks have a norm before them.
+    pub const fn input(self) -> bool {
+        !matches!(self, Self::Output)
+    }
+
+    /// Whether blocks have a norm behind them.
+    pub const fn output(self) -> bool {
+        !matches!(self, Self::Input)
+    }
+}
+
+/// Layers that attend to the latest positions alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Positions that a token attends to, itself included.
+    pub size: usize,
+    /// Whether each layer has the window, `[layers]`.
+    pub layers: Vec<bool>,
+    /// Rotary embedding of these layers where it differs from that of the others.
+    pub rope: Option<Rope>,
 }
 
 /// A set of linear layers.
@@ -111,14 +168,20 @@ pub struct ModelSpec {
     pub norm: Norm,
     /// Added to the mean square, or to the variance, in every norm.
     pub norm_eps: f64,
-    /// Whether each head of the queries and of the keys passes through an RMSNorm (gain `[head_dim]`) before RoPE.
-    pub qk_norm: bool,
+    /// Where the norms of a layer stand.
+    pub norm_places: NormPlaces,
+    /// Norms of queries and keys before RoPE.
+    pub qk_norm: QkNorm,
     /// Feed-forward block.
     pub mlp: Mlp,
     /// Linear layers with a bias; the head never has one.
     pub biases: LinearSet,
     /// Rotary position embedding; without one, positions are learned and added to the rows of the token table.
     pub rope: Option<Rope>,
+    /// Whether queries and keys of each layer are left as they are in spite of `rope`, `[layers]`; empty: nowhere.
+    pub without_rope: Vec<bool>,
+    /// Layers that attend to the latest positions alone.
+    pub window: Option<Window>,
     /// Whether the output projection is the embedding itself.
     pub tie_word_embeddings: bool,
     /// Token that begins every sequence.
@@ -181,12 +244,16 @@ impl LinearKind {
 pub enum NormKind {
     /// Before attention, `[hidden]`.
     Attn,
-    /// Of each head of the queries, `[head_dim]`.
+    /// Of the queries, `[head_dim]` or `[heads * head_dim]`.
     Query,
-    /// Of each head of the keys, `[head_dim]`.
+    /// Of the keys, `[head_dim]` or `[kv_heads * head_dim]`.
     Key,
+    /// Behind the output projection of attention, `[hidden]`.
+    AttnOutput,
     /// Before the MLP, `[hidden]`.
     Mlp,
+    /// Behind the MLP, `[hidden]`.
+    MlpOutput,
     /// Before the head, `[hidden]`.
     Final,
 }
@@ -319,6 +386,20 @@ impl ModelSpec {
         if let Some(rope) = &self.rope {
             rope.validate()?;
         }
+        let layers = self.num_hidden_layers;
+        let listed = [
+            ("layers without RoPE", self.without_rope.len()),
+            ("layer_types", self.window.as_ref().map_or(0, |window| window.layers.len())),
+        ];
+        if let Some((key, found)) = listed.into_iter().find(|&(_, found)| found != 0 && found != layers) {
+            return Err(ModelError::config(key, format!("{layers} layers"), found.to_string(), ""));
+        }
+        if let Some(window) = &self.window {
+            if window.size == 0 {
+                return Err(ModelError::config("sliding_window", "a positive number", "0", ""));
+            }
+            window.rope.as_ref().map_or(Ok(()), Rope::validate)?;
+        }
         let ids = [("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id)];
         let ids = ids.into_iter().filter_map(|(key, id)| id.map(|id| (key, id)));
         for (key, id) in ids.chain(self.eos_token_ids.iter().map(|&id| ("eos_token_id", id))) {
@@ -340,7 +421,7 @@ impl ModelSpec {
 
     /// Number of parameters, `None` on overflow. One layer stands for all, so an absurd number of layers costs nothing.
     fn checked_num_parameters(&self) -> Option<u64> {
-        let one = Self { num_hidden_layers: 1, ..self.clone() };
+        let one = Self { num_hidden_layers: 1, window: None, without_rope: Vec::new(), ..self.clone() };
         let (mut layer, mut outside) = (0u64, 0u64);
         for param in one.parameters() {
             let len = param.shape.iter().try_fold(1u64, |len, &size| len.checked_mul(size as u64))?;
@@ -354,7 +435,7 @@ impl ModelSpec {
     pub fn linears(&self) -> &'static [LinearKind] {
         use LinearKind::{Down, K, O, Q, Up, V};
         match self.mlp {
-            Mlp::SwiGlu => &LinearKind::ALL,
+            Mlp::SwiGlu | Mlp::GeGlu => &LinearKind::ALL,
             Mlp::Gelu => &[Q, K, V, O, Up, Down],
         }
     }
@@ -377,22 +458,26 @@ impl ModelSpec {
         }
         for layer in 0..self.num_hidden_layers {
             let at = Some(layer);
-            push(&self.attn_norm_name(layer), &[hidden], ParamKind::Norm(NormKind::Attn), at, layer_norm);
+            let norm = |push: &mut dyn FnMut(&str, &[usize], ParamKind, Option<usize>, bool), kind| {
+                if let Some(name) = self.block_norm_name(layer, kind) {
+                    push(&name, &[hidden], ParamKind::Norm(kind), at, layer_norm);
+                }
+            };
+            norm(&mut push, NormKind::Attn);
             for &kind in self.linears() {
                 let (name, shape) = (self.linear_name(layer, kind), self.linear_shape(kind));
                 push(&name, &shape, ParamKind::Linear(kind), at, self.biases.contains(kind));
-                if let (true, Some(norm)) = (self.qk_norm, head_norm(kind)) {
+                if let Some((norm, width)) = self.qk_norm_of(kind) {
                     let name = Self::head_norm_name(layer, kind);
-                    push(&name, &[self.head_dim], ParamKind::Norm(norm), at, false);
+                    push(&name, &[width], ParamKind::Norm(norm), at, false);
                 }
-                if kind == LinearKind::O {
-                    push(
-                        &self.mlp_norm_name(layer),
-                        &[hidden],
-                        ParamKind::Norm(NormKind::Mlp),
-                        at,
-                        layer_norm,
-                    );
+                match kind {
+                    LinearKind::O => {
+                        norm(&mut push, NormKind::AttnOutput);
+                        norm(&mut push, NormKind::Mlp);
+                    }
+                    LinearKind::Down => norm(&mut push, NormKind::MlpOutput),
+                    _ => {}
                 }
             }
         }
@@ -429,6 +514,22 @@ impl ModelSpec {
         format!("model.layers.{layer}.{block}.{}.weight", kind.module())
     }
 
+    /// Name of the gain of a norm before or behind one of the blocks of a layer; none where the model has no such norm.
+    pub fn block_norm_name(&self, layer: usize, kind: NormKind) -> Option<String> {
+        let (input, output) = (self.norm_places.input(), self.norm_places.output());
+        match kind {
+            NormKind::Attn => input.then(|| self.attn_norm_name(layer)),
+            NormKind::Mlp => input.then(|| self.mlp_norm_name(layer)),
+            NormKind::AttnOutput => {
+                output.then(|| format!("model.layers.{layer}.self_attn.output_layernorm.weight"))
+            }
+            NormKind::MlpOutput => {
+                output.then(|| format!("model.layers.{layer}.mlp.output_layernorm.weight"))
+            }
+            NormKind::Query | NormKind::Key | NormKind::Final => None,
+        }
+    }
+
     /// Name of the gain of the norm before attention.
     pub fn attn_norm_name(&self, layer: usize) -> String {
         format!("model.layers.{layer}.input_layernorm.weight")
@@ -437,6 +538,31 @@ impl ModelSpec {
     /// Name of the gain of the norm before the MLP.
     pub fn mlp_norm_name(&self, layer: usize) -> String {
         format!("model.layers.{layer}.post_attention_layernorm.weight")
+    }
+
+    /// The norm behind a projection, and its width: of queries or keys.
+    pub fn qk_norm_of(&self, kind: LinearKind) -> Option<(NormKind, usize)> {
+        let width = match self.qk_norm {
+            QkNorm::None => return None,
+            QkNorm::Head => self.head_dim,
+            QkNorm::Row => self.linear_shape(kind)[0],
+        };
+        head_norm(kind).map(|norm| (norm, width))
+    }
+
+    /// Positions that a token attends to in `layer`, itself included; none: all up to itself.
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        let window = self.window.as_ref()?;
+        window.layers.get(layer).is_some_and(|&has| has).then_some(window.size)
+    }
+
+    /// The rotary embedding of `layer`.
+    pub fn rope_of(&self, layer: usize) -> Option<&Rope> {
+        if self.without_rope.get(layer).is_some_and(|&without| without) {
+            return None;
+        }
+        let local = self.window_of(layer).and(self.window.as_ref()).and_then(|window| window.rope.as_ref());
+        local.or(self.rope.as_ref())
     }
 
     /// Name of the gain of the norm of each head behind a projection, e.g. `model.layers.0.self_attn.q_norm.weight`:

@@ -10,6 +10,7 @@ use crate::error::ModelError;
 use crate::format::safetensors::SafetensorsFile;
 use crate::json::{read_object, shown};
 use crate::plan::present_quantizer_name;
+use crate::rope::half_rotation;
 use crate::tensors::{Dtype, TensorSource, missing};
 
 /// Name of the weights in one file.
@@ -27,12 +28,23 @@ pub(crate) struct TensorLocation {
     /// Which of `parts` equal parts of its outputs: several parameters can be one tensor.
     pub part: usize,
     pub parts: usize,
+    /// Width of the heads whose rows are reordered from pairs of neighbours for RoPE; 0: none are.
+    pub neighbours: usize,
+    /// What is added to each element, and by what the sum is multiplied.
+    pub change: (f32, f32),
 }
 
 impl TensorLocation {
     /// A tensor that is the parameter.
     pub(crate) fn plain(name: &str) -> Self {
-        Self { name: name.to_owned(), transposed: false, part: 0, parts: 1 }
+        Self {
+            name: name.to_owned(),
+            transposed: false,
+            part: 0,
+            parts: 1,
+            neighbours: 0,
+            change: (0.0, 1.0),
+        }
     }
 
     /// Type and shape of the parameter; of the whole tensor, where it cannot be taken apart in this way.
@@ -49,6 +61,19 @@ impl TensorLocation {
 
     /// Elements of the parameter, `[out, in]`.
     pub(crate) fn read_f32(&self, weights: &Weights) -> Result<Vec<f32>, ModelError> {
+        let mut values = self.read_part(weights)?;
+        if self.neighbours > 0 {
+            let rows = self.info(weights).and_then(|(_, shape)| shape.first().copied()).unwrap_or(1).max(1);
+            values = half_rotation(&values, self.neighbours, values.len() / rows);
+        }
+        let (added, factor) = self.change;
+        if self.change != (0.0, 1.0) {
+            values.iter_mut().for_each(|x| *x = (*x + added) * factor);
+        }
+        Ok(values)
+    }
+
+    fn read_part(&self, weights: &Weights) -> Result<Vec<f32>, ModelError> {
         let mut values = weights.read_f32(&self.name)?;
         let len = values.len() / self.parts;
         if !self.transposed {

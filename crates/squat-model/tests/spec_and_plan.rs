@@ -67,6 +67,48 @@ fn config_reads_back() {
     }
 }
 
+/// Features that no family has together are written under a configuration of our own.
+#[test]
+fn every_combination_of_features_reads_back() {
+    use squat_model::rope::{Rope, RopeScaling};
+    use squat_model::{LinearSet, Mlp, NormPlaces, QkNorm, Window};
+    let read_back = |spec: &ModelSpec| {
+        let config = squat_model::arch::config_of_spec(spec);
+        assert_eq!(&squat_model::arch::spec_of_config(&config).unwrap(), spec, "{config:?}");
+        config
+    };
+    for (name, spec) in squat_test::model::specs() {
+        let native = read_back(&spec)["architectures"][0] == "SquatForCausalLM";
+        assert_eq!(native, ["Gemma 3", "OLMo 2"].contains(&name), "{name}");
+    }
+    let local = Rope { theta: 500.0, scaling: RopeScaling::Linear { factor: 3.0 } };
+    let odd = ModelSpec {
+        mlp: Mlp::GeGlu,
+        norm_places: NormPlaces::Both,
+        qk_norm: QkNorm::Row,
+        biases: LinearSet::of(&[LinearKind::K, LinearKind::Down]),
+        without_rope: vec![true, false],
+        window: Some(Window { size: 5, layers: vec![false, true], rope: Some(local) }),
+        ..spec(false)
+    };
+    let config = read_back(&odd);
+    assert_eq!(config["family"], "LlamaForCausalLM");
+    read_back(&ModelSpec { rope: None, window: None, without_rope: Vec::new(), ..odd });
+    for (key, value, want) in [
+        ("family", json!("GemaForCausalLM"), "did you mean"),
+        ("mlp", json!("swigul"), "did you mean"),
+        ("biases", json!(["q"]), "biases"),
+        ("without_rope", json!([true]), "2 layers"),
+        ("window", json!({"size": 0, "layers": [true, true]}), "sliding_window"),
+        ("rope", json!("llama3"), "rope"),
+    ] {
+        let mut config = config.clone();
+        config.insert(key.to_owned(), value);
+        let error = read(&Value::Object(config)).unwrap_err();
+        assert!(error.contains(want), "{key}: {error}");
+    }
+}
+
 #[test]
 fn wrong_configurations_are_named() {
     let change = |key: &str, value: Value| {
@@ -373,8 +415,8 @@ fn every_architecture_file_is_registered() {
     let registry = std::fs::read_to_string(folder.join("mod.rs")).unwrap();
     let (_, list) = registry.split_once("architectures! {").unwrap();
     let lines: Vec<&str> = list.lines().map(str::trim).take_while(|line| *line != "}").collect();
-    // The reader that most families share.
-    let shared = ["mod.rs", "decoder.rs"];
+    // The reader that most families share, and what is written where no family fits.
+    let shared = ["mod.rs", "decoder.rs", "native.rs"];
     for name in common::listing(&folder).iter().filter(|name| !shared.contains(&name.as_str())) {
         let module = name.strip_suffix(".rs").unwrap();
         assert!(lines.contains(&module), "{name} has no line in the registry");

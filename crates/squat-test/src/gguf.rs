@@ -187,6 +187,8 @@ pub fn name_in_file(param: &ParamInfo) -> (String, bool) {
         ParamKind::Norm(NormKind::Final) => ("output_norm.weight".to_owned(), false),
         ParamKind::Norm(NormKind::Attn) => (block("attn_norm", "weight"), false),
         ParamKind::Norm(NormKind::Mlp) => (block("ffn_norm", "weight"), false),
+        ParamKind::Norm(NormKind::AttnOutput) => (block("post_attention_norm", "weight"), false),
+        ParamKind::Norm(NormKind::MlpOutput) => (block("post_ffw_norm", "weight"), false),
         ParamKind::Norm(NormKind::Query) => (block("attn_q_norm", "weight"), false),
         ParamKind::Norm(NormKind::Key) => (block("attn_k_norm", "weight"), false),
         ParamKind::Linear(kind) => linear(kind, "weight"),

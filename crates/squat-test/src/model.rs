@@ -2,7 +2,8 @@
 
 use crate::random::Rng;
 use squat_model::plan::{static_scale_name, static_zero_point_name};
-use squat_model::{ModelSpec, ParamKind, Tensors, arch};
+use squat_model::rope::Rope;
+use squat_model::{ModelSpec, ParamKind, Tensors, Window, arch};
 use squat_quant::{ActBits, ActPoint};
 
 /// A LLaMA with grouped-query heads and a head width that no vector width divides.
@@ -55,14 +56,46 @@ pub fn qwen3() -> ModelSpec {
     ModelSpec { architecture: base.architecture, qk_norm: base.qk_norm, ..llama(true) }
 }
 
+/// Norms before and behind the blocks, GeGLU, and windows that are shorter than the sequences of tests, with a rotary embedding of
+/// their own.
+pub fn gemma3() -> ModelSpec {
+    let rope = Some(Rope::new(10_000.0));
+    let window = Window { size: 9, layers: vec![true, false, true], rope };
+    ModelSpec { rope: Some(Rope::new(1e6)), window: Some(window), ..of(&arch::gemma3::base(), llama(true)) }
+}
+
+/// Norms behind the blocks, and of whole rows of queries and keys.
+pub fn olmo2() -> ModelSpec {
+    of(&arch::olmo2::base(), llama(false))
+}
+
+/// A layer without RoPE.
+pub fn smollm3() -> ModelSpec {
+    ModelSpec { without_rope: vec![false, true, false], ..of(&arch::smollm3::base(), llama(true)) }
+}
+
+/// The features of a family with the sizes of another model.
+fn of(family: &ModelSpec, sizes: ModelSpec) -> ModelSpec {
+    ModelSpec {
+        architecture: family.architecture,
+        norm_places: family.norm_places,
+        qk_norm: family.qk_norm,
+        mlp: family.mlp,
+        ..sizes
+    }
+}
+
 /// Each architecture by name, LLaMA tied and untied.
-pub fn specs() -> [(&'static str, ModelSpec); 5] {
+pub fn specs() -> [(&'static str, ModelSpec); 8] {
     [
         ("untied", llama(false)),
         ("tied", llama(true)),
         ("GPT-2", gpt2()),
         ("Qwen2", qwen2()),
         ("Qwen3", qwen3()),
+        ("Gemma 3", gemma3()),
+        ("OLMo 2", olmo2()),
+        ("SmolLM3", smollm3()),
     ]
 }
 

@@ -153,12 +153,12 @@ impl GeneralHead {
         Some(())
     }
 
-    /// Attention of a query (after RoPE) over all positions held; returns the probability of position 0.
+    /// Attention of a query (after RoPE) over the latest `window` positions held; returns the probability of position 0.
     pub(crate) fn attend(
         &self,
         kernels: &Kernels,
         query: &[f32],
-        bits: ActBits,
+        (bits, window): (ActBits, usize),
         scratch: &mut GeneralScratch,
         out: &mut [f32],
     ) -> f32 {
@@ -169,6 +169,8 @@ impl GeneralHead {
         let p = &mut scratch.probabilities;
         p.clear();
         p.extend(self.keys.chunks_exact(d).map(|key| kernels.dot(&scratch.query, key)));
+        let before = p.len().saturating_sub(window);
+        p[..before].fill(f32::NEG_INFINITY);
         kernels.scaled_softmax(p, query_factor(q_scale, d), &self.key_scales);
         let sink_prob = p.first().copied().unwrap_or(0.0);
         // `p` becomes what enters the value product; the factor of the product by width of the value rows.

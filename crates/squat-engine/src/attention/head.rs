@@ -6,7 +6,7 @@ use squat_kernels::{
     AttentionScheme, AttentionScratch, CacheError, Causal, FloatKvHead, Kernels, KvHead, QuantizedRows,
     RowQuantizer,
 };
-use squat_model::ModelSpec;
+use squat_model::{ModelSpec, QkNorm};
 use squat_quant::{ActBits, Transform};
 use std::ops::Range;
 
@@ -25,6 +25,10 @@ pub(crate) struct AttentionPlan {
     /// Norms of each head of the queries and of the keys before RoPE, in models that have them.
     pub query_norm: Option<Norm>,
     pub key_norm: Option<Norm>,
+    /// Whether these norms are of whole rows, and applied before a row is taken apart.
+    pub row_norms: bool,
+    /// Positions that a token attends to at most; `usize::MAX` for no limit.
+    window: usize,
     /// Of each head of queries and keys, after RoPE.
     pub transform: Transform,
     pub points: AttentionPoints,
@@ -45,7 +49,7 @@ enum Form {
 impl AttentionPlan {
     /// The form that these quantizers allow.
     pub(crate) fn new(
-        spec: &ModelSpec,
+        (spec, layer): (&ModelSpec, usize),
         points: AttentionPoints,
         transform: Transform,
         [query_norm, key_norm]: [Option<Norm>; 2],
@@ -64,7 +68,17 @@ impl AttentionPlan {
             _ => Form::General,
         };
         let group = spec.num_attention_heads / spec.num_key_value_heads;
-        Self { head_dim: spec.head_dim, group, query_norm, key_norm, transform, points, form }
+        Self {
+            head_dim: spec.head_dim,
+            group,
+            query_norm,
+            key_norm,
+            row_norms: spec.qk_norm == QkNorm::Row,
+            window: spec.window_of(layer).unwrap_or(usize::MAX),
+            transform,
+            points,
+            form,
+        }
     }
 
     /// An empty cache with room for some positions.
@@ -239,7 +253,11 @@ pub(crate) fn attend_block<'a>(
     let count = rows.len();
     let attended = &mut attended[rows.start * width..rows.end * width];
     let sink_probs = &mut sink_probs[rows.start * group..rows.end * group];
-    let causal = Causal { len: cache.len() + 1, group };
+    let causal = Causal { len: cache.len() + 1, group, window: plan.window };
+    let (query_norm, key_norm) = match plan.row_norms {
+        true => (None, None),
+        false => (plan.query_norm.as_ref(), plan.key_norm.as_ref()),
+    };
     let (start, keys_at) = (cache.len(), kv_heads * width);
     for from in (0..count).step_by(TOGETHER) {
         let held = TOGETHER.min(count - from);
@@ -247,8 +265,8 @@ pub(crate) fn attend_block<'a>(
             let (row, HeadToken { qkv, bits: of_token }) = (from + index, token(rows.start + from + index));
             let q_rows = &mut query[row * width..][..width];
             let k_row = &mut keys[index * d..][..d];
-            copy_heads(kernels, plan.query_norm.as_ref(), &qkv[kv * width..][..width], q_rows);
-            copy_heads(kernels, plan.key_norm.as_ref(), &qkv[keys_at + kv * d..][..d], k_row);
+            copy_heads(kernels, query_norm, &qkv[kv * width..][..width], q_rows);
+            copy_heads(kernels, key_norm, &qkv[keys_at + kv * d..][..d], k_row);
             values[index * d..][..d].copy_from_slice(&qkv[keys_at + (kv_heads + kv) * d..][..d]);
             if let Some(rope) = rope {
                 let at = (start + row) * half;
@@ -287,7 +305,7 @@ pub(crate) fn attend_block<'a>(
                     let sink_probs = &mut sink_probs[index * group..][..group];
                     let queries = query[index * width..][..width].chunks_exact(d);
                     for ((query, out), sink_prob) in queries.zip(attended).zip(sink_probs) {
-                        *sink_prob = head.attend(kernels, query, bits, general, out);
+                        *sink_prob = head.attend(kernels, query, (bits, plan.window), general, out);
                     }
                 }
             }

@@ -7,15 +7,20 @@ use squat_quant::token_policy::TokenPolicy;
 use squat_quant::{ActPoint, ActScheme, Granularity, WeightBits, WeightScheme};
 
 pub use squat_test::bits;
-pub use squat_test::model::{gpt2, llama as spec, qwen2, qwen3, specs, tensors, tokens};
+pub use squat_test::model::{gemma3, gpt2, llama as spec, olmo2, qwen2, qwen3, specs, tensors, tokens};
 pub use squat_test::random::noise_of_name as noise;
 
-/// Every plan with LLaMA, GPT-2, and Qwen2 or Qwen3 in turn.
+/// Every plan with LLaMA, GPT-2, and one of the others in turn.
 pub fn cases() -> Vec<(String, ModelSpec, QuantPlan)> {
     let mut cases = Vec::new();
     for (index, (plan_name, plan)) in plans().into_iter().enumerate() {
-        let qwen = if index % 2 == 0 { ("Qwen2", qwen2()) } else { ("Qwen3", qwen3()) };
-        for (name, spec) in [("LLaMA", spec(false)), ("GPT-2", gpt2()), qwen] {
+        let other = match index % 4 {
+            0 => ("Qwen2", qwen2()),
+            1 => ("Qwen3", qwen3()),
+            2 => ("Gemma 3", gemma3()),
+            _ => ("OLMo 2", olmo2()),
+        };
+        for (name, spec) in [("LLaMA", spec(false)), ("GPT-2", gpt2()), other] {
             cases.push((format!("{name} {plan_name}"), spec, plan.clone()));
         }
     }

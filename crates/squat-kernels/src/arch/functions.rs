@@ -48,6 +48,8 @@ macro_rules! kernel_functions {
         pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = float::silu_mul(gate, up, out);
         /// See [`crate::float::gelu`].
         pub fn gelu(x: &[f32], out: &mut [f32]) = float::gelu(x, out);
+        /// See [`crate::float::gelu_mul`].
+        pub fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = float::gelu_mul(gate, up, out);
         /// See [`crate::float::rope`].
         pub fn rope(row: &mut [f32], cos: &[f32], sin: &[f32]) = float::rope(row, cos, sin);
         /// See [`crate::float::add`].

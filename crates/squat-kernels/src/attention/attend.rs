@@ -387,10 +387,11 @@ pub(crate) fn attend(
         let range = first..first + rows_together(rows - first, steps.wide_tiles);
         let out = &mut out[range.start * dim..range.end * dim];
         let lens = |m: usize| causal.len_of(range.start + m);
+        let starts = |m: usize| causal.start_of(range.start + m);
         attend_rows(
             steps,
             head,
-            lens,
+            (lens, starts),
             queries.part(range.clone()),
             rows,
             scratch,
@@ -401,11 +402,11 @@ pub(crate) fn attend(
     }
 }
 
-/// Attention of a few rows together, row `m` over `lens(m)` positions; the whole call has `total` rows.
+/// Attention of a few rows together, row `m` over the positions from `starts(m)` to `lens(m)`; the whole call has `total` rows.
 fn attend_rows(
     steps: &Steps,
     head: &KvHead,
-    lens: impl Fn(usize) -> usize,
+    (lens, starts): (impl Fn(usize) -> usize, impl Fn(usize) -> usize),
     queries: RowsView<'_>,
     total: usize,
     scratch: &mut AttentionScratch,
@@ -427,6 +428,12 @@ fn attend_rows(
     let mut prefetch = ValuePrefetch::new(head, layout.most, rows, total == rows);
     let pieces = scores.chunks_exact_mut(layout.stride).zip(codes.chunks_exact_mut(layout.stride));
     for (m, (scores, codes)) in pieces.take(rows).enumerate() {
+        // Positions before the window keep their place and get a probability of 0.
+        let before = head.counts(starts(m));
+        for bits in ActBits::ALL {
+            let start = layout.start(bits);
+            scores[start..start + before[bits.index()]].fill(f32::NEG_INFINITY);
+        }
         after[m] = (steps.probability_codes)(head, lens(m), layout, &mut prefetch, scores, codes);
         sink_probs[m] = after[m].first;
     }

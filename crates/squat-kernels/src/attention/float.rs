@@ -256,6 +256,7 @@ pub(crate) fn attend_float(
             for score in row.iter_mut() {
                 *score *= inv_sqrt;
             }
+            row[..causal.start_of(first + m)].fill(f32::NEG_INFINITY);
             (steps.softmax)(row);
             sink_probs[first + m] = row[0];
         }

@@ -84,6 +84,19 @@ pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
+/// GeGLU's product: `out = gelu(gate) * up`, see [`gelu`].
+///
+/// # Panics
+/// If the lengths differ.
+#[inline(always)]
+pub fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert_eq!(up.len(), gate.len(), "lengths of a gated product");
+    gelu(gate, out);
+    for (out, &u) in out.iter_mut().zip(up) {
+        *out *= u;
+    }
+}
+
 /// GELU, tanh approximation: `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, which is
 /// `x * (1 / (1 + e^(-2 u)))`.
 ///

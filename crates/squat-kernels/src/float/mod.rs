@@ -14,7 +14,9 @@ mod matmul;
 mod reduce;
 
 pub use crate::half::f16_to_f32;
-pub use elementwise::{add, exp, gelu, layer_norm, rms_norm, rope, scaled_softmax, silu_mul, softmax};
+pub use elementwise::{
+    add, exp, gelu, gelu_mul, layer_norm, rms_norm, rope, scaled_softmax, silu_mul, softmax,
+};
 pub use reduce::{argmax, dot, ln, log_softmax_at, max_abs, sum_squares};
 
 pub(crate) use elementwise::rms_norm_factor;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::error::ModelError;
 use crate::json::{self as read, shown};
 use crate::rope::{Rope, RopeScaling};
-use crate::spec::{LinearSet, ModelSpec};
+use crate::spec::{LinearSet, Mlp, ModelSpec, Window};
 
 /// What the configuration class of a family assumes where a key is absent.
 pub(super) struct Defaults {
@@ -14,6 +14,21 @@ pub(super) struct Defaults {
     pub rope_theta: f64,
     /// Where it does not follow from `hidden_size` and the number of heads.
     pub head_dim: Option<usize>,
+    /// Which layers have a window where `layer_types` is absent.
+    pub windows: Windows,
+}
+
+/// Which layers of a family attend to the latest positions alone.
+#[derive(Clone, Copy)]
+pub(super) enum Windows {
+    /// None: the family has no windows.
+    Never,
+    /// Those from `max_window_layers` on, if `use_sliding_window` says so.
+    From,
+    /// All, if `sliding_window` is a number.
+    All,
+    /// All but every n-th; n is `sliding_window_pattern`, or this number.
+    AllBut(usize),
 }
 
 /// Fills the sizes of `base` from `config`. Whatever would change the forward pass and is not implemented is refused.
@@ -22,7 +37,7 @@ pub(super) fn from_config(
     base: ModelSpec,
     defaults: &Defaults,
 ) -> Result<ModelSpec, ModelError> {
-    refuse_unsupported(config)?;
+    refuse_unsupported(config, base.mlp)?;
     let hidden_size = read::size(config, "hidden_size")?;
     let num_attention_heads = read::size(config, "num_attention_heads")?;
     let head_dim = match read::optional_size(config, "head_dim")?.or(defaults.head_dim) {
@@ -47,11 +62,14 @@ pub(super) fn from_config(
     }
     let max_position_embeddings =
         read::optional_size(config, "max_position_embeddings")?.unwrap_or(defaults.max_position_embeddings);
+    let num_hidden_layers = read::size(config, "num_hidden_layers")?;
+    let window = window(config, defaults.windows, num_hidden_layers, max_position_embeddings)?;
     Ok(ModelSpec {
         vocab_size: read::size(config, "vocab_size")?,
         hidden_size,
         intermediate_size: read::size(config, "intermediate_size")?,
-        num_hidden_layers: read::size(config, "num_hidden_layers")?,
+        num_hidden_layers,
+        window,
         num_attention_heads,
         num_key_value_heads: read::optional_size(config, "num_key_value_heads")?
             .unwrap_or(num_attention_heads),
@@ -69,41 +87,119 @@ pub(super) fn from_config(
 }
 
 /// Features that would change the forward pass and are not implemented: better a refusal than wrong logits.
-fn refuse_unsupported(config: &Map<String, Value>) -> Result<(), ModelError> {
-    match config.get("hidden_act") {
-        None => {}
-        Some(Value::String(act)) if act == "silu" || act == "swish" => {}
-        Some(other) => return Err(ModelError::config("hidden_act", "\"silu\"", shown(other), "")),
+fn refuse_unsupported(config: &Map<String, Value>, mlp: Mlp) -> Result<(), ModelError> {
+    let (names, expected): (&[&str], &str) = match mlp {
+        Mlp::GeGlu => (&["gelu_pytorch_tanh", "gelu_new"], "\"gelu_pytorch_tanh\""),
+        _ => (&["silu", "swish"], "\"silu\""),
+    };
+    // Gemma's configurations have the one that counts under another name.
+    let keys = ["hidden_activation", "hidden_act"];
+    let found =
+        keys.iter().find_map(|&key| config.get(key).filter(|act| !act.is_null()).map(|act| (key, act)));
+    if let Some((key, act)) = found
+        && !act.as_str().is_some_and(|act| names.contains(&act))
+    {
+        return Err(ModelError::config(key, expected, shown(act), ""));
     }
     if let Some(factor) = read::optional_number(config, "partial_rotary_factor")?.filter(|&f| f != 1.0) {
         return Err(ModelError::config("partial_rotary_factor", "1", factor.to_string(), ""));
     }
-    let hint = "; attention over a sliding window is not supported";
-    // `layer_types` counts where it is there; else layers from `max_window_layers` on have the window.
-    if let Some(layers) = config.get("layer_types").filter(|value| !value.is_null()) {
-        let full = |list: &Vec<Value>| list.iter().all(|layer| layer == "full_attention");
-        if !layers.as_array().is_some_and(full) {
-            return Err(ModelError::config(
-                "layer_types",
-                "\"full_attention\" everywhere",
-                shown(layers),
-                hint,
-            ));
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if let Some(cap) = read::optional_number(config, key)? {
+            return Err(ModelError::config(key, "null", cap.to_string(), "; soft caps are not supported"));
         }
-        return Ok(());
-    }
-    let windows = read::optional_bool(config, "use_sliding_window")?.unwrap_or(false)
-        && config.get("sliding_window").is_none_or(|value| !value.is_null());
-    let first = read::optional_size(config, "max_window_layers")?.unwrap_or(0);
-    if windows && first < read::size(config, "num_hidden_layers")? {
-        return Err(ModelError::config("use_sliding_window", "false", "true", hint));
     }
     Ok(())
 }
 
+/// Layers that attend to the latest `sliding_window` positions alone; none if no sequence is longer than that.
+fn window(
+    config: &Map<String, Value>,
+    rule: Windows,
+    layers: usize,
+    context: usize,
+) -> Result<Option<Window>, ModelError> {
+    let hint = "; attention over a sliding window is not supported in this architecture";
+    let mut size = read::optional_size(config, "sliding_window")?;
+    if let Windows::Never = rule
+        && read::optional_bool(config, "use_sliding_window")?.unwrap_or(false)
+    {
+        return Err(ModelError::config("use_sliding_window", "false", "true", hint));
+    }
+    if let Windows::From = rule
+        && !read::optional_bool(config, "use_sliding_window")?.unwrap_or(false)
+    {
+        size = None;
+    }
+    // The list counts where it is there.
+    let listed = config.get("layer_types").filter(|value| !value.is_null());
+    let has_window: Vec<bool> = match listed {
+        Some(list) => {
+            let wrong = || {
+                ModelError::config(
+                    "layer_types",
+                    "full_attention or sliding_attention for each layer",
+                    shown(list),
+                    "; layers of other types are not supported",
+                )
+            };
+            let list = list.as_array().ok_or_else(wrong)?;
+            let kind = |layer: &Value| match layer.as_str() {
+                Some("full_attention" | "attention") => Ok(false),
+                Some("sliding_attention") => Ok(true),
+                _ => Err(wrong()),
+            };
+            let list = list.iter().map(kind).collect::<Result<Vec<bool>, _>>()?;
+            if list.len() != layers {
+                return Err(ModelError::config(
+                    "layer_types",
+                    format!("{layers} entries"),
+                    list.len().to_string(),
+                    "",
+                ));
+            }
+            list
+        }
+        None => {
+            let first = match rule {
+                Windows::From => read::optional_size(config, "max_window_layers")?.unwrap_or(0),
+                _ => 0,
+            };
+            let every = match rule {
+                Windows::AllBut(every) => {
+                    read::optional_size(config, "sliding_window_pattern")?.unwrap_or(every).max(1)
+                }
+                _ => 0,
+            };
+            (0..layers)
+                .map(|layer| match rule {
+                    Windows::Never => false,
+                    Windows::From => layer >= first,
+                    Windows::All => true,
+                    Windows::AllBut(_) => (layer + 1) % every != 0,
+                })
+                .collect()
+        }
+    };
+    if !has_window.contains(&true) {
+        return Ok(None);
+    }
+    if let Windows::Never = rule {
+        return Err(ModelError::config(
+            "layer_types",
+            "\"full_attention\" everywhere",
+            "sliding_attention",
+            hint,
+        ));
+    }
+    // Where layers differ by more than the window, one that no sequence reaches still says which they are.
+    let size = size.filter(|&size| size < context || matches!(rule, Windows::AllBut(_)));
+    Ok(size.map(|size| Window { size, layers: has_window, rope: None }))
+}
+
 /// RoPE: transformers 5 writes everything under `rope_parameters`; older files have `rope_theta` beside `rope_scaling`,
 /// where `rope_scaling` may hold the base as well. An empty object says nothing.
-fn rope(config: &Map<String, Value>, theta: f64, context: usize) -> Result<Rope, ModelError> {
+pub(super) fn rope(config: &Map<String, Value>, theta: f64, context: usize) -> Result<Rope, ModelError> {
     let mut found: Option<(&str, &Map<String, Value>)> = None;
     for key in ["rope_parameters", "rope_scaling"] {
         let Some(value) = config.get(key).filter(|value| !value.is_null()) else { continue };
@@ -168,22 +264,7 @@ fn scaling(key: &str, object: &Map<String, Value>, context: usize) -> Result<Rop
 /// The keys that [`from_config`] reads.
 pub(super) fn to_config(spec: &ModelSpec) -> Map<String, Value> {
     let rope = spec.rope.clone().unwrap_or(Rope::new(10_000.0));
-    let scaling = match rope.scaling {
-        RopeScaling::Default => Value::Null,
-        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        } => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low_freq_factor,
-            "high_freq_factor": high_freq_factor,
-            "original_max_position_embeddings": original_max_position_embeddings,
-        }),
-    };
+    let scaling = scaling_value(&rope);
     let config = json!({
         "architectures": [spec.architecture.class],
         "model_type": spec.architecture.model_type,
@@ -206,8 +287,32 @@ pub(super) fn to_config(spec: &ModelSpec) -> Map<String, Value> {
         "eos_token_id": read::token_ids_value(&spec.eos_token_ids),
         "pad_token_id": spec.pad_token_id,
     });
-    match config {
-        Value::Object(config) => config,
-        _ => Map::new(),
+    let Value::Object(mut config) = config else { return Map::new() };
+    if let Some(window) = &spec.window {
+        let kind = |&has: &bool| if has { "sliding_attention" } else { "full_attention" };
+        config.insert("sliding_window".to_owned(), window.size.into());
+        config.insert("use_sliding_window".to_owned(), true.into());
+        config.insert("layer_types".to_owned(), window.layers.iter().map(kind).collect());
+    }
+    config
+}
+
+/// `rope_scaling` of a rotary embedding.
+pub(super) fn scaling_value(rope: &Rope) -> Value {
+    match rope.scaling {
+        RopeScaling::Default => Value::Null,
+        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_max_position_embeddings,
+        }),
     }
 }

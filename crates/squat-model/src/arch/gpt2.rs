@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Definition, llama};
+use super::{Definition, Stored, llama};
 use crate::error::ModelError;
 use crate::json::{self as read, shown};
 use crate::spec::{Architecture, LinearSet, Mlp, ModelSpec, Norm, ParamInfo, ParamKind};
 use crate::weights::TensorLocation;
 
 pub(super) const DEFINITION: Definition =
-    Definition { architecture: ARCHITECTURE, from_config, to_config, location: Some(location), gguf: None };
+    Definition { architecture: ARCHITECTURE, from_config, to_config: Some(to_config), stored: Some(stored), gguf: None };
 
 /// Hugging Face's names of the family.
 pub const ARCHITECTURE: Architecture = Architecture { class: "GPT2LMHeadModel", model_type: "gpt2" };
@@ -100,6 +100,10 @@ fn to_config(spec: &ModelSpec) -> Map<String, Value> {
     }
 }
 
+fn stored(_: &Map<String, Value>) -> Result<Stored, ModelError> {
+    Ok(Stored { location: Some(location), ..Stored::default() })
+}
+
 /// Linears are `Conv1D`: `[in, out]`, with queries, keys and values side by side in one.
 fn location(param: &ParamInfo) -> TensorLocation {
     let (module, suffix) = param.name.rsplit_once('.').unwrap_or((&param.name, "weight"));
@@ -123,5 +127,10 @@ fn location(param: &ParamInfo) -> TensorLocation {
     };
     let layer = param.layer.map(|layer| format!("h.{layer}.")).unwrap_or_default();
     let transposed = matches!(param.kind, ParamKind::Linear(_));
-    TensorLocation { name: format!("transformer.{layer}{name}.{suffix}"), transposed, part, parts }
+    TensorLocation {
+        transposed,
+        part,
+        parts,
+        ..TensorLocation::plain(&format!("transformer.{layer}{name}.{suffix}"))
+    }
 }

@@ -195,7 +195,7 @@ pub fn pack(source: &PackSource<'_>, out: impl Into<Output>) -> Result<PackRepor
         check_shape(*tensors, &param.name, &param.shape)?;
     }
     let declarations = declarations(&jobs, statics.clone());
-    let mut config = arch::checked_config(spec, Some(plan))?;
+    let mut config = arch::config_to_write(spec, Some(plan), true);
     config.insert("torch_dtype".to_owned(), "float32".into());
     config.insert(schema::KEY.to_owned(), schema::quantization_config(spec, plan));
     config.insert(squat_config::KEY.to_owned(), squat_config::to_json(plan));

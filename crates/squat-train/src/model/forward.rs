@@ -208,7 +208,7 @@ impl Model {
     /// The RMSNorm of each head behind the projection of this kind, where the model has one: `[tokens, heads * d]` to the
     /// same.
     fn head_norm(&self, params: &ParamTensors, x: Tensor<2>, layer: usize, kind: LinearKind) -> Tensor<2> {
-        if !self.spec.qk_norm {
+        if self.spec.qk_norm_of(kind).is_none() {
             return x;
         }
         let ([tokens, width], d) = (x.dims(), self.spec.head_dim);

@@ -4,7 +4,7 @@ use crate::error::TrainError;
 use crate::fake_quant::{STATIC_PARAMETERS, Weight};
 use crate::parameters::{Group, Parameters};
 use crate::quantizer::{WeightQuantizer, parameter_name};
-use squat_model::{LinearKind, Mlp, ModelSpec, Norm, ParamKind, QuantPlan};
+use squat_model::{LinearKind, Mlp, ModelSpec, Norm, NormPlaces, ParamKind, QkNorm, QuantPlan};
 use squat_quant::random::SplitMix64;
 use squat_quant::{ActPoint, ActScheme};
 
@@ -36,6 +36,18 @@ pub fn check_trainable(spec: &ModelSpec) -> Result<(), TrainError> {
     }
     if spec.mlp != Mlp::SwiGlu {
         missing.push("a GELU MLP");
+    }
+    if spec.norm_places != NormPlaces::Input {
+        missing.push("norms behind their blocks");
+    }
+    if spec.qk_norm == QkNorm::Row {
+        missing.push("norms of whole rows of queries and keys");
+    }
+    if spec.window.is_some() {
+        missing.push("windows");
+    }
+    if !spec.without_rope.is_empty() {
+        missing.push("layers without RoPE");
     }
     if spec.rope.is_none() {
         missing.push("learned positions");

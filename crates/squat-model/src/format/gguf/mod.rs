@@ -29,6 +29,7 @@ use squat_files::read::{self, Map};
 use crate::error::{ModelError, nearest_names};
 pub use blocks::BlockType;
 pub use model::GgufModel;
+pub(crate) use model::Metadata;
 use value::Cursor;
 pub use value::Value;
 

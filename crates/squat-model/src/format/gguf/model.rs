@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{GgufFile, Value, sampling, tokenizer};
-use crate::arch::{Gguf, REGISTRY};
+use crate::arch::{Gguf, REGISTRY, Stored};
 use crate::error::ModelError;
 use crate::generation::GenerationConfig;
 use crate::rope::{Rope, RopeScaling, half_rotation};
@@ -19,6 +19,8 @@ pub struct GgufModel {
     spec: ModelSpec,
     /// Whether rows of queries and keys are reordered for RoPE on neighbouring pairs.
     interleaved_rope: bool,
+    /// Factors that are multiplied into weights when these are read.
+    stored: Stored,
     params: BTreeMap<String, ParamInfo>,
     generation: GenerationConfig,
     notes: Vec<String>,
@@ -41,12 +43,12 @@ impl GgufModel {
 
     fn of(file: GgufFile) -> Result<Self, ModelError> {
         let family = family_of(&file)?;
-        let spec = spec_of(&file, family)?;
+        let (spec, stored) = spec_of(&file, family)?;
         let interleaved_rope = family.interleaved_rope;
         let params = spec.parameters().into_iter().map(|param| (param.name.clone(), param)).collect();
         let generation = sampling::generation(&file, &spec)?;
         let notes = sampling::unsupported(&file).into_iter().collect();
-        let model = Self { file, spec, interleaved_rope, params, generation, notes };
+        let model = Self { file, spec, interleaved_rope, stored, params, generation, notes };
         for param in model.spec.parameters() {
             // First, so that a type that is not read does not count as a missing tensor.
             model.stored_as(&param)?;
@@ -128,7 +130,11 @@ impl TensorSource for GgufModel {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let param = self.params.get(name).ok_or_else(|| crate::tensors::missing(self, name))?;
-        let values = self.file.read_f32(&name_in_file(param))?;
+        let mut values = self.file.read_f32(&name_in_file(param))?;
+        let (added, factor) = self.stored.change(&self.spec, param);
+        if (added, factor) != (0.0, 1.0) {
+            values.iter_mut().for_each(|x| *x = (*x + added) * factor);
+        }
         let rotated = [LinearKind::Q, LinearKind::K].iter().any(|kind| param.name.contains(kind.module()));
         Ok(match self.interleaved_rope && rotated {
             true => half_rotation(&values, self.spec.head_dim, values.len() / param.shape[0]),
@@ -142,7 +148,7 @@ impl TensorSource for GgufModel {
 }
 
 /// Last part of a module's name, ours and the format's.
-const MODULES: [(&str, &str); 14] = [
+const MODULES: [(&str, &str); 16] = [
     ("embed_tokens", "token_embd"),
     ("lm_head", "output"),
     ("norm", "output_norm"),
@@ -154,6 +160,8 @@ const MODULES: [(&str, &str); 14] = [
     ("q_norm", "attn_q_norm"),
     ("k_norm", "attn_k_norm"),
     ("post_attention_layernorm", "ffn_norm"),
+    ("attn_output_layernorm", "post_attention_norm"),
+    ("mlp_output_layernorm", "post_ffw_norm"),
     ("gate_proj", "ffn_gate"),
     ("up_proj", "ffn_up"),
     ("down_proj", "ffn_down"),
@@ -162,7 +170,12 @@ const MODULES: [(&str, &str); 14] = [
 /// Name of a parameter in the file; its own where the format has none, which then is missing.
 fn name_in_file(param: &ParamInfo) -> String {
     let (module, suffix) = param.name.rsplit_once('.').unwrap_or((&param.name, "weight"));
-    let last = module.rsplit_once('.').map_or(module, |(_, last)| last);
+    // The norms behind the blocks have one last part.
+    let last = match module.strip_suffix(".output_layernorm") {
+        Some(block) if block.ends_with("self_attn") => "attn_output_layernorm",
+        Some(_) => "mlp_output_layernorm",
+        None => module.rsplit_once('.').map_or(module, |(_, last)| last),
+    };
     let Some((_, name)) = MODULES.iter().find(|(ours, _)| *ours == last) else { return param.name.clone() };
     match param.layer {
         Some(layer) => format!("blk.{layer}.{name}.{suffix}"),
@@ -171,7 +184,7 @@ fn name_in_file(param: &ParamInfo) -> String {
 }
 
 /// Metadata of a model, under the prefix of its family.
-struct Metadata<'a> {
+pub(crate) struct Metadata<'a> {
     file: &'a GgufFile,
     family: &'static str,
 }
@@ -187,7 +200,8 @@ impl Metadata<'_> {
         format!("{}.{name}", self.family)
     }
 
-    fn optional(&self, name: &str) -> Result<Option<usize>, ModelError> {
+    /// A number of the family; none where the file has none.
+    pub(crate) fn optional(&self, name: &str) -> Result<Option<usize>, ModelError> {
         self.whole_number(&self.key(name))
     }
 
@@ -201,7 +215,8 @@ impl Metadata<'_> {
         self.optional(name)?.ok_or_else(|| self.wrong(&self.key(name), "a whole number", ""))
     }
 
-    fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
+    /// As [`Self::optional`], of any number.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
         let key = self.key(name);
         let Some(value) = self.file.metadata(&key) else { return Ok(None) };
         // Stored as f32: its shortest decimal is the number that was meant (1e-5, not 9.99999974e-6).
@@ -254,7 +269,7 @@ fn family_of(file: &GgufFile) -> Result<&'static Gguf, ModelError> {
     })
 }
 
-fn spec_of(file: &GgufFile, family: &Gguf) -> Result<ModelSpec, ModelError> {
+fn spec_of(file: &GgufFile, family: &Gguf) -> Result<(ModelSpec, Stored), ModelError> {
     let metadata = Metadata { file, family: family.name };
     if metadata.optional("expert_count")?.unwrap_or(0) > 0 {
         let key = metadata.key("expert_count");
@@ -295,7 +310,7 @@ fn spec_of(file: &GgufFile, family: &Gguf) -> Result<ModelSpec, ModelError> {
         file.shape(&name_in_file(&bias)).is_some()
     };
     let biases: Vec<LinearKind> = LinearKind::ALL.into_iter().filter(|&kind| biased(kind)).collect();
-    let spec = ModelSpec {
+    let mut spec = ModelSpec {
         vocab_size,
         hidden_size,
         intermediate_size: metadata.size("feed_forward_length")?,
@@ -313,8 +328,14 @@ fn spec_of(file: &GgufFile, family: &Gguf) -> Result<ModelSpec, ModelError> {
         pad_token_id: metadata.token("tokenizer.ggml.padding_token_id")?,
         ..base
     };
-    spec.validate().map_err(|error| ModelError::file(file.path(), error.to_string()))?;
-    Ok(spec)
+    let of_file = |error: ModelError| ModelError::file(file.path(), error.to_string());
+    let stored = match family.features {
+        Some(features) => features(&metadata, &mut spec)?,
+        None => Stored::default(),
+    };
+    stored.validate().map_err(of_file)?;
+    spec.validate().map_err(of_file)?;
+    Ok((spec, stored))
 }
 
 /// The number whose nearest f32 is `value`, with the fewest digits.

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen3 by Hugging Face's transformers 5.24, for tests/qwen.rs: python qwen.py > qwen.json
+"""Families of models by Hugging Face's transformers 5.24, for tests/families.rs: python families.py > families.json
 
 Every value of every tensor follows from its name and its place: no file of weights is needed. For each model the JSON
 holds the files that `save_pretrained` writes beside the weights, names and shapes of the tensors, log-likelihoods of
@@ -12,7 +12,11 @@ import tempfile
 import numpy
 import torch
 from safetensors import safe_open
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (Ernie4_5Config, Ernie4_5ForCausalLM, Exaone4Config, Exaone4ForCausalLM, Gemma3ForCausalLM,
+                          Gemma3TextConfig, GraniteConfig, GraniteForCausalLM, GraniteMoeHybridConfig,
+                          GraniteMoeHybridForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+                          Olmo2Config, Olmo2ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          SmolLM3Config, SmolLM3ForCausalLM)
 
 MASK = (1 << 64) - 1
 SEQUENCES = [[1, 7, 22, 0, 13, 13, 5, 18, 2, 9], [1, 28, 3], [(i * i * 7 + i * 3 + 1) % 29 for i in range(32)],
@@ -27,6 +31,45 @@ MODELS = [
     ("qwen3", Qwen3ForCausalLM,
      Qwen3Config(**SIZES, head_dim=10, rope_parameters={"rope_type": "default", "rope_theta": 1e6})),
     ("qwen3-tied", Qwen3ForCausalLM, Qwen3Config(**SIZES | {"num_key_value_heads": 1}, head_dim=8, tie_word_embeddings=True)),
+    ("qwen3-window", Qwen3ForCausalLM,
+     Qwen3Config(**SIZES, head_dim=8, use_sliding_window=True, sliding_window=5, max_window_layers=1)),
+    ("llama3", LlamaForCausalLM,
+     LlamaConfig(**SIZES, tie_word_embeddings=True,
+                 rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+                                  "high_freq_factor": 4.0, "original_max_position_embeddings": 16})),
+    ("mistral", MistralForCausalLM, MistralConfig(**SIZES, head_dim=6, sliding_window=None)),
+    ("mistral-window", MistralForCausalLM, MistralConfig(**SIZES, sliding_window=7)),
+    ("gemma3", Gemma3ForCausalLM,
+     Gemma3TextConfig(**SIZES | {"num_hidden_layers": 4}, pad_token_id=0, head_dim=8, sliding_window=6, query_pre_attn_scalar=12,
+                      layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+                      rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                                       "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}})),
+    ("gemma3-untied", Gemma3ForCausalLM,
+     Gemma3TextConfig(**SIZES | {"num_hidden_layers": 7, "num_key_value_heads": 1}, pad_token_id=0, head_dim=6, sliding_window=512,
+                      tie_word_embeddings=False)),
+    ("granite", GraniteForCausalLM,
+     GraniteConfig(**SIZES, embedding_multiplier=12.0, logits_scaling=1.5, residual_multiplier=0.22,
+                   attention_multiplier=0.3)),
+    ("granite-tied", GraniteForCausalLM,
+     GraniteConfig(**SIZES, embedding_multiplier=3.0, logits_scaling=4.0, residual_multiplier=0.5,
+                   attention_multiplier=0.125, attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    ("granitemoehybrid", GraniteMoeHybridForCausalLM,
+     GraniteMoeHybridConfig(**SIZES, num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=40,
+                            layer_types=["attention"] * 3, position_embedding_type="rope", embedding_multiplier=12.0,
+                            logits_scaling=3.0, residual_multiplier=0.25, attention_multiplier=0.2,
+                            tie_word_embeddings=True, mamba_n_heads=8, mamba_d_head=6, mamba_expand=2)),
+    ("smollm3", SmolLM3ForCausalLM, SmolLM3Config(**SIZES | {"num_hidden_layers": 4}, pad_token_id=0)),
+    ("smollm3-untied", SmolLM3ForCausalLM,
+     SmolLM3Config(**SIZES, pad_token_id=0, no_rope_layers=[0, 1, 1], tie_word_embeddings=False)),
+    ("olmo2", Olmo2ForCausalLM, Olmo2Config(**SIZES, pad_token_id=0)),
+    ("olmo2-tied", Olmo2ForCausalLM,
+     Olmo2Config(**SIZES | {"num_key_value_heads": 4}, pad_token_id=0, tie_word_embeddings=True, attention_bias=True)),
+    ("exaone4", Exaone4ForCausalLM, Exaone4Config(**SIZES, sliding_window=None, layer_types=["full_attention"] * 3, tie_word_embeddings=True)),
+    ("exaone4-window", Exaone4ForCausalLM,
+     Exaone4Config(**SIZES | {"num_hidden_layers": 4}, sliding_window=6, sliding_window_pattern=4)),
+    ("ernie4_5", Ernie4_5ForCausalLM, Ernie4_5Config(**SIZES, pad_token_id=0, head_dim=8)),
+    ("ernie4_5-untied", Ernie4_5ForCausalLM,
+     Ernie4_5Config(**SIZES, pad_token_id=0, head_dim=6, use_bias=True, tie_word_embeddings=False)),
 ]
 
 
@@ -46,7 +89,8 @@ def noise(name, count):
 
 def fill(model):
     for name, parameter in model.named_parameters():
-        gain = "norm" in name
+        # Gemma's gains are stored without their 1.
+        gain = "norm" in name and "Gemma" not in type(model).__name__
         values = (1.0 if gain else 0.0) + numpy.float32(0.5) * noise(name, parameter.numel())
         parameter.copy_(torch.from_numpy(values).reshape(parameter.shape))
 
