@@ -336,6 +336,18 @@ impl ModelSpec {
     /// Largest number of parameters accepted: a configuration beyond it is a mistake, and sizes could overflow.
     pub const MAX_PARAMETERS: u64 = 1 << 40;
 
+    /// Largest number of layers accepted.
+    pub const MAX_LAYERS: usize = 1_000;
+
+    /// Checks a number of layers, before lists of that length are made.
+    pub(crate) fn check_layers(layers: usize) -> Result<(), ModelError> {
+        let (key, limit) = ("num_hidden_layers", Self::MAX_LAYERS);
+        if layers <= limit {
+            return Ok(());
+        }
+        Err(ModelError::config(key, format!("at most {limit}"), layers.to_string(), ""))
+    }
+
     /// Checks that the sizes describe a model.
     ///
     /// # Errors
@@ -356,7 +368,7 @@ impl ModelSpec {
                 return Err(ModelError::config(key, "a positive number", "0", ""));
             }
             let limit = match key {
-                "num_hidden_layers" => 1_000,
+                "num_hidden_layers" => Self::MAX_LAYERS,
                 "max_position_embeddings" => 1 << 24,
                 _ => 1 << 31,
             };

@@ -63,6 +63,7 @@ pub(super) fn from_config(
     let max_position_embeddings =
         read::optional_size(config, "max_position_embeddings")?.unwrap_or(defaults.max_position_embeddings);
     let num_hidden_layers = read::size(config, "num_hidden_layers")?;
+    ModelSpec::check_layers(num_hidden_layers)?;
     let window = window(config, defaults.windows, num_hidden_layers, max_position_embeddings)?;
     Ok(ModelSpec {
         vocab_size: read::size(config, "vocab_size")?,

@@ -329,6 +329,7 @@ fn spec_of(file: &GgufFile, family: &Gguf) -> Result<(ModelSpec, Stored), ModelE
         ..base
     };
     let of_file = |error: ModelError| ModelError::file(file.path(), error.to_string());
+    ModelSpec::check_layers(spec.num_hidden_layers).map_err(of_file)?;
     let stored = match family.features {
         Some(features) => features(&metadata, &mut spec)?,
         None => Stored::default(),
