@@ -305,16 +305,16 @@ fn what_cannot_be_run_is_refused() {
         &["attn_q_norm", "LlamaForCausalLM"],
     );
     refused(
-        &changed(|f| f.tensor("output_norm.weight", &[24], 20, vec![0; 96])),
-        &["output_norm", "IQ4_NL", "Q8_0"],
+        &changed(|f| f.tensor("output_norm.weight", &[24], 16, vec![0; 96])),
+        &["output_norm", "IQ2_XXS", "Q8_0"],
     );
     refused(
         &changed(|f| f.tensor("rope_freqs.weight", &[3], 0, vec![0; 12])),
         &["rope_freqs", "not supported"],
     );
     refused(
-        &changed(|f| f.tensor("output_norm.weight", &[24], 10, vec![0; 96])),
-        &["output_norm.weight", "Q2_K"],
+        &changed(|f| f.tensor("output_norm.weight", &[24], 21, vec![0; 96])),
+        &["output_norm.weight", "IQ3_S"],
     );
     refused(&changed(|f| f.tensor("output_norm.weight", &[23], 0, vec![0; 92])), &["[24]", "[23]"]);
 
