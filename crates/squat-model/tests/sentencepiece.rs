@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use proptest::prelude::*;
 use squat_model::{ModelSpec, Tokenizer, TokenizerFiles};
 use squat_test::model::llama;
 use squat_test::tokenizer::{PIECES, sentencepiece_model};
@@ -57,5 +58,20 @@ fn what_is_not_read() {
     }
     for end in 0..whole.len() {
         let _ = open(&whole[..end]);
+    }
+}
+
+proptest! {
+    /// Damaged bytes are refused or read, and what is read encodes.
+    #[test]
+    fn damage(kind in 1u8..3, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let mut bytes = sentencepiece_model(kind, true, &PIECES);
+        for (at, byte) in &changes {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        if let Ok(tokenizer) = open(&bytes) {
+            let _ = tokenizer.encode("a  bab \u{e9}</s>").map(|ids| tokenizer.decode(&ids));
+        }
     }
 }

@@ -20,7 +20,9 @@ fn named(variable: &str) -> Option<PathBuf> {
 }
 
 fn tokenizer(path: &Path) -> Result<Tokenizer, String> {
+    let start = std::time::Instant::now();
     let files = TokenizerFiles::read(path).map_err(|error| error.to_string())?;
+    eprintln!("{}: converted in {:?}", path.display(), start.elapsed());
     let file = GgufFile::open(path).unwrap();
     let vocab_size = file.metadata("tokenizer.ggml.tokens").unwrap().as_array().unwrap().len();
     let spec = ModelSpec { vocab_size, ..llama(true) };
