@@ -303,7 +303,7 @@ fn base64(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let word =
-            chunk.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+            chunk.iter().fold(0u32, |word, &byte| (word << 8) | u32::from(byte)) << (8 * (3 - chunk.len()));
         for digit in 0..4 {
             match digit <= chunk.len() {
                 true => out.push(char::from(DIGITS[(word >> (18 - 6 * digit) & 63) as usize])),

@@ -352,7 +352,7 @@ fn tq1_0(bytes: &[u8; 54], out: &mut [f32; 256]) {
         for digit in 0..digits {
             let (run, rest) = std::mem::take(&mut out).split_at_mut(bytes.len());
             for (y, &byte) in run.iter_mut().zip(bytes) {
-                let code = u16::from(byte.wrapping_mul(3u8.pow(digit))) * 3 >> 8;
+                let code = (u16::from(byte.wrapping_mul(3u8.pow(digit))) * 3) >> 8;
                 *y = scale * (f32::from(code) - 1.0);
             }
             out = rest;
