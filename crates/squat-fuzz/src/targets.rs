@@ -29,7 +29,7 @@ const MB: usize = 1 << 20;
 const LIST: usize = 4 * MB;
 
 /// All targets.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "archive", read: archive, seeds: archives, floor: MB },
     Target { name: "checkpoint", read: state, seeds: states, floor: MB },
     Target { name: "config", read: config, seeds: configs, floor: LIST },
@@ -41,6 +41,7 @@ pub const TARGETS: [Target; 15] = [
     Target { name: "protocol", read: squat_train::parallel::read_foreign, seeds: protocols, floor: MB },
     Target { name: "recipe", read: recipe, seeds: recipes, floor: MB },
     Target { name: "safetensors", read: safetensors, seeds: all_safetensors, floor: LIST },
+    Target { name: "sentencepiece", read: sentencepiece, seeds: sentencepieces, floor: 8 * MB },
     Target { name: "shards", read: shards, seeds: manifests, floor: MB },
     Target { name: "sums", read: sums, seeds: all_sums, floor: MB },
     Target { name: "text", read: text, seeds: texts, floor: MB },
@@ -234,6 +235,16 @@ fn packeds(folder: &Path) -> Vec<Vec<u8>> {
 fn tokenizer(bytes: &[u8], _: &Path) {
     let _ = Tokenizer::from_json(bytes, "tokenizer.json", &llama(true))
         .map(|tokenizer| use_tokenizer(&tokenizer));
+}
+
+fn sentencepiece(bytes: &[u8], folder: &Path) {
+    let file = put(folder, "tokenizer.model", bytes);
+    let _ = Tokenizer::open(file, &llama(true)).map(|tokenizer| use_tokenizer(&tokenizer));
+}
+
+fn sentencepieces(_: &Path) -> Vec<Vec<u8>> {
+    use squat_test::tokenizer::{PIECES, sentencepiece_model};
+    vec![sentencepiece_model(2, true, &PIECES), sentencepiece_model(1, false, &PIECES)]
 }
 
 fn tokenizers(folder: &Path) -> Vec<Vec<u8>> {

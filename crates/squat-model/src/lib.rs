@@ -44,6 +44,7 @@ pub mod token_stream;
 pub mod tokenizer;
 pub mod tokenizer_files;
 mod tokenizer_guard;
+mod tokenizer_json;
 mod weights;
 
 pub use error::ModelError;

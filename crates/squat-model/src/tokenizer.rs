@@ -9,7 +9,9 @@ use squat_files::read::{self, Limit};
 
 use crate::error::ModelError;
 use crate::format::llama2c::{self, Llama2cTokenizer};
+use crate::format::sentencepiece;
 use crate::spec::ModelSpec;
+use crate::tokenizer_files::{is_sentencepiece, sentencepiece_json};
 
 /// A tokenizer that belongs to a model.
 #[derive(Clone, Debug)]
@@ -32,7 +34,7 @@ pub(crate) enum Kind {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a folder (else `tokenizer.bin` of llama2.c), or the file itself, and checks it against the
+    /// Reads `tokenizer.json` of a folder (else `tokenizer.bin` of llama2.c, else `tokenizer.model`), or the file itself, and checks it against the
     /// model. [`crate::OpenedModel::tokenizer`] finds the tokenizer of any model.
     ///
     /// # Errors
@@ -48,11 +50,15 @@ impl Tokenizer {
             if llama2c.is_file() {
                 return Self::open_llama2c(llama2c, spec);
             }
-            let advice = match path.join("tokenizer.model").is_file() {
-                true => crate::open::lone_sentencepiece(path),
-                false => "copy it from the folder the model came from".to_owned(),
-            };
+            if path.join(sentencepiece::FILE).is_file() {
+                let file = path.join(sentencepiece::FILE);
+                return Self::from_json(&sentencepiece_json(&file)?, &file.display().to_string(), spec);
+            }
+            let advice = "copy it from the folder the model came from";
             return Err(ModelError::folder(path, format!("tokenizer.json is missing; {advice}")));
+        }
+        if is_sentencepiece(&file) {
+            return Self::from_json(&sentencepiece_json(&file)?, &file.display().to_string(), spec);
         }
         let bytes = read::whole(&file, Limit::Tokenizer)?;
         Self::from_json(&bytes, &file.display().to_string(), spec)

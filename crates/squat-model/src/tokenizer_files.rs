@@ -6,7 +6,7 @@ use squat_files::read::{self, Limit};
 
 use crate::error::ModelError;
 use crate::format::gguf::{self, GgufFile, is_gguf};
-use crate::format::llama2c;
+use crate::format::{llama2c, sentencepiece};
 
 /// Files of a tokenizer, as bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +45,8 @@ impl TokenizerFiles {
         self
     }
 
-    /// The tokenizer files of a folder (those that exist), one `tokenizer.json`, or those in a GGUF file.
+    /// The tokenizer files of a folder (those that exist; a lone `tokenizer.model` as `tokenizer.json`), one
+    /// `tokenizer.json` or `tokenizer.model`, or those in a GGUF file.
     ///
     /// # Errors
     /// A path that does not exist, a file that cannot be read.
@@ -59,6 +60,11 @@ impl TokenizerFiles {
                     files.push((name.to_owned(), read(&file)?));
                 }
             }
+            let has = |name: &str| files.iter().any(|(found, _)| found == name);
+            let file = path.join(sentencepiece::FILE);
+            if !has(Self::NAMES[0]) && !has(llama2c::TOKENIZER) && file.is_file() {
+                files.push((Self::NAMES[0].to_owned(), sentencepiece_json(&file)?));
+            }
             return Ok(Self { files });
         }
         if !path.exists() {
@@ -66,6 +72,9 @@ impl TokenizerFiles {
         }
         if is_gguf(path) {
             return gguf::tokenizer::files(&GgufFile::open(path)?);
+        }
+        if is_sentencepiece(path) {
+            return Ok(Self::from_tokenizer_json(sentencepiece_json(path)?));
         }
         Ok(Self::from_tokenizer_json(read(path)?))
     }
@@ -79,4 +88,24 @@ impl TokenizerFiles {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }
+}
+
+/// Whether a file is one of SentencePiece, by its name.
+pub(crate) fn is_sentencepiece(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "model")
+}
+
+/// A `tokenizer.model` as `tokenizer.json`.
+///
+/// # Errors
+/// A file that cannot be read, or is no SentencePiece model of a kind that is read here.
+pub(crate) fn sentencepiece_json(file: &Path) -> Result<Vec<u8>, ModelError> {
+    let bytes = read::whole(file, Limit::Tokenizer)?;
+    sentencepiece::tokenizer_json(&bytes).map_err(|message| ModelError::Tokenizer {
+        place: file.display().to_string(),
+        message: format!(
+            "{message}; {}",
+            crate::open::lone_sentencepiece(file.parent().unwrap_or(Path::new(".")))
+        ),
+    })
 }

@@ -124,7 +124,7 @@ fn the_tokenizer_comes_along() {
     assert!(files.get("tokenizer.json").is_some());
 
     for (key, value, word) in
-        [("tokenizer.ggml.model", "llama", "gpt2"), ("tokenizer.ggml.pre", "deepseek-llm", "smollm")]
+        [("tokenizer.ggml.model", "bert", "gpt2"), ("tokenizer.ggml.pre", "kimi-k2", "smollm")]
     {
         let mut other = file.clone();
         other.text(key, value);

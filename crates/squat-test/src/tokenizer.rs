@@ -41,3 +41,38 @@ pub fn sentencepiece() -> String {
     })
     .to_string()
 }
+
+/// A `tokenizer.model` of SentencePiece: its type (1 Unigram, 2 BPE), whether a space comes in front of a text, and pieces
+/// with scores and kinds (1 normal, 2 unknown, 3 control, 4 user-defined, 6 byte).
+pub fn sentencepiece_model(kind: u8, add_prefix: bool, pieces: &[(&str, f32, u8)]) -> Vec<u8> {
+    let field =
+        |number: u8, bytes: &[u8]| [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat();
+    let mut out = Vec::new();
+    for (text, score, kind) in pieces {
+        let mut piece = field(1, text.as_bytes());
+        piece.push(2 << 3 | 5);
+        piece.extend(score.to_le_bytes());
+        piece.extend([3 << 3, *kind]);
+        out.extend(field(1, &piece));
+    }
+    out.extend(field(2, &[3 << 3, kind]));
+    out.extend(field(3, &[3 << 3, u8::from(add_prefix), 4 << 3, 0]));
+    out
+}
+
+/// Pieces for [`sentencepiece_model`]: special tokens, letters, words, two bytes.
+pub const PIECES: [(&str, f32, u8); 13] = [
+    ("<unk>", 0.0, 2),
+    ("<s>", 0.0, 3),
+    ("</s>", 0.0, 3),
+    ("<0xC3>", 0.0, 6),
+    ("<0xA9>", 0.0, 6),
+    ("\u{2581}", -1.0, 1),
+    ("a", -2.0, 1),
+    ("b", -3.0, 1),
+    ("\u{2581}a", -1.5, 1),
+    ("ab", -2.5, 1),
+    ("\u{2581}ab", -7.0, 1),
+    ("\u{2581}\u{2581}", 0.0, 4),
+    ("bb", -2.25, 1),
+];

@@ -3,3 +3,4 @@
 pub mod gguf;
 pub mod llama2c;
 pub mod safetensors;
+pub mod sentencepiece;

@@ -12,11 +12,13 @@
 //! | [`blocks`] | [`BlockType`]: how elements are stored, and their values |
 //! | [`model`] | [`GgufModel`]: a model under the names and with the RoPE convention of Hugging Face |
 //! | `sampling` | defaults of text generation in the metadata |
+//! | `splitting` | how texts are split before byte-level BPE, by name |
 //! | [`tokenizer`](mod@tokenizer) | the tokenizer in the metadata as `tokenizer.json` |
 
 pub mod blocks;
 pub mod model;
 mod sampling;
+mod splitting;
 pub mod tokenizer;
 pub mod value;
 

@@ -1,28 +1,14 @@
 //! The tokenizer in the metadata of a GGUF file, as the files that Hugging Face programs read.
 
-use serde_json::{Value as Json, json};
-
-use super::{GgufFile, Value};
+use super::{GgufFile, Value, splitting};
 use crate::error::ModelError;
 use crate::tokenizer_files::TokenizerFiles;
-
-/// Names of the byte-level splitting of GPT-2.
-const GPT2: [&str; 2] = ["gpt-2", "default"];
-/// Names of the same with single digits.
-const GPT2_SINGLE_DIGITS: [&str; 4] = ["smollm", "starcoder", "refact", "command-r"];
-
-/// Name of the splitting of Qwen2 and Qwen3.
-const QWEN2: &str = "qwen2";
-/// Contractions, words with one leading character, single digits, punctuation, line ends, spaces.
-const QWEN2_PATTERN: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
-/// Kinds of tokens in `tokenizer.ggml.token_type`.
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
+use crate::tokenizer_json::{self, Normalization, PieceKind, Pieces, Token};
 
 /// `tokenizer.json`, and the chat template if there is one; empty if the metadata states that the file has no tokenizer.
 ///
-/// Byte-level BPE with the splitting of GPT-2, SmolLM or Qwen2 is read.
+/// The kinds `gpt2` (byte-level BPE; the splittings of `splitting.rs`), `llama` (SentencePiece's BPE by scores, Llama 2 to
+/// Gemma 3) and `gemma4` (the same with merges) are read.
 ///
 /// # Errors
 /// Metadata without a tokenizer, one of another kind, or one that is damaged.
@@ -35,7 +21,7 @@ pub fn files(file: &GgufFile) -> Result<TokenizerFiles, ModelError> {
         place: file.path().display().to_string(),
         message: format!("{message}; pack the model with a tokenizer.json beside it, or convert it again"),
     })?;
-    let files = TokenizerFiles::from_tokenizer_json(json.to_string());
+    let files = TokenizerFiles::from_tokenizer_json(json);
     let template = file.metadata("tokenizer.chat_template").and_then(Value::as_str);
     Ok(match template {
         Some(template) => files.with_chat_template(template),
@@ -43,59 +29,60 @@ pub fn files(file: &GgufFile) -> Result<TokenizerFiles, ModelError> {
     })
 }
 
-fn tokenizer_json(file: &GgufFile) -> Result<Json, String> {
-    let text = |key: &str| file.metadata(key).and_then(Value::as_str);
-    let model = text("tokenizer.ggml.model");
-    if model != Some("gpt2") {
-        let got = model.map_or("none".to_owned(), |model| format!("\"{model}\""));
-        return Err(format!("expected a tokenizer of the kind \"gpt2\" (byte-level BPE), got {got}"));
-    }
-    let splitting = text("tokenizer.ggml.pre").unwrap_or("default");
-    let byte_level =
-        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-    let pre_tokenizer = if GPT2.contains(&splitting) {
-        byte_level.clone()
-    } else if GPT2_SINGLE_DIGITS.contains(&splitting) {
-        let digits = json!({"type": "Digits", "individual_digits": true});
-        json!({"type": "Sequence", "pretokenizers": [digits, byte_level]})
-    } else if splitting == QWEN2 {
-        let split = json!({"type": "Split", "pattern": {"Regex": QWEN2_PATTERN}, "behavior": "Isolated", "invert": false});
-        let mut bytes = byte_level.clone();
-        bytes["use_regex"] = json!(false);
-        json!({"type": "Sequence", "pretokenizers": [split, bytes]})
-    } else {
-        let known = [&GPT2[..], &GPT2_SINGLE_DIGITS, &[QWEN2]].concat().join(", ");
-        return Err(format!("unsupported pre-tokenizer \"{splitting}\" (supported: {known})"));
+fn tokenizer_json(file: &GgufFile) -> Result<Vec<u8>, String> {
+    let get = |name: &str| file.metadata(&format!("tokenizer.ggml.{name}"));
+    let text = |name: &str| get(name).and_then(Value::as_str);
+    let array = |name: &str| {
+        let list = get(name).and_then(Value::as_array);
+        list.ok_or_else(|| format!("tokenizer.ggml.{name} is missing"))
     };
-    let normalizer = if splitting == QWEN2 { json!({"type": "NFC"}) } else { Json::Null };
-    let strings = |key: &str| {
-        let list = file.metadata(key).and_then(Value::as_array).ok_or_else(|| format!("{key} is missing"))?;
-        let list: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
-        list.ok_or_else(|| format!("{key}: expected texts"))
-    };
-    let tokens = strings("tokenizer.ggml.tokens")?;
-    let kinds = file.metadata("tokenizer.ggml.token_type").and_then(Value::as_array).unwrap_or_default();
-    let mut vocabulary = serde_json::Map::with_capacity(tokens.len());
-    let mut added = Vec::new();
-    for (id, token) in tokens.iter().enumerate() {
-        if vocabulary.insert((*token).to_owned(), Json::from(id)).is_some() {
-            return Err(format!("the token {token:?} occurs twice"));
-        }
-        let kind = kinds.get(id).and_then(Value::as_u64).unwrap_or_default();
-        if kind == CONTROL || kind == USER_DEFINED {
-            added.push(json!({"id": id, "content": token, "special": kind == CONTROL, "single_word": false,
-                "lstrip": false, "rstrip": false, "normalized": false}));
-        }
+    let kind = text("model");
+    if !matches!(kind, Some("gpt2" | "llama" | "gemma4")) {
+        let got = kind.map_or("none".to_owned(), |kind| format!("\"{kind}\""));
+        return Err(format!(
+            "expected a tokenizer of the kind \"gpt2\" (byte-level BPE), \"llama\" (SentencePiece) or \"gemma4\", got {got}"
+        ));
     }
-    let merges = strings("tokenizer.ggml.merges")?;
-    let merges: Option<Vec<Json>> =
-        merges.iter().map(|merge| merge.split_once(' ').map(|(a, b)| json!([a, b]))).collect();
-    let merges = merges.ok_or("tokenizer.ggml.merges: expected pairs of tokens")?;
-    Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer, "post_processor": byte_level, "decoder": byte_level,
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocabulary, "merges": merges},
-    }))
+    let kinds = array("token_type").unwrap_or_default();
+    let kind_of =
+        |id: usize| kinds.get(id).and_then(Value::as_u64).map_or(PieceKind::Normal, PieceKind::of_number);
+    let texts = array("tokens")?.iter().map(Value::as_str).collect::<Option<Vec<&str>>>();
+    let texts = texts.ok_or("tokenizer.ggml.tokens: expected texts")?;
+    let tokens: Vec<Token<'_>> =
+        texts.into_iter().enumerate().map(|(id, text)| (text, kind_of(id))).collect();
+    let merges = || {
+        let merges: Option<Vec<_>> = file_merges(file)?.iter().map(pair).collect();
+        merges.ok_or("tokenizer.ggml.merges: expected pairs of tokens".to_owned())
+    };
+    if kind == Some("gpt2") {
+        let (steps, ignore_merges) = splitting::byte_level(text("pre").unwrap_or("default"))?;
+        return tokenizer_json::byte_level(steps, &tokens, &merges()?, ignore_merges);
+    }
+    let flag = |name: &str| get(name).and_then(Value::as_bool);
+    let normalization = Normalization {
+        charsmap: Vec::new(),
+        add_prefix: flag("add_space_prefix").unwrap_or(kind == Some("llama")),
+        remove_extra_spaces: flag("remove_extra_whitespaces").unwrap_or(false),
+    };
+    let unknown =
+        get("unknown_token_id").and_then(Value::as_u64).map(|id| usize::try_from(id).unwrap_or(usize::MAX));
+    let unknown = unknown.or_else(|| tokens.iter().position(|(_, kind)| *kind == PieceKind::Unknown));
+    if kind == Some("gemma4") {
+        return tokenizer_json::sentencepiece(&tokens, &Pieces::Merges(&merges()?), unknown, &normalization);
+    }
+    let scores = array("scores")?.iter().map(|score| score.as_f64().map(|score| score as f32));
+    let scores = scores.collect::<Option<Vec<f32>>>().ok_or("tokenizer.ggml.scores: expected numbers")?;
+    tokenizer_json::sentencepiece(&tokens, &Pieces::Scores(&scores), unknown, &normalization)
+}
+
+fn file_merges(file: &GgufFile) -> Result<&[Value], String> {
+    let merges = file.metadata("tokenizer.ggml.merges").and_then(Value::as_array);
+    merges.ok_or_else(|| "tokenizer.ggml.merges is missing".to_owned())
+}
+
+/// The two parts of a merge. A space that begins it belongs to its left part.
+fn pair(merge: &Value) -> Option<(&str, &str)> {
+    let text = merge.as_str()?;
+    let at = 1 + text.as_bytes().iter().skip(1).position(|&byte| byte == b' ')?;
+    Some((&text[..at], &text[at + 1..]))
 }
