@@ -7,6 +7,7 @@ use crate::output::ColumnsMut;
 use crate::rows::{CodeRow, RowsView};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 use squat_quant::{ActBits, Affine, CodeRange};
 
 /// The product as [`crate::Kernels::linear`] defines it, element by element.
@@ -49,13 +50,13 @@ pub fn linear(matrix: &PackedMatrix, rows: RowsView<'_>, out: &mut ColumnsMut<'_
     }
 }
 
-/// Attention of one query over the first `len` positions as [`crate::Kernels::attend`] defines it, position by position.
-/// Returns output `[head_dim]` and probabilities `[len]`.
+/// Attention of one query over some positions as [`crate::Kernels::attend`] defines it, position by position. Returns output
+/// `[head_dim]` and probabilities `[positions.end]`, 0 before the first of them.
 ///
 /// # Panics
-/// If `len` is 0 or more than the cache holds, or the length of the query is not `head_dim`.
-pub fn attend(head: &KvHead, len: usize, q: CodeRow<'_>) -> (Vec<f32>, Vec<f32>) {
-    let dim = head.head_dim();
+/// If there are no positions or more than the cache holds, or the length of the query is not `head_dim`.
+pub fn attend(head: &KvHead, positions: Range<usize>, q: CodeRow<'_>) -> (Vec<f32>, Vec<f32>) {
+    let (dim, len) = (head.head_dim(), positions.end);
     let (mut key, mut value) = (vec![0i8; dim], vec![0i8; dim]);
     let bits: Vec<ActBits> = (0..len).map(|j| head.bits(j)).collect();
     let (mut p, mut key_scales, mut value_scales) = (Vec::new(), Vec::new(), Vec::new());
@@ -73,6 +74,7 @@ pub fn attend(head: &KvHead, len: usize, q: CodeRow<'_>) -> (Vec<f32>, Vec<f32>)
         key_scales.push(s_k);
         value_scales.push(value_scale);
     }
+    p[..positions.start].fill(f32::NEG_INFINITY);
     float::scaled_softmax(&mut p, query_factor(q.scale, dim), &key_scales);
     let mut codes = p.clone();
     let (scales, zeros) = match head.scheme() {

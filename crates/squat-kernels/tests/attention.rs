@@ -73,8 +73,9 @@ fn setup(dim: usize, len: usize, rows: usize, mix: u8, mode: u8, fixed: Option<u
 fn check(setup: &Setup, rows: usize, causal: Causal) -> Result<(), TestCaseError> {
     let dim = setup.head.head_dim();
     let queries = setup.queries.view(0..rows);
-    let want: Vec<_> =
-        (0..rows).map(|r| reference::attend(&setup.head, causal.len_of(r), queries.row(r))).collect();
+    let want: Vec<_> = (0..rows)
+        .map(|r| reference::attend(&setup.head, causal.start_of(r)..causal.len_of(r), queries.row(r)))
+        .collect();
     for kernels in kernels() {
         let mut scratch = AttentionScratch::new();
         // Twice: the second time with stale buffers.
@@ -107,13 +108,16 @@ proptest! {
         let rows = rows.min(len * group);
         let mut setup = setup(dim, len, rows, mix, mode, fixed, seed);
         check(&setup, rows, Causal { len: len - (rows - 1) / group, group, window: usize::MAX })?;
+        // With a window, of one position to more than there are.
+        let window = 1 + (len as f64 * 1.2 * part) as usize;
+        check(&setup, rows, Causal { len: len - (rows - 1) / group, group, window })?;
         // A prefix of the cache equals a shorter cache.
         let shorter = 1 + ((len - 1) as f64 * part) as usize;
         check(&setup, 1, Causal { len: shorter, group, window: usize::MAX })?;
-        let before = reference::attend(&setup.head, shorter, setup.queries.row(0));
+        let before = reference::attend(&setup.head, 0..shorter, setup.queries.row(0));
         setup.head.truncate(shorter);
         prop_assert_eq!(setup.head.len(), shorter);
-        prop_assert_eq!(reference::attend(&setup.head, shorter, setup.queries.row(0)), before);
+        prop_assert_eq!(reference::attend(&setup.head, 0..shorter, setup.queries.row(0)), before);
         check(&setup, 1, Causal { len: shorter, group, window: usize::MAX })?;
         // Rows appended after a truncation replace the dropped rows.
         let fresh = self::setup(dim, len, rows, 2, mode, fixed, seed ^ 1);
@@ -134,7 +138,8 @@ proptest! {
 
     #[test]
     fn float_attention_follows_its_definition(
-        dim in prop_oneof![Just(64usize), 1usize..150], len in 1usize..60, rows in 1usize..20, group in 1usize..4, seed: u64
+        dim in prop_oneof![Just(64usize), 1usize..150], len in 1usize..60, rows in 1usize..20, group in 1usize..4,
+        window in prop_oneof![Just(usize::MAX), 1usize..70], seed: u64
     ) {
         let mut random = Random(seed);
         let mut head = FloatKvHead::new(dim);
@@ -145,12 +150,13 @@ proptest! {
             head.push(keys.last().unwrap(), values.last().unwrap()).unwrap();
         }
         let rows = rows.min(len * group);
-        let causal = Causal { len: len - (rows - 1) / group, group, window: usize::MAX };
+        let causal = Causal { len: len - (rows - 1) / group, group, window };
         let queries = random.floats(rows * dim, 2.0);
         let (mut want, mut first) = (vec![0f32; rows * dim], Vec::new());
         for (r, (q, want)) in queries.chunks(dim).zip(want.chunks_mut(dim)).enumerate() {
             let inv = 1.0 / (dim as f32).sqrt();
             let mut p: Vec<f32> = keys[..causal.len_of(r)].iter().map(|k| float::dot(q, k) * inv).collect();
+            p[..causal.start_of(r)].fill(f32::NEG_INFINITY);
             float::softmax(&mut p);
             first.push(p[0]);
             for (p, v) in p.iter().zip(&values) {
@@ -209,7 +215,7 @@ proptest! {
             let codes = random.codes(dim, -127, 127, 0);
             queries.as_mut().set(0, &codes, 0.1, 0, ActBits::A8);
             let len = single.len();
-            let (a, b) = (reference::attend(&together, len, queries.row(0)), reference::attend(&single, len, queries.row(0)));
+            let (a, b) = (reference::attend(&together, 0..len, queries.row(0)), reference::attend(&single, 0..len, queries.row(0)));
             prop_assert_eq!(a, b);
         }
     }
@@ -261,7 +267,7 @@ fn long_contexts_do_not_overflow() {
         }
         assert_eq!(head.push(rows.row(0), rows.row(0)), Err(CacheError::Full(MAX_CONTEXT)));
         // All probabilities are equal; with 2^15 positions their static codes are 0, and their dynamic codes 255.
-        let want = reference::attend(&head, MAX_CONTEXT, rows.row(0)).0;
+        let want = reference::attend(&head, 0..MAX_CONTEXT, rows.row(0)).0;
         if !fixed {
             assert!((want[0] - 1.27).abs() < 1e-3, "{want:?}");
         }

@@ -28,6 +28,10 @@ proptest! {
             kernels.silu_mul(&x, &y, &mut got);
             float::silu_mul(&x, &y, &mut want);
             prop_assert_eq!(bits(&got), bits(&want), "silu_mul {}", name);
+            kernels.gelu_mul(&x, &y, &mut got);
+            float::gelu(&x, &mut want);
+            want.iter_mut().zip(&y).for_each(|(want, y)| *want *= y);
+            prop_assert_eq!(bits(&got), bits(&want), "gelu_mul {}", name);
             kernels.layer_norm(&x, &y, &x, 1e-5, &mut got);
             float::layer_norm(&x, &y, &x, 1e-5, &mut want);
             prop_assert_eq!(bits(&got), bits(&want), "layer_norm {}", name);

@@ -439,10 +439,10 @@ pub(crate) fn not_downloaded(head: &[u8]) -> Option<&'static str> {
     )
 }
 
-/// What to do about a SentencePiece model without its `tokenizer.json`.
+/// What to do about a SentencePiece model that is not read here, without its `tokenizer.json`.
 pub(crate) fn lone_sentencepiece(folder: &Path) -> String {
     format!(
-        "there is tokenizer.model, a SentencePiece model; convert it: python -c \"from transformers import AutoTokenizer as T; \
+        "copy tokenizer.model again, or, if it is whole, convert it: python -c \"from transformers import AutoTokenizer as T; \
          T.from_pretrained('{0}').save_pretrained('{0}')\"",
         folder.display()
     )
@@ -464,9 +464,6 @@ pub(crate) fn instead(folder: &Path) -> String {
              AutoModelForCausalLM as M; M.from_pretrained('{0}').save_pretrained('{0}-safetensors')\"",
             folder.display()
         );
-    }
-    if has("tokenizer.model") && !has("tokenizer.json") {
-        return format!("; {}", lone_sentencepiece(folder));
     }
     if let Some(name) = names.iter().find(|name| has_extension(Path::new(name), "safetensors")) {
         return format!("; there is {name}");

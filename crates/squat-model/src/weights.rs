@@ -61,16 +61,20 @@ impl TensorLocation {
 
     /// Elements of the parameter, `[out, in]`.
     pub(crate) fn read_f32(&self, weights: &Weights) -> Result<Vec<f32>, ModelError> {
-        let mut values = self.read_part(weights)?;
+        let rows = self.info(weights).and_then(|(_, shape)| shape.first().copied()).unwrap_or(1);
+        Ok(self.finished(self.read_part(weights)?, rows))
+    }
+
+    /// Elements of the parameter, which has `rows` outputs, from those of the file.
+    pub(crate) fn finished(&self, mut values: Vec<f32>, rows: usize) -> Vec<f32> {
         if self.neighbours > 0 {
-            let rows = self.info(weights).and_then(|(_, shape)| shape.first().copied()).unwrap_or(1).max(1);
-            values = half_rotation(&values, self.neighbours, values.len() / rows);
+            values = half_rotation(&values, self.neighbours, values.len() / rows.max(1));
         }
         let (added, factor) = self.change;
         if self.change != (0.0, 1.0) {
             values.iter_mut().for_each(|x| *x = (*x + added) * factor);
         }
-        Ok(values)
+        values
     }
 
     fn read_part(&self, weights: &Weights) -> Result<Vec<f32>, ModelError> {

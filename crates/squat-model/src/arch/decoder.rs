@@ -167,9 +167,17 @@ fn window(
                 _ => 0,
             };
             let every = match rule {
-                Windows::AllBut(every) => {
-                    read::optional_size(config, "sliding_window_pattern")?.unwrap_or(every).max(1)
-                }
+                Windows::AllBut(every) => match read::optional_size(config, "sliding_window_pattern")? {
+                    Some(0) => {
+                        return Err(ModelError::config(
+                            "sliding_window_pattern",
+                            "a positive number",
+                            "0",
+                            "",
+                        ));
+                    }
+                    found => found.unwrap_or(every),
+                },
                 _ => 0,
             };
             (0..layers)
@@ -194,6 +202,10 @@ fn window(
         ));
     }
     // Where layers differ by more than the window, one that no sequence reaches still says which they are.
+    if size.is_none() && listed.is_some() {
+        let hint = "; layer_types has layers with a window";
+        return Err(ModelError::config("sliding_window", "a number that is in use", "none", hint));
+    }
     let size = size.filter(|&size| size < context || matches!(rule, Windows::AllBut(_)));
     Ok(size.map(|size| Window { size, layers: has_window, rope: None }))
 }

@@ -13,7 +13,7 @@ pub(super) const DEFINITION: Definition = Definition {
     from_config,
     to_config: None,
     stored: Some(|_| Ok(Stored { neighbours: true, ..Stored::default() })),
-    gguf: Some(Gguf { name: "ernie4_5", base, interleaved_rope: true, features: None }),
+    gguf: Some(Gguf { name: "ernie4_5", base, interleaved_rope: true, windows: false, features: None }),
 };
 
 /// Hugging Face's names of the family.

@@ -18,7 +18,7 @@ pub(super) const DEFINITION: Definition = Definition {
     from_config,
     to_config: None,
     stored: Some(stored),
-    gguf: Some(Gguf { name: "gemma3", base, interleaved_rope: false, features: Some(gguf_features) }),
+    gguf: Some(Gguf { name: "gemma3", base, interleaved_rope: false, windows: true, features: Some(gguf_features) }),
 };
 
 /// Hugging Face's names of the family.
@@ -58,6 +58,10 @@ fn from_config(config: &Map<String, Value>) -> Result<ModelSpec, ModelError> {
     // The family's configuration class assumes these where the keys are absent.
     for (key, value) in [("tie_word_embeddings", Value::from(true)), ("sliding_window", Value::from(4096))] {
         config.entry(key).or_insert(value);
+    }
+    if config["sliding_window"].is_null() {
+        let hint = "; copy the file from where the model came from";
+        return Err(ModelError::config("sliding_window", "a number", "null", hint));
     }
     let mut local = Rope::new(read::optional_number(&config, "rope_local_base_freq")?.unwrap_or(LOCAL_THETA));
     // transformers 5 writes one object for each type of layer.
@@ -106,7 +110,7 @@ fn location(param: &ParamInfo) -> TensorLocation {
 /// Gains in GGUF files have their 1.
 fn gguf_features(metadata: &Metadata<'_>, spec: &mut ModelSpec) -> Result<Stored, ModelError> {
     if let Some(size) = metadata.optional("attention.sliding_window")? {
-        let every = metadata.optional("attention.sliding_window_pattern")?.unwrap_or(PATTERN).max(1);
+        let every = metadata.optional("attention.sliding_window_pattern")?.filter(|&every| every > 0).unwrap_or(PATTERN);
         let layers = (0..spec.num_hidden_layers).map(|layer| (layer + 1) % every != 0).collect();
         let theta = metadata.number("rope.freq_base_swa")?.unwrap_or(LOCAL_THETA);
         spec.window = Some(Window { size, layers, rope: Some(Rope::new(theta)) });

@@ -15,7 +15,7 @@ pub(super) const DEFINITION: Definition = Definition {
     to_config: None,
     stored: Some(stored),
     // Converters to GGUF pair neighbouring rows for RoPE.
-    gguf: Some(Gguf { name: "granite", base, interleaved_rope: true, features: Some(gguf_features) }),
+    gguf: Some(Gguf { name: "granite", base, interleaved_rope: true, windows: false, features: Some(gguf_features) }),
 };
 
 /// Hugging Face's names of the family.

@@ -11,7 +11,7 @@ pub(super) const DEFINITION: Definition = Definition {
     to_config: Some(decoder::to_config),
     stored: None,
     // Converters to GGUF pair neighbouring rows for RoPE.
-    gguf: Some(Gguf { name: "llama", base, interleaved_rope: true, features: None }),
+    gguf: Some(Gguf { name: "llama", base, interleaved_rope: true, windows: false, features: None }),
 };
 
 /// Hugging Face's names of the family.

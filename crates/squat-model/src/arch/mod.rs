@@ -64,18 +64,24 @@ impl Default for Stored {
 impl Stored {
     /// Checks that the factors are numbers that a model can have.
     pub(crate) fn validate(&self) -> Result<(), ModelError> {
-        let factors = [self.embedding, self.attention, self.residual, self.logits];
-        match factors.into_iter().find(|factor| !(factor.is_normal() && factor.abs() < 1e6)) {
+        let factors = [
+            ("factor of the token table", self.embedding),
+            ("factor of the attention scores", self.attention),
+            ("factor of the residual stream", self.residual),
+            ("factor of the logits", self.logits),
+        ];
+        match factors.into_iter().find(|(_, factor)| !(factor.is_normal() && factor.abs() < 1e6)) {
             None => Ok(()),
-            Some(factor) => {
-                let expected = "finite multipliers other than 0";
-                Err(ModelError::config("multipliers", expected, factor.to_string(), "; check config.json"))
+            Some((name, factor)) => {
+                let hint = "; check the multipliers and scalings of the configuration";
+                let expected = "a number between -1e6 and 1e6 other than 0";
+                Err(ModelError::config(name, expected, format!("{factor:e}"), hint))
             }
         }
     }
 
     /// What is added to each element of a parameter, and the factor of the sum.
-    pub(crate) fn change(&self, spec: &ModelSpec, param: &ParamInfo) -> (f32, f32) {
+    fn change(&self, spec: &ModelSpec, param: &ParamInfo) -> (f32, f32) {
         let behind = |kinds: &[LinearKind]| kinds.iter().any(|kind| param.name.contains(kind.module()));
         // A norm behind a block swallows a factor of the block.
         let residual = if spec.norm_places.output() { 1.0 } else { self.residual };
@@ -116,6 +122,8 @@ pub(crate) struct Gguf {
     pub base: fn() -> ModelSpec,
     /// Whether rows of queries and keys are reordered for RoPE on neighbouring pairs.
     pub interleaved_rope: bool,
+    /// Whether `features` reads windows.
+    pub windows: bool,
     /// What metadata beyond that of LLaMA says: further fields of the spec, and factors.
     pub features: Option<fn(&Metadata<'_>, &mut ModelSpec) -> Result<Stored, ModelError>>,
 }

@@ -13,7 +13,7 @@ pub(super) const DEFINITION: Definition = Definition {
     from_config: |config| decoder::from_config(config, base(), &DEFAULTS),
     to_config: None,
     stored: Some(stored),
-    gguf: Some(Gguf { name: "olmo2", base, interleaved_rope: false, features: None }),
+    gguf: Some(Gguf { name: "olmo2", base, interleaved_rope: false, windows: false, features: None }),
 };
 
 /// Hugging Face's names of the family.

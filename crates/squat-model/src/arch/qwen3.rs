@@ -9,7 +9,7 @@ pub(super) const DEFINITION: Definition = Definition {
     from_config: |config| decoder::from_config(config, base(), &DEFAULTS),
     to_config: Some(decoder::to_config),
     stored: None,
-    gguf: Some(Gguf { name: "qwen3", base, interleaved_rope: false, features: None }),
+    gguf: Some(Gguf { name: "qwen3", base, interleaved_rope: false, windows: false, features: None }),
 };
 
 /// Hugging Face's names of the family.

@@ -14,7 +14,7 @@ pub(super) const DEFINITION: Definition = Definition {
     from_config,
     to_config: Some(to_config),
     stored: None,
-    gguf: Some(Gguf { name: "smollm3", base, interleaved_rope: true, features: Some(gguf_features) }),
+    gguf: Some(Gguf { name: "smollm3", base, interleaved_rope: true, windows: false, features: Some(gguf_features) }),
 };
 
 /// Hugging Face's names of the family.

@@ -7,7 +7,7 @@ use super::{GgufFile, Value, sampling, tokenizer};
 use crate::arch::{Gguf, REGISTRY, Stored};
 use crate::error::ModelError;
 use crate::generation::GenerationConfig;
-use crate::rope::{Rope, RopeScaling, half_rotation};
+use crate::rope::{Rope, RopeScaling};
 use crate::spec::{LinearKind, LinearSet, ModelSpec, ParamInfo, ParamKind};
 use crate::tensors::{Dtype, TensorSource, check_shape};
 use crate::tokenizer_files::TokenizerFiles;
@@ -17,9 +17,7 @@ use crate::tokenizer_files::TokenizerFiles;
 pub struct GgufModel {
     file: GgufFile,
     spec: ModelSpec,
-    /// Whether rows of queries and keys are reordered for RoPE on neighbouring pairs.
-    interleaved_rope: bool,
-    /// Factors that are multiplied into weights when these are read.
+    /// How parameters become those of the spec.
     stored: Stored,
     params: BTreeMap<String, ParamInfo>,
     generation: GenerationConfig,
@@ -44,11 +42,10 @@ impl GgufModel {
     fn of(file: GgufFile) -> Result<Self, ModelError> {
         let family = family_of(&file)?;
         let (spec, stored) = spec_of(&file, family)?;
-        let interleaved_rope = family.interleaved_rope;
         let params = spec.parameters().into_iter().map(|param| (param.name.clone(), param)).collect();
         let generation = sampling::generation(&file, &spec)?;
         let notes = sampling::unsupported(&file).into_iter().collect();
-        let model = Self { file, spec, interleaved_rope, stored, params, generation, notes };
+        let model = Self { file, spec, stored, params, generation, notes };
         for param in model.spec.parameters() {
             // First, so that a type that is not read does not count as a missing tensor.
             model.stored_as(&param)?;
@@ -130,16 +127,8 @@ impl TensorSource for GgufModel {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let param = self.params.get(name).ok_or_else(|| crate::tensors::missing(self, name))?;
-        let mut values = self.file.read_f32(&name_in_file(param))?;
-        let (added, factor) = self.stored.change(&self.spec, param);
-        if (added, factor) != (0.0, 1.0) {
-            values.iter_mut().for_each(|x| *x = (*x + added) * factor);
-        }
-        let rotated = [LinearKind::Q, LinearKind::K].iter().any(|kind| param.name.contains(kind.module()));
-        Ok(match self.interleaved_rope && rotated {
-            true => half_rotation(&values, self.spec.head_dim, values.len() / param.shape[0]),
-            false => values,
-        })
+        let values = self.file.read_f32(&name_in_file(param))?;
+        Ok(self.stored.locate(&self.spec, param).finished(values, param.shape[0]))
     }
 
     fn read_i32(&self, name: &str) -> Result<Vec<i32>, ModelError> {
@@ -330,10 +319,21 @@ fn spec_of(file: &GgufFile, family: &Gguf) -> Result<(ModelSpec, Stored), ModelE
     };
     let of_file = |error: ModelError| ModelError::file(file.path(), error.to_string());
     ModelSpec::check_layers(spec.num_hidden_layers).map_err(of_file)?;
-    let stored = match family.features {
+    let mut stored = match family.features {
         Some(features) => features(&metadata, &mut spec)?,
         None => Stored::default(),
     };
+    stored.neighbours = family.interleaved_rope;
+    // What would change the logits and is not read is refused; 0 stands for none.
+    for (name, read) in [
+        ("attention.sliding_window", family.windows),
+        ("attn_logit_softcapping", false),
+        ("final_logit_softcapping", false),
+    ] {
+        if !read && metadata.number(name)?.is_some_and(|number| number != 0.0) {
+            return Err(metadata.wrong(&metadata.key(name), "none", "; not supported in this architecture"));
+        }
+    }
     stored.validate().map_err(of_file)?;
     spec.validate().map_err(of_file)?;
     Ok((spec, stored))
