@@ -14,6 +14,7 @@ use squat_model::{
     GenerationConfig, LinearSet, ModelError, ModelKind, ModelSpec, ModelSummary, PackedModel, QuantPlan,
     TensorSource, Tensors, Tokenizer, TokenizerFiles, arch,
 };
+use squat_model::{LinearKind, NormKind, ParamKind, Window};
 use squat_test::gguf::{Gguf, model};
 
 struct Place {
@@ -183,6 +184,90 @@ fn qwen_models_come_back() {
     let out = place.path.with_extension("out");
     opened.pack(Some(&QuantPlan::w4a8()), &out).unwrap();
     assert_eq!(squat_model::open(&out).unwrap().spec(), &spec);
+}
+
+/// What these families have beyond LLaMA: in metadata, in the names of tensors, or in neither.
+#[test]
+fn families_come_back() {
+    let granite = |file: &mut Gguf| {
+        for (key, factor) in [
+            ("embedding_scale", 12.0),
+            ("residual_scale", 0.25),
+            ("attention.scale", 0.5),
+            ("logit_scale", 8.0),
+        ] {
+            file.float(&format!("granite.{key}"), factor);
+        }
+    };
+    let gemma = |file: &mut Gguf| {
+        file.number("gemma3.attention.sliding_window", 5);
+    };
+    let nothing = |_: &mut Gguf| {};
+    let root = |size: usize| (size as f64).sqrt();
+    let small = spec(true);
+    let (width, head) = (root(small.hidden_size), root(small.head_dim));
+    // Factors of the table, of the last norm (tied), of queries and of outputs.
+    let cases: [(ModelSpec, &dyn Fn(&mut Gguf), [f64; 4]); 5] = [
+        (arch::granite::base(), &granite, [12.0, 1.0 / 8.0 / 12.0, 0.5 * head, 0.25]),
+        (arch::ernie4_5::base(), &nothing, [1.0; 4]),
+        (arch::smollm3::base(), &nothing, [1.0; 4]),
+        (arch::olmo2::base(), &nothing, [1.0; 4]),
+        (arch::gemma3::base(), &gemma, [width, 1.0 / width, 1.0, 1.0]),
+    ];
+    for (base, change, [table, last, query, output]) in cases {
+        let family = base.architecture.class;
+        let layers = 7;
+        let mut spec = ModelSpec {
+            num_hidden_layers: layers,
+            architecture: base.architecture,
+            norm_places: base.norm_places,
+            qk_norm: base.qk_norm,
+            mlp: base.mlp,
+            ..spec(true)
+        };
+        let tensors = tensors(&spec);
+        let mut file = model(&spec, &tensors);
+        change(&mut file);
+        if base.architecture == arch::smollm3::ARCHITECTURE {
+            spec.without_rope = (0..layers).map(|layer| layer == 3).collect();
+        }
+        if base.architecture == arch::gemma3::ARCHITECTURE {
+            let layers = (0..layers).map(|layer| layer != 5).collect();
+            spec.window = Some(Window { size: 5, layers, rope: Some(Rope::new(10_000.0)) });
+        }
+        let opened = open(&file).unwrap();
+        assert_eq!(opened.spec(), &spec);
+        for param in spec.parameters() {
+            let factor = match param.kind {
+                ParamKind::Embedding => table,
+                ParamKind::Norm(NormKind::Final) => last,
+                ParamKind::Linear(LinearKind::Q) => query,
+                ParamKind::Linear(LinearKind::O | LinearKind::Down) => output,
+                _ => 1.0,
+            };
+            let want: Vec<f32> =
+                tensors.get(&param.name).unwrap().iter().map(|x| x * factor as f32).collect();
+            assert_eq!(opened.read_f32(&param.name).unwrap(), want, "{family}: {}", param.name);
+        }
+    }
+    // OLMo 3 has the name of OLMo 2 in these files, and windows.
+    let base = arch::olmo2::base();
+    let olmo = ModelSpec {
+        architecture: base.architecture,
+        norm_places: base.norm_places,
+        qk_norm: base.qk_norm,
+        ..spec(true)
+    };
+    let mut file = model(&olmo, &tensors(&olmo));
+    file.number("olmo2.attention.sliding_window", 8);
+    refused(&file, &["olmo2.attention.sliding_window", "not supported"]);
+    let mut file = model(&spec(true), &tensors(&spec(true)));
+    file.float("llama.final_logit_softcapping", 30.0);
+    refused(&file, &["softcapping", "not supported"]);
+    let mut file =
+        model(&ModelSpec { architecture: arch::granite::ARCHITECTURE, ..spec(true) }, &tensors(&spec(true)));
+    file.float("granite.embedding_scale", f32::NAN);
+    refused(&file, &["factor of the token table", "NaN"]);
 }
 
 /// llama.cpp takes a factor without a type for a linear one, and knows an older key; `none` switches it off.

@@ -122,7 +122,7 @@ fn neighbours(values: &[f32], head_dim: usize, cols: usize) -> Vec<f32> {
 /// A model in f32 with a byte-level tokenizer of single characters and a few merges.
 pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
     let mut file = Gguf::default();
-    let family = spec.architecture.model_type;
+    let family = spec.architecture.model_type.trim_end_matches("_text");
     file.text("general.architecture", family);
     let sizes = [
         ("context_length", spec.max_position_embeddings),
@@ -154,8 +154,9 @@ pub fn model(spec: &ModelSpec, tensors: &Tensors) -> Gguf {
     for param in spec.parameters() {
         let values = tensors.get(&param.name).unwrap();
         let (name, rotary) = name_in_file(&param);
-        // Converters reorder what LLaMA's rotary embedding turns, biases included.
-        let values = match rotary && family == "llama" {
+        // Converters reorder what the rotary embedding of these families turns, biases included.
+        let neighbouring = ["llama", "granite", "smollm3", "ernie4_5"].contains(&family);
+        let values = match rotary && neighbouring {
             true => neighbours(values, spec.head_dim, values.len() / param.shape[0]),
             false => values.to_vec(),
         };
